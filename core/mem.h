@@ -1,0 +1,55 @@
+/*
+ * mem: budgets and memory. Owns the pinned arenas, the heap's statistics (jemalloc, the only file
+ * that includes it) and what the kernel says that this process uses.
+ *
+ * An arena is one exact anonymous mapping, huge pages advised, prefaulted, kept out of forks.
+ * The heap is plain malloc; a failed allocation is fatal through mem_alloc. After the first step
+ * the trainer seals memory: mem_heap_count may then not grow, except inside
+ * mem_library_enter/leave, the bracket around a library whose calls allocate and free by
+ * themselves (their balance is checked by mem_heap_bytes instead).
+ */
+#ifndef SPILLWAY_CORE_MEM_H
+#define SPILLWAY_CORE_MEM_H
+
+#include "core/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Zeroed memory; count * size checked; never NULL (fatal when the heap is exhausted). */
+void *mem_alloc(uint64_t count, uint64_t size);
+void *mem_realloc(void *old, uint64_t count, uint64_t size); /* new part is not zeroed */
+void mem_free(void *pointer);                                /* NULL is legal */
+char *mem_strdup(const char *text);
+
+struct mem_arena {
+    uint8_t *base; /* 2 MiB aligned */
+    uint64_t bytes;
+    bool huge; /* huge pages were granted for it */
+};
+
+/* bytes is rounded up to 4 KiB; bytes 0 gives an empty arena. Prefaults all pages. */
+int mem_arena_open(struct mem_arena *arena, uint64_t bytes, struct err *err);
+void mem_arena_close(struct mem_arena *arena);
+
+/* What the kernel counts of this process now (from /proc/self, without allocating). */
+struct mem_usage {
+    uint64_t rss_bytes;        /* VmRSS: anonymous, file and shared pages */
+    uint64_t rss_peak_bytes;   /* VmHWM */
+    uint64_t page_table_bytes; /* VmPTE */
+};
+void mem_usage_read(struct mem_usage *usage);
+
+/* What the machine could give now: MemAvailable, or what the memory cgroup still allows if less. */
+uint64_t mem_available_bytes(void);
+
+/* Whether the heap's statistics are there (false in sanitizer builds, which use their own heap). */
+bool mem_heap_has_stats(void);
+/* Allocation calls made so far by all threads together, less those inside library brackets. */
+uint64_t mem_heap_count(void);
+/* Bytes that are allocated now. */
+uint64_t mem_heap_bytes(void);
+void mem_library_enter(void);
+void mem_library_leave(void);
+
+#endif
