@@ -8,6 +8,7 @@
 #define SPILLWAY_MODEL_OPTIM_H
 
 #include "model/config.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 struct optim_settings {
