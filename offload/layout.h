@@ -1,0 +1,85 @@
+/*
+ * layout: how the parameters of a model are cut into chunks, and where a chunk's state lies in the
+ * state file. A function of the model alone: never of budgets or drives.
+ *
+ * A group's flat vector (model/tensors.h) is cut into chunks of at most LAYOUT_CHUNK_PARAMETERS; a
+ * chunk is what one sequential read, one update and one sequential write serve. Its state is four
+ * planes back to back, each a multiple of IO_ALIGN:
+ *
+ *     hi (2 bytes a parameter) | lo (2) | m (4) | v (4)
+ *
+ * so that whatever RAM does not hold (it is filled in that order) is one contiguous run of the
+ * file, and the compute weights (bf16: hi; fp32: hi and lo) are one too. Both slots of the state
+ * file have this layout, whatever is resident where: a run resumes under other budgets without
+ * conversion.
+ *
+ * wte is cut at rows, so that a run of its chunks is a tile of the vocabulary; wpe has chunks of
+ * its own.
+ */
+#ifndef SPILLWAY_OFFLOAD_LAYOUT_H
+#define SPILLWAY_OFFLOAD_LAYOUT_H
+
+#include "core/base.h"
+#include "model/tensors.h"
+
+#define LAYOUT_CHUNK_PARAMETERS ((uint64_t)262144)
+#define LAYOUT_PAD              ((uint64_t)2048) /* parameters: 4 KiB of the 2-byte planes */
+#define LAYOUT_TILE_PARAMETERS  ((uint64_t)1 << 20) /* a head tile has about this many */
+
+enum plane { PLANE_HI, PLANE_LO, PLANE_M, PLANE_V, PLANE_COUNT };
+
+extern const uint8_t layout_plane_bytes[PLANE_COUNT]; /* a parameter: 2, 2, 4, 4 */
+extern const char *const layout_plane_name[PLANE_COUNT];
+
+#define LAYOUT_STATE_BYTES 12 /* a parameter, all planes */
+
+struct layout_chunk {
+    uint32_t group;
+    uint32_t position;   /* among the chunks of its group (wpe counts on after wte) */
+    uint64_t first;      /* in the group's vector; a multiple of LAYOUT_PAD */
+    uint64_t count;      /* padded; a multiple of LAYOUT_PAD */
+    uint64_t real_count; /* what the model has of it: count less the padding at its end */
+    uint64_t offset;     /* in a slot of the state file; multiple of IO_ALIGN */
+};
+
+struct layout_tile {
+    uint32_t first_chunk, chunk_count;
+    uint32_t row_first, row_count;
+    uint64_t count; /* parameters, padded */
+};
+
+struct layout {
+    struct layout_chunk *chunks; /* owned */
+    uint32_t chunk_count;
+    uint32_t *group_first_chunk; /* owned; group_count + 1 entries */
+    uint32_t group_count;        /* embedding, blocks, final norm */
+    struct layout_tile *tiles;   /* owned; of wte */
+    uint32_t tile_count;
+    uint32_t wpe_first_chunk, wpe_chunk_count;
+    uint64_t wpe_count;       /* padded parameters */
+    uint64_t block_count;     /* padded parameters of a block: all blocks are alike */
+    uint64_t final_count;     /* padded parameters of the final norm */
+    uint32_t block_chunks;    /* chunks of a block */
+    uint64_t tile_count_max;  /* padded parameters of the largest tile */
+    uint32_t tile_rows_max;
+    uint32_t tile_chunks_max;
+    uint64_t chunk_count_max; /* padded parameters of the largest chunk */
+    uint64_t padded_parameters, real_parameters;
+    uint64_t slot_bytes;      /* of the state file */
+};
+
+void layout_init(struct layout *layout, const struct tensors *tensors);
+/* The same with smaller chunks and tiles, for tests that want many of them in a small model. Both
+ * in parameters; chunk a multiple of LAYOUT_PAD. */
+void layout_init_sized(struct layout *layout, const struct tensors *tensors, uint64_t chunk,
+                       uint64_t tile);
+void layout_deinit(struct layout *layout); /* a zeroed one is legal */
+
+/* Offset of a plane within its chunk's state, in bytes. */
+static inline uint64_t layout_plane_offset(const struct layout_chunk *chunk, enum plane plane)
+{
+    static const uint8_t before[PLANE_COUNT + 1] = {0, 2, 4, 8, 12};
+    return chunk->count * before[plane];
+}
+
+#endif
