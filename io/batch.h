@@ -5,7 +5,8 @@
  * epoch visits every window once in an order given by a counter-based permutation (a Feistel
  * network with cycle walking, Black and Rogaway 2002, keyed by seed and epoch). Sequence number n
  * of the run (= step * sequences_per_step + i) is therefore a pure function, and resuming needs
- * only the step.
+ * only the step. Windows may run across documents, whose ends the end-of-text token marks. Called
+ * by train and eval.
  */
 #ifndef SPILLWAY_IO_BATCH_H
 #define SPILLWAY_IO_BATCH_H
@@ -21,13 +22,15 @@ struct batch_source {
     uint64_t window_count; /* sequences in an epoch */
 };
 
-/* Refuses a shard with fewer than seq + 1 tokens, saying how many it has. */
+#define BATCH_SEQ_MAX 65536
+
+/* 0 < seq <= BATCH_SEQ_MAX. Refuses a shard with fewer than seq + 1 tokens, saying how many it
+ * has. */
 int batch_init(struct batch_source *source, const struct shard *shard, uint64_t seed, uint32_t seq,
                struct err *err);
 
 /* Sequence number `sequence` of the run: inputs[0..seq) and targets[0..seq), targets being the
- * inputs moved by one token. Allocates nothing; seq <= BATCH_SEQ_MAX. */
-#define BATCH_SEQ_MAX 65536
+ * inputs moved by one token. Allocates nothing. Any thread. */
 void batch_sequence(const struct batch_source *source, uint64_t sequence, uint32_t *inputs,
                     uint32_t *targets);
 

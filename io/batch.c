@@ -1,0 +1,77 @@
+#include "io/batch.h"
+#include "core/base.h"
+#include "core/rng.h"
+#include <string.h>
+
+/* Four rounds make a Feistel network a good permutation (Luby and Rackoff 1988); small domains
+ * profit from a few more, and a sequence costs one evaluation. */
+#define FEISTEL_ROUNDS 8
+
+int batch_init(struct batch_source *source, const struct shard *shard, uint64_t seed, uint32_t seq,
+               struct err *err) {
+    ASSERT(seq > 0 && seq <= BATCH_SEQ_MAX);
+    if (shard->token_count < (uint64_t)seq + 1)
+        return err_set(err, ERR_INPUT,
+                       "%s has %llu tokens, and one sequence needs %llu (--seq %u and one more): "
+                       "prepare more text, or take a shorter --seq",
+                       shard->path != NULL ? shard->path : "the data",
+                       (unsigned long long)shard->token_count, (unsigned long long)seq + 1, seq);
+    source->shard = shard;
+    source->seed = seed;
+    source->seq = seq;
+    source->window_count = MAX((shard->token_count - seq) / seq, (uint64_t)1);
+    return 0;
+}
+
+/* The greatest offset at which window_count windows fit; seq - 1 in all but the smallest corpora,
+ * which is why window_count leaves up to one window unused. */
+static uint64_t offset_max(const struct batch_source *source) {
+    uint64_t slack = source->shard->token_count - 1 - source->window_count * source->seq;
+    return MIN(slack, (uint64_t)source->seq - 1);
+}
+
+/* One evaluation of the network over [0, 4^half_bits): a bijection whatever the round function. */
+static uint64_t feistel(uint64_t value, uint32_t half_bits, uint64_t key) {
+    uint64_t mask = ((uint64_t)1 << half_bits) - 1;
+    uint64_t left = value >> half_bits, right = value & mask;
+    for (uint64_t round = 0; round < FEISTEL_ROUNDS; round++) {
+        uint64_t mixed = rng_u64(key, RNG_STREAM_BATCH, round << 32 | right) & mask;
+        uint64_t next = left ^ mixed;
+        left = right;
+        right = next;
+    }
+    return left << half_bits | right;
+}
+
+/* The index-th element of a permutation of [0, count). Walking the cycle comes back into the range
+ * because index itself is on it; the domain is less than 4 * count (or 4), so it takes less than
+ * four evaluations on average. */
+static uint64_t permute(uint64_t index, uint64_t count, uint64_t key) {
+    ASSERT(index < count && count < (uint64_t)1 << 62);
+    uint32_t half_bits = 1;
+    while (((uint64_t)1 << (2 * half_bits)) < count)
+        half_bits++;
+    uint64_t domain = (uint64_t)1 << (2 * half_bits);
+    for (uint64_t steps = 0; steps < domain; steps++) {
+        index = feistel(index, half_bits, key);
+        if (index < count)
+            return index;
+    }
+    ASSERT(!"a permutation's cycle left its domain");
+    return 0;
+}
+
+void batch_sequence(const struct batch_source *source, uint64_t sequence, uint32_t *inputs,
+                    uint32_t *targets) {
+    uint64_t epoch = sequence / source->window_count;
+    uint64_t key = rng_u64(source->seed, RNG_STREAM_BATCH, epoch);
+    uint64_t window = permute(sequence % source->window_count, source->window_count, key);
+    /* The network's indices stay below FEISTEL_ROUNDS << 32: this one is another number. */
+    uint64_t offset = rng_below(key, RNG_STREAM_BATCH, UINT64_MAX, offset_max(source) + 1);
+
+    uint64_t start = offset + window * source->seq;
+    ASSERT(start + source->seq + 1 <= source->shard->token_count);
+    shard_read(source->shard, start, inputs, source->seq);
+    memcpy(targets, inputs + 1, (source->seq - 1) * sizeof(*targets));
+    shard_read(source->shard, start + source->seq, targets + source->seq - 1, 1);
+}
