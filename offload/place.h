@@ -13,6 +13,7 @@
 #include "model/kernels.h"
 #include "offload/layout.h"
 #include "offload/profile.h"
+#include <stdio.h>
 #include <stdbool.h>
 #include <stdint.h>
 

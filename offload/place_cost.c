@@ -1,0 +1,216 @@
+/*
+ * place_cost: what a placement costs at least, in closed form. Deliberately written without looking
+ * at any plan, so that the two can be compared (tests/offload/test_place.c does).
+ */
+#include "offload/place.h"
+
+#include "core/log.h"
+#include "offload/plan.h"
+
+/* Bytes a parameter of a chunk's compute weights that are not in RAM: bf16 needs hi, fp32 hi and
+ * lo. */
+static uint64_t weight_spilled(const struct place *place, uint32_t chunk)
+{
+    uint32_t planes = place->spec.precision == PRECISION_BF16 ? 1 : 2;
+    uint64_t bytes = 0;
+    for (uint32_t p = place->resident[chunk]; p < planes; p++)
+        bytes += layout_plane_bytes[p];
+    return bytes * place->spec.layout->chunks[chunk].real_count;
+}
+
+static uint64_t state_spilled(const struct place *place, uint32_t chunk)
+{
+    uint64_t bytes = 0;
+    for (uint32_t p = place->resident[chunk]; p < PLANE_COUNT; p++)
+        bytes += layout_plane_bytes[p];
+    return bytes * place->spec.layout->chunks[chunk].real_count;
+}
+
+struct weight_cost {
+    uint64_t ssd, h2d;
+};
+
+static void add_weight(const struct place *place, uint32_t first, uint32_t count,
+                       struct weight_cost *cost)
+{
+    for (uint32_t c = first; c < first + count; c++) {
+        cost->ssd += weight_spilled(place, c);
+        if (place->separate_device)
+            cost->h2d += place->spec.layout->chunks[c].real_count * place->weight_bytes;
+    }
+}
+
+/* Tiles of one pass of the head that the device does not hold from the pass before: the passes go
+ * up, down and up again, so that the last tile_slots of one are the first of the next. */
+static void add_tiles(const struct place *place, bool down, struct weight_cost *cost)
+{
+    const struct layout *layout = place->spec.layout;
+    if (place->tile_slots >= layout->tile_count)
+        return;
+    uint32_t missing = layout->tile_count - place->tile_slots;
+    uint32_t first = down ? 0 : place->tile_slots;
+    for (uint32_t t = first; t < first + missing; t++)
+        add_weight(place, layout->tiles[t].first_chunk, layout->tiles[t].chunk_count, cost);
+}
+
+static void add_activations(const struct place *place, bool backward, struct place_least *least)
+{
+    uint64_t rows = (uint64_t)place->spec.batch * place->spec.seq * place->spec.accum;
+    uint64_t x = rows * place->spec.config->channels * 4;
+    uint64_t inner = place->inner_bytes * place->spec.accum;
+    if (!backward)
+        return;
+    for (uint32_t l = 0; l < place->spec.config->layers; l++) {
+        uint64_t moved = 0, spilled = 0;
+        uint8_t where[2] = {place->x_where[l], place->inner_where[l]};
+        uint64_t bytes[2] = {x, inner};
+        for (int i = 0; i < 2; i++) {
+            if (where[i] == WHERE_RAM || where[i] == WHERE_NVME)
+                moved += bytes[i];
+            if (where[i] == WHERE_NVME)
+                spilled += bytes[i];
+        }
+        least->ssd_read_bytes += spilled;
+        least->ssd_write_bytes += spilled;
+        if (place->separate_device) {
+            least->h2d_bytes += moved;
+            least->d2h_bytes += moved;
+        }
+    }
+}
+
+static void add_gradients(const struct place *place, bool update, bool backward,
+                          struct place_least *least)
+{
+    const struct layout *layout = place->spec.layout;
+    for (uint32_t c = 0; c < layout->chunk_count; c++) {
+        uint64_t bytes = layout->chunks[c].real_count * place->gradient_bytes;
+        if (update && !place->gradient_in_ram[c])
+            least->ssd_read_bytes += bytes;
+        if (backward && !place->gradient_in_ram[c])
+            least->ssd_write_bytes += bytes;
+        if (backward && place->separate_device)
+            least->d2h_bytes += bytes;
+    }
+    if (!backward || place->tile_gradient_slots >= layout->tile_count)
+        return;
+    for (uint32_t c = 0; c < layout->wpe_first_chunk; c++) {
+        uint64_t bytes = layout->chunks[c].real_count * 4;
+        if (place->separate_device) {
+            least->d2h_bytes += bytes;
+            least->h2d_bytes += bytes;
+        }
+        if (!place->stash_in_ram[c]) {
+            least->ssd_write_bytes += bytes;
+            least->ssd_read_bytes += bytes;
+        }
+    }
+}
+
+void place_least(const struct place *place, bool update, bool forward, bool backward,
+                 struct place_least *least)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t layers = place->spec.config->layers;
+    *least = (struct place_least){0};
+    if (update)
+        for (uint32_t c = 0; c < layout->chunk_count; c++) {
+            least->ssd_read_bytes += state_spilled(place, c);
+            least->ssd_write_bytes += state_spilled(place, c);
+        }
+    if (!forward)
+        return;
+    struct weight_cost cost = {0};
+    add_weight(place, 0, layout->chunk_count, &cost);
+    if (update)
+        cost.ssd = 0; /* forward takes the weights from the update that has just made them */
+    if (!place->weights_in_place) {
+        add_tiles(place, true, &cost);
+        if (backward) {
+            add_tiles(place, false, &cost);
+            uint32_t held = MIN(place->block_slots, layers);
+            add_weight(place, layout->group_first_chunk[1], (layers - held) * layout->block_chunks,
+                       &cost);
+        }
+    }
+    least->ssd_read_bytes += cost.ssd;
+    least->h2d_bytes += cost.h2d;
+    uint64_t rows = (uint64_t)place->spec.batch * place->spec.seq * place->spec.accum;
+    if (place->separate_device) {
+        least->h2d_bytes += rows * 2 * 4;
+        least->d2h_bytes += rows * 4;
+        if (backward)
+            least->d2h_bytes += (uint64_t)layout->chunk_count * PLAN_SQUARES_PER_CHUNK * 8;
+    }
+    add_activations(place, backward, least);
+    add_gradients(place, update, backward, least);
+}
+
+void place_flops(const struct place_spec *spec, uint64_t *forward, uint64_t *backward)
+{
+    uint64_t rows = (uint64_t)spec->batch * spec->seq * spec->accum;
+    uint64_t c = spec->config->channels;
+    uint64_t block = rows * (24 * c * c + 2 * c * spec->seq); /* causal: half of 4 T C */
+    uint64_t head = 2 * rows * c * spec->config->vocab;
+    *forward = block * spec->config->layers + head;
+    *backward = 2 * block * spec->config->layers + 3 * head;
+}
+
+static void print_tier(const char *name, const uint64_t *content, uint64_t total, uint64_t budget,
+                       FILE *out)
+{
+    char text[LOG_BYTES_MAX], limit[LOG_BYTES_MAX];
+    fprintf(out, "  %-6s %10s", name, log_bytes(text, total));
+    if (budget != UINT64_MAX)
+        fprintf(out, " of %-10s", log_bytes(limit, budget));
+    for (uint32_t c = 0; c < CONTENT_COUNT; c++)
+        if (content[c])
+            fprintf(out, "  %s %s", plan_content_name[c], log_bytes(text, content[c]));
+    fprintf(out, "\n");
+}
+
+static uint32_t count_where(const uint8_t *where, uint32_t count, enum place_where wanted)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < count; i++)
+        found += where[i] == wanted;
+    return found;
+}
+
+void place_print(const struct place *place, const struct plan_memory *memory, FILE *out)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t layers = place->spec.config->layers;
+    char text[LOG_BYTES_MAX];
+    fprintf(out, "Placement\n");
+    if (place->separate_device)
+        print_tier("VRAM", memory->content_bytes[TIER_DEVICE], place->vram_bytes,
+                   place->spec.vram_budget, out);
+    print_tier("RAM", memory->content_bytes[TIER_RAM], place->ram_bytes, place->spec.ram_budget,
+               out);
+    fprintf(out, "         of which the program itself %s\n",
+            log_bytes(text, place->spec.overhead_bytes));
+    if (place->spec.nvme)
+        print_tier("NVMe", memory->content_bytes[TIER_NVME], place->nvme_bytes,
+                   place->spec.nvme_budget, out);
+    fprintf(out, "  state in RAM:");
+    for (uint32_t p = 0; p < PLANE_COUNT; p++)
+        fprintf(out, " %s %.0f %%", layout_plane_name[p],
+                100.0 * (double)place->resident_plane_chunks[p] / layout->chunk_count);
+    uint32_t spilled = 0;
+    for (uint32_t c = 0; c < layout->chunk_count; c++)
+        spilled += !place->gradient_in_ram[c];
+    fprintf(out, "; gradients spilled: %.0f %%\n", 100.0 * spilled / layout->chunk_count);
+    static const char *const names[] = {"on the device", "in RAM", "on NVMe", "recomputed"};
+    for (int i = 0; i < 2; i++) {
+        fprintf(out, "  %s of %u layers:", i ? "inner activations" : "inputs", layers);
+        for (uint32_t w = WHERE_DEVICE; w <= WHERE_RECOMPUTE; w++) {
+            uint32_t n = count_where(i ? place->inner_where : place->x_where, layers, w);
+            if (n)
+                fprintf(out, " %u %s", n, names[w]);
+        }
+        fprintf(out, "\n");
+    }
+    fprintf(out, "  prefetch %u, block slots %u, state stages %u\n", place->spec.prefetch,
+            place->block_slots, place->state_stages);
+}
