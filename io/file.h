@@ -1,8 +1,9 @@
 /*
  * file: opening, sizing, locking and durably replacing files and folders.
  *
- * Each function's error names the path and says what to do. Refuses nothing by itself except that
- * a tier's folder must be on a real drive (file_check_tier).
+ * For small files and for the setting up of large ones; tier traffic goes through io/ring.h. Any
+ * thread, blocking. Each function's error names the path and says what to do. Refuses nothing by
+ * itself except that a tier's folder must be on a real drive (file_check_tier).
  */
 #ifndef SPILLWAY_IO_FILE_H
 #define SPILLWAY_IO_FILE_H
@@ -46,7 +47,13 @@ int file_read_all(const char *path, uint64_t max_bytes, char **data, size_t *byt
  * new text, whole. */
 int file_replace(const char *path, const void *data, size_t bytes, struct err *err);
 int file_sync_dir(const char *dir, struct err *err);
-/* write(2) until all is written. */
+/* The last steps of replacing a file that was written to tmp_path through fd: fsync, rename over
+ * path, fsync of the folder. Neither closes fd nor removes tmp_path when it fails. */
+int file_commit(int fd, const char *tmp_path, const char *path, struct err *err);
+/* pread(2) until all is read; a file that ends before is ERR_CORRUPT, with the offset. */
+int file_read_at(int fd, void *data, size_t bytes, uint64_t offset, const char *path,
+                 struct err *err);
+/* write(2) until all is written. path is for the message. */
 int file_write_all(int fd, const void *data, size_t bytes, const char *path, struct err *err);
 
 #endif
