@@ -34,7 +34,9 @@ int64_t json_get_int(const struct json_value *object, const char *key, int64_t f
 bool json_get_bool(const struct json_value *object, const char *key, bool fallback);
 size_t json_length(const struct json_value *array_or_object);
 const struct json_value *json_at(const struct json_value *array, size_t index);
-const char *json_string(const struct json_value *value); /* NULL when it is no string */
+/* NULL when it is no string. jansson has a function of the same name, which the symbol given here
+ * keeps apart from ours. */
+const char *json_string(const struct json_value *value) __asm__("spillway_json_string");
 size_t json_string_bytes(const struct json_value *value);
 double json_number(const struct json_value *value, double fallback);
 int64_t json_int(const struct json_value *value, int64_t fallback);
@@ -45,6 +47,8 @@ int json_each(const struct json_value *object,
               int (*fn)(void *context, const char *key, const struct json_value *value),
               void *context);
 
+/* Strings given to these are UTF-8; a byte that is not (a path may hold one) becomes U+FFFD.
+ * Numbers are finite. */
 struct json_value *json_new_object(void);
 struct json_value *json_new_array(void);
 struct json_value *json_new_string(const char *text, size_t bytes);

@@ -1,0 +1,412 @@
+/*
+ * How the heap is counted: with jemalloc's thread caches off (malloc_conf below), every allocation
+ * goes to an arena and that arena's counters are exact. A library bracket moves its thread to an
+ * arena of its own, whose count is left out. So neither costs anything per allocation beyond the
+ * arena's lock, which nobody contends for: the steady state does not allocate.
+ */
+#include "core/mem.h"
+#include "core/base.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#ifndef SPILLWAY_SYSTEM_HEAP
+#include <jemalloc/jemalloc.h>
+#endif
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+#define PAGE_BYTES        4096
+#define HUGE_BYTES        (2 * MIB)
+#define HUGE_ARENA_MIN    (4 * MIB)  /* below, a huge page's rounding is not worth asking */
+#define PREFAULT_SLICE    (64 * MIB) /* per thread at least, else starting it costs more */
+#define PREFAULT_THREADS  8          /* zeroing saturates memory with fewer */
+#define TEXT_BYTES_MAX    8192
+#define CGROUP_PATH_MAX   1024
+#define CGROUP_LEVELS_MAX 64
+
+/* The heap */
+
+void *mem_alloc(uint64_t count, uint64_t size) {
+    uint64_t bytes = mul_checked(count, size);
+    void *pointer = calloc(1, MAX(bytes, 1));
+    if (pointer == NULL)
+        fatal("out of memory: %" PRIu64 " bytes were asked for; lower the budgets or free memory",
+              bytes);
+    return pointer;
+}
+
+void *mem_alloc_aligned(uint64_t alignment, uint64_t bytes) {
+    ASSERT(alignment >= sizeof(void *) && (alignment & (alignment - 1)) == 0);
+    void *pointer = NULL;
+    if (posix_memalign(&pointer, alignment, MAX(bytes, 1)) != 0)
+        fatal("out of memory: %" PRIu64 " bytes were asked for; lower the budgets or free memory",
+              bytes);
+    return memset(pointer, 0, bytes);
+}
+
+void *mem_realloc(void *old, uint64_t count, uint64_t size) {
+    uint64_t bytes = mul_checked(count, size);
+    void *pointer = realloc(old, MAX(bytes, 1));
+    if (pointer == NULL)
+        fatal("out of memory: %" PRIu64 " bytes were asked for; lower the budgets or free memory",
+              bytes);
+    return pointer;
+}
+
+void mem_free(void *pointer) {
+    free(pointer);
+}
+
+char *mem_strdup(const char *text) {
+    ASSERT(text != NULL);
+    size_t bytes = strlen(text) + 1;
+    return memcpy(mem_alloc(bytes, 1), text, bytes);
+}
+
+#ifdef SPILLWAY_SYSTEM_HEAP
+
+bool mem_heap_has_stats(void) {
+    return false;
+}
+
+uint64_t mem_heap_count(void) {
+    return 0;
+}
+
+uint64_t mem_heap_bytes(void) {
+    return 0;
+}
+
+void mem_library_enter(void) {}
+
+void mem_library_leave(void) {}
+
+#else
+
+/* Read by jemalloc before main. Four arenas instead of four per hardware thread, and no thread
+ * caches: on a machine with many cores that is tens of megabytes that belong to the budget. */
+const char *malloc_conf = "tcache:false,narenas:4,dirty_decay_ms:1000,muzzy_decay_ms:0";
+
+static bool heap_counted;
+static unsigned library_arena;
+static __thread unsigned library_depth, arena_before;
+
+__attribute__((constructor)) static void heap_start(void) {
+    bool stats = false;
+    size_t size = sizeof(stats);
+    if (mallctl("config.stats", &stats, &size, NULL, 0) != 0 || !stats)
+        return;
+    size = sizeof(library_arena);
+    heap_counted = mallctl("arenas.create", &library_arena, &size, NULL, 0) == 0;
+}
+
+bool mem_heap_has_stats(void) {
+    return heap_counted;
+}
+
+static void heap_refresh(void) {
+    uint64_t epoch = 1;
+    ASSERT(mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch)) == 0);
+}
+
+static uint64_t arena_count(unsigned arena, const char *sizes) {
+    char name[64];
+    snprintf(name, sizeof(name), "stats.arenas.%u.%s.nmalloc", arena, sizes);
+    uint64_t count = 0;
+    size_t size = sizeof(count);
+    ASSERT(mallctl(name, &count, &size, NULL, 0) == 0);
+    return count;
+}
+
+uint64_t mem_heap_count(void) {
+    if (!heap_counted)
+        return 0;
+    heap_refresh();
+    uint64_t all =
+        arena_count(MALLCTL_ARENAS_ALL, "small") + arena_count(MALLCTL_ARENAS_ALL, "large");
+    uint64_t libraries = arena_count(library_arena, "small") + arena_count(library_arena, "large");
+    ASSERT(all >= libraries);
+    return all - libraries;
+}
+
+uint64_t mem_heap_bytes(void) {
+    if (!heap_counted)
+        return 0;
+    heap_refresh();
+    size_t bytes = 0, size = sizeof(bytes);
+    ASSERT(mallctl("stats.allocated", &bytes, &size, NULL, 0) == 0);
+    return bytes;
+}
+
+void mem_library_enter(void) {
+    if (!heap_counted || library_depth++ > 0)
+        return;
+    size_t size = sizeof(arena_before);
+    ASSERT(mallctl("thread.arena", &arena_before, &size, &library_arena, sizeof(library_arena)) ==
+           0);
+}
+
+void mem_library_leave(void) {
+    if (!heap_counted)
+        return;
+    ASSERT(library_depth > 0);
+    if (--library_depth == 0)
+        ASSERT(mallctl("thread.arena", NULL, NULL, &arena_before, sizeof(arena_before)) == 0);
+}
+
+#endif
+
+/* What the kernel says. Everything below reads small files into the stack. */
+
+/* The file's text, cut at size - 1 bytes; false when there is none. */
+static bool read_text(const char *path, char *text, size_t size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    size_t used = 0;
+    ssize_t got;
+    while (used < size - 1 && (got = read(fd, text + used, size - 1 - used)) != 0) {
+        if (got < 0 && errno != EINTR)
+            break;
+        if (got > 0)
+            used += (size_t)got;
+    }
+    close(fd);
+    text[used] = 0;
+    return used > 0;
+}
+
+/* The number after `key` at the start of a line; 0 when there is no such line. */
+static uint64_t number_after(const char *text, const char *key) {
+    size_t length = strlen(key);
+    for (const char *line = text; line != NULL && *line != 0;) {
+        if (strncmp(line, key, length) == 0)
+            return strtoull(line + length, NULL, 10);
+        line = strchr(line, '\n');
+        line = line != NULL ? line + 1 : NULL;
+    }
+    return 0;
+}
+
+void mem_usage_read(struct mem_usage *usage) {
+    char text[TEXT_BYTES_MAX];
+    if (!read_text("/proc/self/status", text, sizeof(text)))
+        fatal("cannot read /proc/self/status; is /proc mounted?");
+    usage->rss_bytes = number_after(text, "VmRSS:") * KIB;
+    usage->rss_peak_bytes = number_after(text, "VmHWM:") * KIB;
+    usage->page_table_bytes = number_after(text, "VmPTE:") * KIB;
+}
+
+/* The files of one kind of memory cgroup. */
+struct cgroup_files {
+    const char *root, *limit, *current, *stat_inactive, *stat_active;
+};
+
+static const struct cgroup_files cgroup_v2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
+                                              "inactive_file ", "active_file "};
+static const struct cgroup_files cgroup_v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                              "memory.usage_in_bytes", "total_inactive_file ",
+                                              "total_active_file "};
+
+static bool cgroup_text(const struct cgroup_files *files, const char *group, const char *name,
+                        char text[TEXT_BYTES_MAX]) {
+    char path[CGROUP_PATH_MAX + 128];
+    int bytes = snprintf(path, sizeof(path), "%s%s/%s", files->root, group, name);
+    return bytes > 0 && (size_t)bytes < sizeof(path) && read_text(path, text, TEXT_BYTES_MAX);
+}
+
+/* What one group still allows. Page cache that the kernel can drop is not in the way. */
+static uint64_t cgroup_group_available(const struct cgroup_files *files, const char *group) {
+    char text[TEXT_BYTES_MAX];
+    if (!cgroup_text(files, group, files->limit, text) || text[0] < '0' || text[0] > '9')
+        return UINT64_MAX; /* no such file, or "max" */
+    uint64_t limit = strtoull(text, NULL, 10);
+    if (!cgroup_text(files, group, files->current, text))
+        return limit;
+    uint64_t current = strtoull(text, NULL, 10);
+    uint64_t cache = 0;
+    if (cgroup_text(files, group, "memory.stat", text))
+        cache = number_after(text, files->stat_inactive) + number_after(text, files->stat_active);
+    uint64_t held = current > cache ? current - cache : 0;
+    return limit > held ? limit - held : 0;
+}
+
+/* The least over the group and its ancestors. In a container the path may be that of the host and
+ * not be there: then the walk finds nothing until it comes to the container's own root. */
+static uint64_t cgroup_available(const struct cgroup_files *files, const char *path,
+                                 size_t length) {
+    char group[CGROUP_PATH_MAX];
+    if (length >= sizeof(group))
+        return UINT64_MAX;
+    memcpy(group, path, length);
+    group[length] = 0;
+    uint64_t available = UINT64_MAX;
+    for (int level = 0; level < CGROUP_LEVELS_MAX; level++) {
+        size_t end = strlen(group);
+        while (end > 0 && group[end - 1] == '/')
+            group[--end] = 0;
+        available = MIN(available, cgroup_group_available(files, group));
+        char *slash = strrchr(group, '/');
+        if (slash == NULL)
+            break;
+        *slash = 0;
+    }
+    return available;
+}
+
+uint64_t mem_available_bytes(void) {
+    char text[TEXT_BYTES_MAX];
+    if (!read_text("/proc/meminfo", text, sizeof(text)))
+        fatal("cannot read /proc/meminfo; is /proc mounted?");
+    uint64_t available = number_after(text, "MemAvailable:") * KIB;
+    if (!read_text("/proc/self/cgroup", text, sizeof(text)))
+        return available;
+    /* Lines are id:controllers:path; the one of version 2 is 0::path. */
+    for (const char *line = text; *line != 0;) {
+        const char *end = strchrnul(line, '\n');
+        const char *controllers = strchr(line, ':');
+        const char *path = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
+        if (path != NULL && path < end) {
+            size_t length = (size_t)(end - path - 1);
+            if (strncmp(line, "0::", 3) == 0)
+                available = MIN(available, cgroup_available(&cgroup_v2, path + 1, length));
+            else if (memmem(controllers, (size_t)(path - controllers), "memory", 6) != NULL)
+                available = MIN(available, cgroup_available(&cgroup_v1, path + 1, length));
+        }
+        line = *end != 0 ? end + 1 : end;
+    }
+    return available;
+}
+
+/* Arenas */
+
+struct prefault {
+    uint8_t *base;
+    uint64_t bytes;
+    pthread_t thread;
+    bool started;
+    int error; /* errno */
+};
+
+static void *prefault_main(void *argument) {
+    struct prefault *part = argument;
+    if (part->bytes == 0)
+        return NULL;
+    if (madvise(part->base, part->bytes, MADV_POPULATE_WRITE) == 0)
+        return NULL;
+    if (errno != EINVAL) {
+        part->error = errno;
+        return NULL;
+    }
+    /* Kernels before 5.14: touch every page. Fresh anonymous pages are zero, so zero is right. */
+    for (uint64_t offset = 0; offset < part->bytes; offset += PAGE_BYTES)
+        *(volatile uint8_t *)(part->base + offset) = 0;
+    return NULL;
+}
+
+/* 0 or an errno. */
+static int prefault(uint8_t *base, uint64_t bytes) {
+    struct prefault parts[PREFAULT_THREADS] = {0};
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t count = MIN(bytes / PREFAULT_SLICE, (uint64_t)MAX(cores, 1));
+    count = MAX(MIN(count, PREFAULT_THREADS), 1);
+    uint64_t part_bytes = round_up(div_up(bytes, count), HUGE_BYTES);
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t start = MIN(i * part_bytes, bytes);
+        parts[i].base = base + start;
+        parts[i].bytes = MIN(part_bytes, bytes - start);
+        /* The last part is this thread's, and so is any whose thread cannot be started. */
+        if (i + 1 < count)
+            parts[i].started =
+                pthread_create(&parts[i].thread, NULL, prefault_main, &parts[i]) == 0;
+        if (!parts[i].started)
+            prefault_main(&parts[i]);
+    }
+    int error = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        if (parts[i].started)
+            ASSERT(pthread_join(parts[i].thread, NULL) == 0);
+        if (error == 0)
+            error = parts[i].error;
+    }
+    return error;
+}
+
+/* Whether the kernel backs the mapping at base by huge pages, at least in part. */
+static bool has_huge_pages(const uint8_t *base) {
+    FILE *file = fopen("/proc/self/smaps", "re");
+    if (file == NULL)
+        return false;
+    char line[512];
+    bool inside = false;
+    uint64_t huge_kib = 0;
+    while (fgets(line, sizeof(line), file) != NULL) {
+        uintptr_t start, end;
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &start, &end) == 2)
+            inside = start <= (uintptr_t)base && (uintptr_t)base < end;
+        else if (inside && sscanf(line, "AnonHugePages: %" SCNu64, &huge_kib) == 1)
+            break;
+    }
+    fclose(file);
+    return huge_kib > 0;
+}
+
+/* Maps bytes at a multiple of 2 MiB and gives back what the alignment took too much. */
+static uint8_t *map_aligned(uint64_t bytes) {
+    uint64_t mapped = add_checked(bytes, HUGE_BYTES);
+    uint8_t *start = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED)
+        return NULL;
+    uint64_t head = round_up((uintptr_t)start, HUGE_BYTES) - (uintptr_t)start;
+    uint64_t tail = mapped - head - bytes;
+    if (head > 0)
+        ASSERT(munmap(start, head) == 0);
+    if (tail > 0)
+        ASSERT(munmap(start + head + bytes, tail) == 0);
+    return start + head;
+}
+
+int mem_arena_open(struct mem_arena *arena, uint64_t bytes, struct err *err) {
+    *arena = (struct mem_arena){0};
+    if (bytes == 0)
+        return 0;
+    bytes = round_up(bytes, PAGE_BYTES);
+    uint64_t available = mem_available_bytes();
+    /* Asked before the pages are: the kernel's own answer would be to kill somebody. */
+    if (bytes > available)
+        return err_set(err, ERR_INPUT,
+                       "%" PRIu64 " MiB of memory are needed at once, and the machine has %" PRIu64
+                       " MiB to give now; free memory or lower the budget",
+                       div_up(bytes, MIB), available / MIB);
+    uint8_t *base = map_aligned(bytes);
+    if (base == NULL)
+        return err_set_errno(err, errno, "cannot map %" PRIu64 " MiB of memory",
+                             div_up(bytes, MIB));
+    /* Advice only: a kernel without huge pages refuses, and `huge` says so. */
+    if (bytes >= HUGE_ARENA_MIN)
+        madvise(base, bytes, MADV_HUGEPAGE);
+    ASSERT(madvise(base, bytes, MADV_DONTFORK) == 0);
+    int error = prefault(base, bytes);
+    if (error != 0) {
+        munmap(base, bytes);
+        return err_set_errno(err, error, "cannot get %" PRIu64 " MiB of memory",
+                             div_up(bytes, MIB));
+    }
+    *arena = (struct mem_arena){
+        .base = base, .bytes = bytes, .huge = bytes >= HUGE_ARENA_MIN && has_huge_pages(base)};
+    return 0;
+}
+
+void mem_arena_close(struct mem_arena *arena) {
+    if (arena->base != NULL)
+        ASSERT(munmap(arena->base, arena->bytes) == 0);
+    *arena = (struct mem_arena){0};
+}
