@@ -98,6 +98,9 @@ static void set_gradients(struct place *place, uint32_t count)
 static void set_stash(struct place *place, uint32_t count)
 {
     uint32_t chunks = place->spec.layout->wpe_first_chunk;
+    /* Where RAM is the device, holding the tiles' gradients is better than a copy beside them. */
+    if (!place->separate_device)
+        count = 0;
     for (uint32_t c = 0; c < chunks; c++)
         place->stash_in_ram[c] = c < count;
     bool spilled = place->tile_gradient_slots < place->spec.layout->tile_count && count < chunks;
@@ -169,8 +172,10 @@ static void set_inner_ram(struct place *place, uint32_t count)
 }
 static void set_gradient_slots(struct place *place, uint32_t extra)
 {
+    uint32_t tiles = place->spec.layout->tile_count;
+    bool held = !place->separate_device && !place->spec.nvme;
     place->gradient_slots = 1 + extra;
-    place->tile_gradient_slots = MIN(1 + extra, place->spec.layout->tile_count);
+    place->tile_gradient_slots = held ? tiles : MIN(1 + extra, tiles);
     place->gradient_outs = place->spec.precision == PRECISION_BF16 && place->separate_device
                                ? 2 + 2 * extra
                                : 0;
