@@ -1,0 +1,31 @@
+/*
+ * engine: what the scheduler drives: lanes that can submit, reap and tell the time.
+ *
+ * Engines: engine_real (threads of the CPU device, io_uring) and engine_model (a virtual clock).
+ * The scheduler knows only this table. It submits ops of a lane in plan order, at most `depth` at
+ * once, and only when all they wait for is done, or, on a lane that runs its ops one after the
+ * other (in_order), is ahead of them on the same lane.
+ */
+#ifndef SPILLWAY_OFFLOAD_ENGINE_H
+#define SPILLWAY_OFFLOAD_ENGINE_H
+
+#include "offload/plan.h"
+
+struct engine_completion {
+    uint32_t op;
+    uint64_t start_ns, end_ns; /* on the engine's clock */
+};
+
+struct engine {
+    uint32_t depth[LANE_COUNT];
+    bool in_order[LANE_COUNT];
+    /* Called before the first op of a plan. */
+    void (*begin)(struct engine *engine, const struct plan *plan);
+    /* Never blocks. */
+    void (*submit)(struct engine *engine, uint32_t op);
+    /* At least one completion, up to max; blocks for it. Something is in flight when called. */
+    uint32_t (*reap)(struct engine *engine, struct engine_completion *completions, uint32_t max);
+    uint64_t (*now_ns)(struct engine *engine);
+};
+
+#endif

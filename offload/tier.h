@@ -1,0 +1,66 @@
+/*
+ * tier: the NVMe tier. Owns the state file (two slots of every chunk's planes), the scratch file
+ * (spilled gradients and activations), the checksum of everything in them, and which slot of a chunk
+ * is current.
+ *
+ * Shadow slots (DESIGN section 4): what is committed is never overwritten. The slot that is
+ * not committed is the one that updates write; since every update rewrites a whole chunk, the
+ * two slots simply change roles at each commit. RAM-resident planes are written into the same slot at
+ * their own place when a commit asks for it, so a slot is complete whatever is resident where.
+ * Checksums live outside the chunks: in memory for current state, in the manifest for committed
+ * state. Refuses: tmpfs and file systems without O_DIRECT (by io/file.c).
+ * One thread at a time, except tier_sum_* on different cells.
+ */
+#ifndef SPILLWAY_OFFLOAD_TIER_H
+#define SPILLWAY_OFFLOAD_TIER_H
+
+#include "core/err.h"
+#include "io/file.h"
+#include "offload/plan.h"
+
+struct ring;
+
+struct tier {
+    const struct layout *layout;      /* borrowed */
+    const struct plan_memory *memory; /* borrowed */
+    int state_fd, scratch_fd;
+    char state_path[FILE_PATH_MAX], scratch_path[FILE_PATH_MAX];
+    int committed_slot;   /* 0, 1, or -1 before the first commit */
+    uint8_t *chunk_slot;  /* owned; [chunk]: where the current NVMe-resident planes are */
+    uint64_t *plane_sums; /* owned; [chunk * 4 + plane]: of the current state */
+    uint64_t *cell_sums;  /* owned; [cell]: of scratch cells */
+};
+
+/* Opens or creates the state file at state_path (both slots allocated) and the scratch file beside
+ * it; the scratch file is unlinked at once, so that a killed run leaves none. */
+int tier_open(struct tier *tier, const struct layout *layout, const struct plan_memory *memory,
+              const char *state_path, bool create, struct err *err);
+void tier_close(struct tier *tier); /* a zeroed one (with fds -1 or 0) is legal after open failed */
+
+/* Where an NVMe cell (or run of a chunk's planes) is to be read or written now. */
+struct tier_location {
+    int fd;
+    uint64_t offset;
+};
+struct tier_location tier_read_at(const struct tier *tier, uint32_t cell);
+struct tier_location tier_write_at(struct tier *tier, uint32_t cell);
+
+/* The slot that is being written: the one that is not committed. */
+uint32_t tier_open_slot(const struct tier *tier);
+
+/* One whole transfer, waited for; for initialisation and resuming, not for steps. */
+int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_location where,
+                  void *buffer, uint64_t bytes, struct err *err);
+
+/* XXH3 of a plane or scratch cell, seeded by its identity, so that a misplaced block is caught. */
+uint64_t tier_plane_sum(uint32_t chunk, uint32_t plane, const void *data, uint64_t bytes);
+uint64_t tier_cell_sum(uint32_t cell, const void *data, uint64_t bytes);
+
+/* Fatal, naming file and offset. */
+_Noreturn void tier_fail_plane(const struct tier *tier, uint32_t chunk, uint32_t plane);
+_Noreturn void tier_fail_cell(const struct tier *tier, uint32_t cell);
+
+/* One number for all master weights: the sums of all hi and lo planes in canonical order. */
+uint64_t tier_weights_hash(const struct tier *tier);
+
+#endif
