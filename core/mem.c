@@ -23,14 +23,13 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
-#define PAGE_BYTES        4096
-#define HUGE_BYTES        (2 * MIB)
-#define HUGE_ARENA_MIN    (4 * MIB)  /* below, a huge page's rounding is not worth asking */
-#define PREFAULT_SLICE    (64 * MIB) /* per thread at least, else starting it costs more */
-#define PREFAULT_THREADS  8          /* zeroing saturates memory with fewer */
-#define TEXT_BYTES_MAX    8192
-#define CGROUP_PATH_MAX   1024
-#define CGROUP_LEVELS_MAX 64
+#define PAGE_BYTES       4096
+#define HUGE_BYTES       (2 * MIB)
+#define HUGE_ARENA_MIN   (4 * MIB)  /* below, a huge page's rounding is not worth asking */
+#define PREFAULT_SLICE   (64 * MIB) /* per thread at least, else starting it costs more */
+#define PREFAULT_THREADS 8          /* zeroing saturates memory with fewer */
+#define TEXT_BYTES_MAX   8192
+#define PATH_BYTES_MAX   4096
 
 /* The heap */
 
@@ -206,68 +205,63 @@ void mem_usage_read(struct mem_usage *usage) {
 }
 
 /* The files of one kind of memory cgroup. */
-struct cgroup_files {
-    const char *root, *limit, *current, *stat_inactive, *stat_active;
+struct cgroup_kind {
+    const char *mount, *limit, *current, *stat_inactive, *stat_active;
 };
 
-static const struct cgroup_files cgroup_v2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
-                                              "inactive_file ", "active_file "};
-static const struct cgroup_files cgroup_v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
-                                              "memory.usage_in_bytes", "total_inactive_file ",
-                                              "total_active_file "};
+static const struct cgroup_kind cgroup_v2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
+                                             "inactive_file ", "active_file "};
+static const struct cgroup_kind cgroup_v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                             "memory.usage_in_bytes", "total_inactive_file ",
+                                             "total_active_file "};
 
-static bool cgroup_text(const struct cgroup_files *files, const char *group, const char *name,
-                        char text[TEXT_BYTES_MAX]) {
-    char path[CGROUP_PATH_MAX + 128];
-    int bytes = snprintf(path, sizeof(path), "%s%s/%s", files->root, group, name);
-    return bytes > 0 && (size_t)bytes < sizeof(path) && read_text(path, text, TEXT_BYTES_MAX);
+static bool read_text_in(const char *folder, const char *name, char *text, size_t size) {
+    char path[PATH_BYTES_MAX];
+    int bytes = snprintf(path, sizeof(path), "%s/%s", folder, name);
+    return bytes > 0 && (size_t)bytes < sizeof(path) && read_text(path, text, size);
 }
 
 /* What one group still allows. Page cache that the kernel can drop is not in the way. */
-static uint64_t cgroup_group_available(const struct cgroup_files *files, const char *group) {
+static uint64_t cgroup_group_available(const struct cgroup_kind *kind, const char *folder) {
     char text[TEXT_BYTES_MAX];
-    if (!cgroup_text(files, group, files->limit, text) || text[0] < '0' || text[0] > '9')
+    if (!read_text_in(folder, kind->limit, text, sizeof(text)) || text[0] < '0' || text[0] > '9')
         return UINT64_MAX; /* no such file, or "max" */
     uint64_t limit = strtoull(text, NULL, 10);
-    if (!cgroup_text(files, group, files->current, text))
+    if (!read_text_in(folder, kind->current, text, sizeof(text)))
         return limit;
     uint64_t current = strtoull(text, NULL, 10);
     uint64_t cache = 0;
-    if (cgroup_text(files, group, "memory.stat", text))
-        cache = number_after(text, files->stat_inactive) + number_after(text, files->stat_active);
+    if (read_text_in(folder, "memory.stat", text, sizeof(text)))
+        cache = number_after(text, kind->stat_inactive) + number_after(text, kind->stat_active);
     uint64_t held = current > cache ? current - cache : 0;
     return limit > held ? limit - held : 0;
 }
 
-/* The least over the group and its ancestors. In a container the path may be that of the host and
- * not be there: then the walk finds nothing until it comes to the container's own root. */
-static uint64_t cgroup_available(const struct cgroup_files *files, const char *path,
-                                 size_t length) {
-    char group[CGROUP_PATH_MAX];
-    if (length >= sizeof(group))
+/* The least over the group at path (of path_bytes) and its ancestors up to the mount. In a
+ * container the path may be that of the host and not be there: then the walk finds nothing until
+ * it comes to the mount, which is the container's own group. */
+static uint64_t cgroup_available(const struct cgroup_kind *kind, const char *root, const char *path,
+                                 size_t path_bytes) {
+    char folder[PATH_BYTES_MAX];
+    int bytes =
+        snprintf(folder, sizeof(folder), "%s%s%.*s", root, kind->mount, (int)path_bytes, path);
+    if (bytes < 0 || (size_t)bytes >= sizeof(folder))
         return UINT64_MAX;
-    memcpy(group, path, length);
-    group[length] = 0;
-    uint64_t available = UINT64_MAX;
-    for (int level = 0; level < CGROUP_LEVELS_MAX; level++) {
-        size_t end = strlen(group);
-        while (end > 0 && group[end - 1] == '/')
-            group[--end] = 0;
-        available = MIN(available, cgroup_group_available(files, group));
-        char *slash = strrchr(group, '/');
-        if (slash == NULL)
-            break;
-        *slash = 0;
+    size_t mount_bytes = strlen(root) + strlen(kind->mount);
+    uint64_t available = cgroup_group_available(kind, folder);
+    while (strlen(folder) > mount_bytes) {
+        *strrchr(folder, '/') = 0;
+        available = MIN(available, cgroup_group_available(kind, folder));
     }
     return available;
 }
 
-uint64_t mem_available_bytes(void) {
+uint64_t mem_available_bytes_under(const char *root) {
     char text[TEXT_BYTES_MAX];
-    if (!read_text("/proc/meminfo", text, sizeof(text)))
-        fatal("cannot read /proc/meminfo; is /proc mounted?");
+    if (!read_text_in(root, "proc/meminfo", text, sizeof(text)))
+        fatal("cannot read %s/proc/meminfo; is /proc mounted?", root);
     uint64_t available = number_after(text, "MemAvailable:") * KIB;
-    if (!read_text("/proc/self/cgroup", text, sizeof(text)))
+    if (!read_text_in(root, "proc/self/cgroup", text, sizeof(text)))
         return available;
     /* Lines are id:controllers:path; the one of version 2 is 0::path. */
     for (const char *line = text; *line != 0;) {
@@ -275,15 +269,19 @@ uint64_t mem_available_bytes(void) {
         const char *controllers = strchr(line, ':');
         const char *path = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
         if (path != NULL && path < end) {
-            size_t length = (size_t)(end - path - 1);
+            size_t bytes = (size_t)(end - path - 1);
             if (strncmp(line, "0::", 3) == 0)
-                available = MIN(available, cgroup_available(&cgroup_v2, path + 1, length));
+                available = MIN(available, cgroup_available(&cgroup_v2, root, path + 1, bytes));
             else if (memmem(controllers, (size_t)(path - controllers), "memory", 6) != NULL)
-                available = MIN(available, cgroup_available(&cgroup_v1, path + 1, length));
+                available = MIN(available, cgroup_available(&cgroup_v1, root, path + 1, bytes));
         }
         line = *end != 0 ? end + 1 : end;
     }
     return available;
+}
+
+uint64_t mem_available_bytes(void) {
+    return mem_available_bytes_under("");
 }
 
 /* Arenas */

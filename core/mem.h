@@ -46,6 +46,8 @@ void mem_usage_read(struct mem_usage *usage);
 
 /* What the machine could give now: MemAvailable, or what the memory cgroup still allows if less. */
 uint64_t mem_available_bytes(void);
+/* The same, read below root instead of / (for tests). */
+uint64_t mem_available_bytes_under(const char *root);
 
 /* Whether the heap's statistics are there (false in sanitizer builds, which use their own heap). */
 bool mem_heap_has_stats(void);
