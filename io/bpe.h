@@ -19,7 +19,10 @@
 
 struct bpe;
 
-#define BPE_VOCAB_MAX (1u << 24)
+/* The most that a tokenizer file may have, and the range that can be trained. */
+#define BPE_VOCAB_MAX       (1u << 24)
+#define BPE_TRAIN_VOCAB_MIN 257
+#define BPE_TRAIN_VOCAB_MAX (1 << 20)
 
 /* Reads PATH: a tokenizer.json, or a folder that holds one, or vocab.json (encoder.json) +
  * merges.txt (vocab.bpe). */
@@ -52,8 +55,13 @@ const char *bpe_token_bytes(const struct bpe *bpe, uint32_t token, size_t *bytes
 struct bpe_trainer;
 struct bpe_trainer *bpe_trainer_new(void);
 void bpe_trainer_free(struct bpe_trainer *trainer);
-/* Counts the pieces of one document. One thread. */
+/* Counts the pieces of one document, or of one part of a document that was torn where
+ * pretoken_cut allows it. One thread; several threads take a trainer each. */
 void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes);
+/* Adds the counts of another trainer. What is learned does not depend on the order. */
+void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from);
+/* vocab_size in BPE_TRAIN_VOCAB_MIN .. BPE_TRAIN_VOCAB_MAX; the tokenizer has fewer where the text
+ * is too small to give that many. */
 int bpe_train(struct bpe **bpe, struct bpe_trainer *trainer, uint32_t vocab_size, struct err *err);
 
 #endif
