@@ -1,13 +1,19 @@
-# make            builds build/release/spillway (config=debug|asan|tsan|cov for others)
-# make help       what else there is
+# make         builds build/release/spillway (config=debug|asan|tsan|cov for others)
+# make help    what else there is
 config ?= release
+PREFIX ?= /usr/local
 B := build/$(config)
+ifeq ($(findstring -j,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
 
 CFLAGS_release := -O3 -g
 CFLAGS_debug := -O0 -g3
-CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -DSPILLWAY_SYSTEM_HEAP
+CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
+               -fno-omit-frame-pointer -DSPILLWAY_SYSTEM_HEAP
 CFLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer -DSPILLWAY_SYSTEM_HEAP
 CFLAGS_cov := -O0 -g --coverage
+# The sanitizers bring a heap of their own.
 HEAP := $(if $(filter asan tsan,$(config)),,-ljemalloc)
 
 CC := gcc
@@ -16,26 +22,83 @@ CFLAGS := -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -W
 LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))
-TESTS := $(sort $(wildcard tests/*/test_*.c))
+TESTS := $(sort $(filter-out tests/soak/%,$(wildcard tests/*/test_*.c)))
+SOAK := $(sort $(wildcard tests/soak/test_*.c))
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c))
+# What several threads run, and what the sanitizer understands (it does not see into libraries).
+TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_mem.c tests/offload/test_engine*.c)
+
 OBJECTS := $(SOURCES:%.c=$(B)/%.o)
-LIBRARY := $(filter-out $(B)/tools/main.o,$(OBJECTS))
-# What tests share, one object for each file that is no test itself.
+LIBRARY := $(B)/libspillway.a
 TEST_SHARED := $(patsubst %.c,$(B)/%.o,$(sort $(wildcard tests/shared/*.c)))
 TEST_BINARIES := $(TESTS:%.c=$(B)/%)
+SOAK_BINARIES := $(SOAK:%.c=$(B)/%)
+BENCHMARK_BINARIES := $(BENCHMARKS:%.c=$(B)/%)
+RUN_TESTS := tests/run.sh $(B)
 
 all: $(B)/spillway
-tests: $(TEST_BINARIES)
 
-$(B)/spillway: $(OBJECTS)
-	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
-$(B)/libspillway.a: $(LIBRARY)
-	rm -f $@ && ar rcs $@ $^
-$(TEST_BINARIES): %: %.o $(TEST_SHARED) $(B)/libspillway.a
-	$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
-$(B)/%.o: %.c
+help:
+	@sed -n 's/^#: //p' Makefile
+
+#: make                 build/release/spillway
+#: make run             a demonstration: trains a small model on Czech prose, in under 5 minutes
+run: all
+	@tools/packages.sh demo
+	@tools/demo.sh $(B)/spillway $(B)/demo
+#: make test            all tests; make test TESTS=tests/core/test_pool.c runs some
+test: $(TEST_BINARIES) all
+	@$(RUN_TESTS) $(TEST_BINARIES)
+tests: $(TEST_BINARIES)
+#: make asan            all tests under the address and undefined-behaviour sanitizers
+asan:
+	@$(MAKE) --no-print-directory config=asan test
+#: make tsan            the tests of what several threads share under the thread sanitizer
+tsan:
+	@$(MAKE) --no-print-directory config=tsan TESTS="$(TSAN_TESTS)" test
+#: make soak            what takes too long for make test: hundreds of kills, long runs
+soak: $(SOAK_BINARIES) all
+	@SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_BINARIES)
+#: make bench           measures, and prints what it measured
+bench: $(BENCHMARK_BINARIES) all
+	@for b in $(BENCHMARK_BINARIES); do echo "== $$b"; $$b || exit 1; done
+#: make reference       the same training in PyTorch, step by step beside ours
+reference: all
+	@tools/packages.sh reference
+	@for r in $(sort $(wildcard tests/reference/*.py)); do \
+	    echo "== $$r"; SPILLWAY=$(B)/spillway /usr/bin/python3 $$r || exit 1; done
+#: make format          clang-format over everything
+format:
+	@tools/packages.sh format
+	clang-format -i $$(git ls-files '*.c' '*.h')
+#: make install         to PREFIX (/usr/local), below DESTDIR if given
+install: all
+	install -D -m 755 $(B)/spillway $(DESTDIR)$(PREFIX)/bin/spillway
+#: make clean           removes build/
+clean:
+	rm -rf build
+
+# Missing packages are installed before the first file is compiled; when nothing is missing this
+# takes some milliseconds. NO_INSTALL=1 leaves it out.
+packages:
+	@$(if $(NO_INSTALL),,tools/packages.sh build)
+
+$(B)/spillway: $(B)/tools/main.o $(LIBRARY)
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+$(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
+	@rm -f $@ && ar rcs $@ $^
+$(BENCHMARK_BINARIES): %: %.o $(LIBRARY)
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+$(TEST_BINARIES) $(SOAK_BINARIES): %: %.o $(TEST_SHARED) $(LIBRARY)
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+$(B)/%.o: %.c | packages
+	@echo "  CC   $<"
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
--include $(OBJECTS:.o=.d) $(TEST_BINARIES:=.d) $(TEST_SHARED:.o=.d)
+	@$(CC) $(CFLAGS) -c -o $@ $<
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 .SECONDARY:
-.PHONY: all tests
+.PHONY: all help run test tests asan tsan soak bench reference format install clean packages
