@@ -9,6 +9,7 @@
 #include "core/base.h"
 #include "io/file.h"
 #include "io/ring.h"
+#include "tests/shared/check.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -23,10 +24,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
 
 #define DEPTH       8
 #define CHUNK_BYTES (16 * IO_ALIGN)

@@ -12,6 +12,7 @@
 #include "core/rng.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "tests/shared/check.h"
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
@@ -21,10 +22,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
 
 static char dir[FILE_PATH_MAX];
 static char path[FILE_PATH_MAX + 32];
