@@ -1,0 +1,255 @@
+#include "offload/checkpoint.h"
+
+#include "core/hash.h"
+#include "core/json.h"
+#include "core/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MANIFEST_NAME      "commit.json"
+#define MANIFEST_BYTES_MAX (256 * MIB)
+#define SUM_TEXT_BYTES     20 /* "16 digits", and a line end now and then */
+
+void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
+                     const struct layout *layout)
+{
+    *checkpoint = (struct checkpoint){0};
+    ASSERT(strlen(run_dir) < sizeof(checkpoint->run_dir));
+    strcpy(checkpoint->run_dir, run_dir);
+    checkpoint->text_max = 2 * FILE_PATH_MAX + 1024 +
+                           (size_t)layout->chunk_count * PLANE_COUNT * SUM_TEXT_BYTES;
+    checkpoint->text = mem_alloc(checkpoint->text_max, 1);
+    /* The pages are counted as the program's own: touch them now. */
+    memset(checkpoint->text, ' ', checkpoint->text_max);
+}
+
+void checkpoint_deinit(struct checkpoint *checkpoint)
+{
+    mem_free(checkpoint->text);
+    *checkpoint = (struct checkpoint){0};
+}
+
+/* Appends; there is room by construction. */
+__attribute__((format(printf, 3, 4))) static void append(struct checkpoint *checkpoint,
+                                                         size_t *used, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int written = vsnprintf(checkpoint->text + *used, checkpoint->text_max - *used, format,
+                            arguments);
+    va_end(arguments);
+    ASSERT(written >= 0 && (size_t)written < checkpoint->text_max - *used);
+    *used += (size_t)written;
+}
+
+/* A path as JSON text: quotes, backslashes and control characters escaped. */
+static void append_path(struct checkpoint *checkpoint, size_t *used, const char *path)
+{
+    append(checkpoint, used, "\"");
+    for (const char *c = path; *c; c++)
+        if ((unsigned char)*c < 0x20)
+            append(checkpoint, used, "\\u%04x", *c);
+        else
+            append(checkpoint, used, *c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
+    append(checkpoint, used, "\"");
+}
+
+static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *tier)
+{
+    const struct layout *layout = tier->layout;
+    uint32_t count = layout->chunk_count * PLANE_COUNT;
+    size_t used = 0;
+    append(checkpoint, &used,
+           "{\"version\": 1, \"step\": %" PRIu64 ", \"tokens\": %" PRIu64
+           ", \"slot\": %u, \"parameters\": %" PRIu64 ",\n\"weights_hash\": \"%016" PRIx64
+           "\",\n\"state\": ",
+           checkpoint->step, checkpoint->tokens, tier_open_slot(tier), layout->real_parameters,
+           checkpoint->weights_hash);
+    append_path(checkpoint, &used, tier->state_path);
+    append(checkpoint, &used, ",\n\"sums_hash\": \"%016" PRIx64 "\",\n\"sums\": [",
+           hash_bytes(tier->plane_sums, count * sizeof(uint64_t), checkpoint->step));
+    for (uint32_t i = 0; i < count; i++)
+        append(checkpoint, &used, "%s\"%016" PRIx64 "\"", i ? "," : "", tier->plane_sums[i]);
+    append(checkpoint, &used, "]}\n");
+    return used;
+}
+
+int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err)
+{
+    checkpoint->weights_hash = tier_weights_hash(tier);
+    /* A failed flush is never tried again: the kernel may have dropped the pages it could not
+     * write. */
+    if (fdatasync(tier->state_fd) != 0)
+        return err_set_errno(err, errno,
+                             "cannot flush %s; the commit before this one is intact: continue "
+                             "with --resume",
+                             tier->state_path);
+    char path[FILE_PATH_MAX];
+    int result = file_join(path, checkpoint->run_dir, MANIFEST_NAME, err);
+    if (result)
+        return result;
+    size_t bytes = write_manifest(checkpoint, tier);
+    result = file_replace(path, checkpoint->text, bytes, err);
+    if (result)
+        return result;
+    tier->committed_slot = (int)tier_open_slot(tier);
+    return 0;
+}
+
+static int damaged(const char *path, struct err *err)
+{
+    return err_set(err, ERR_CORRUPT,
+                   "%s is damaged: it does not agree with its own checksum or misses a member",
+                   path);
+}
+
+static int parse_manifest(struct checkpoint_manifest *manifest, const struct json_value *root,
+                          const char *path, struct err *err)
+{
+    const struct json_value *sums = json_get(root, "sums");
+    const char *hash = json_get_string(root, "weights_hash", NULL);
+    const char *sums_hash = json_get_string(root, "sums_hash", NULL);
+    const char *state = json_get_string(root, "state", NULL);
+    int64_t step = json_get_int(root, "step", -1), slot = json_get_int(root, "slot", -1);
+    size_t count = json_length(sums);
+    if (json_get_int(root, "version", 0) != 1)
+        return err_set(err, ERR_INPUT, "%s was written by another version of spillway", path);
+    if (!hash || !sums_hash || !state || step < 0 || slot < 0 || slot > 1 ||
+        count % PLANE_COUNT || count == 0 || strlen(state) >= sizeof(manifest->state_path))
+        return damaged(path, err);
+    manifest->step = (uint64_t)step;
+    manifest->tokens = (uint64_t)json_get_int(root, "tokens", 0);
+    manifest->parameters = (uint64_t)json_get_int(root, "parameters", 0);
+    manifest->slot = (uint32_t)slot;
+    manifest->weights_hash = strtoull(hash, NULL, 16);
+    strcpy(manifest->state_path, state);
+    manifest->chunk_count = (uint32_t)(count / PLANE_COUNT);
+    manifest->plane_sums = mem_alloc(count, sizeof(*manifest->plane_sums));
+    for (size_t i = 0; i < count; i++) {
+        const char *text = json_string(json_at(sums, i));
+        if (!text)
+            return damaged(path, err);
+        manifest->plane_sums[i] = strtoull(text, NULL, 16);
+    }
+    uint64_t found = hash_bytes(manifest->plane_sums, count * sizeof(uint64_t), manifest->step);
+    if (found != strtoull(sums_hash, NULL, 16))
+        return damaged(path, err);
+    return 0;
+}
+
+int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
+                    const struct layout *layout, struct err *err)
+{
+    *manifest = (struct checkpoint_manifest){0};
+    char path[FILE_PATH_MAX];
+    int result = file_join(path, run_dir, MANIFEST_NAME, err);
+    if (result)
+        return result;
+    if (!file_exists(path))
+        return 1;
+    struct json_value *root = json_load(path, err);
+    if (!root)
+        return err->code;
+    result = parse_manifest(manifest, root, path, err);
+    json_free(root);
+    if (result == 0 && layout &&
+        (manifest->chunk_count != layout->chunk_count ||
+         manifest->parameters != layout->real_parameters))
+        result = err_set(err, ERR_INPUT,
+                         "the commit in %s belongs to another model: it has %" PRIu64
+                         " parameters, this one %" PRIu64,
+                         run_dir, manifest->parameters, layout->real_parameters);
+    if (result)
+        checkpoint_unload(manifest);
+    return result;
+}
+
+void checkpoint_unload(struct checkpoint_manifest *manifest)
+{
+    mem_free(manifest->plane_sums);
+    *manifest = (struct checkpoint_manifest){0};
+}
+
+int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir,
+                           const struct layout *layout, struct err *err)
+{
+    *reader = (struct checkpoint_reader){.layout = layout, .fd = -1};
+    int result = checkpoint_load(&reader->manifest, run_dir, layout, err);
+    if (result == 1)
+        return err_set(err, ERR_INPUT,
+                       "%s has no commit yet: the first one comes after --checkpoint-every steps "
+                       "or at the end",
+                       run_dir);
+    if (result)
+        return result;
+    ASSERT(strlen(run_dir) < sizeof(reader->run_dir));
+    strcpy(reader->run_dir, run_dir);
+    reader->fd = open(reader->manifest.state_path, O_RDONLY | O_CLOEXEC);
+    if (reader->fd < 0)
+        return err_set_errno(err, errno, "cannot open %s, which holds the state of %s",
+                             reader->manifest.state_path, run_dir);
+    return 0;
+}
+
+void checkpoint_reader_close(struct checkpoint_reader *reader)
+{
+    if (reader->fd > 0)
+        close(reader->fd);
+    checkpoint_unload(&reader->manifest);
+    reader->fd = -1;
+}
+
+static bool replaced_meanwhile(const struct checkpoint_reader *reader)
+{
+    struct checkpoint_manifest now;
+    struct err ignored;
+    int result = checkpoint_load(&now, reader->run_dir, reader->layout, &ignored);
+    bool replaced = result == 0 && now.step != reader->manifest.step;
+    if (result == 0)
+        checkpoint_unload(&now);
+    return replaced;
+}
+
+int checkpoint_read(struct checkpoint_reader *reader, uint32_t chunk, uint32_t first,
+                    uint32_t count, void *data, struct err *err)
+{
+    const struct layout_chunk *c = &reader->layout->chunks[chunk];
+    uint8_t *to = data;
+    for (uint32_t p = first; p < first + count; p++) {
+        uint64_t bytes = c->count * layout_plane_bytes[p];
+        uint64_t offset = reader->manifest.slot * reader->layout->slot_bytes + c->offset +
+                          layout_plane_offset(c, p);
+        for (uint64_t done = 0; done < bytes;) {
+            ssize_t n = pread(reader->fd, to + done, bytes - done, (off_t)(offset + done));
+            if (n < 0 && errno == EINTR)
+                continue;
+            if (n < 0)
+                return err_set_errno(err, errno, "cannot read %s at offset %" PRIu64,
+                                     reader->manifest.state_path, offset + done);
+            if (n == 0)
+                return err_set(err, ERR_CORRUPT, "%s ends at offset %" PRIu64 ", too early",
+                               reader->manifest.state_path, offset + done);
+            done += (uint64_t)n;
+        }
+        /* What was read once is not needed again: leave the page cache to others. */
+        posix_fadvise(reader->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+        if (tier_plane_sum(chunk, p, to, bytes) !=
+            reader->manifest.plane_sums[chunk * PLANE_COUNT + p]) {
+            if (replaced_meanwhile(reader))
+                return 1;
+            return err_set(err, ERR_CORRUPT,
+                           "%s is damaged: at offset %" PRIu64
+                           " the checksum of chunk %u (%s) is wrong",
+                           reader->manifest.state_path, offset, chunk, layout_plane_name[p]);
+        }
+        to += bytes;
+    }
+    return 0;
+}

@@ -1,0 +1,476 @@
+#include "offload/exec.h"
+
+#include "core/clock.h"
+#include "core/float.h"
+#include "offload/checkpoint.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Parameters of one task of the cpu lane: small enough to balance, large enough for its overhead. */
+#define TASK_PARAMETERS ((uint64_t)32768)
+
+static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+/* Cuts every chunk's real parameters into segments of one decay kind, at most TASK_PARAMETERS. */
+static void cut_segments(struct exec *exec, const struct tensors *tensors)
+{
+    const struct layout *layout = exec->layout;
+    uint64_t bound = layout->chunk_count + tensors->count;
+    for (uint32_t c = 0; c < layout->chunk_count; c++)
+        bound += layout->chunks[c].count / TASK_PARAMETERS + 2 * BLOCK_TENSOR_COUNT;
+    exec->segments = mem_alloc(bound, sizeof(*exec->segments));
+    exec->chunk_segments = mem_alloc(layout->chunk_count + 1, sizeof(*exec->chunk_segments));
+    uint32_t filled = 0;
+    for (uint32_t c = 0; c < layout->chunk_count; c++) {
+        const struct layout_chunk *chunk = &layout->chunks[c];
+        const struct tensor_group *group = &tensors->groups[chunk->group];
+        exec->chunk_segments[c] = filled;
+        for (uint32_t t = group->first_tensor; t < group->first_tensor + group->tensor_count; t++) {
+            const struct tensor *tensor = &tensors->list[t];
+            uint64_t end = min_u64(tensor->offset + tensor->count, chunk->first + chunk->real_count);
+            uint64_t at = MAX(tensor->offset, chunk->first);
+            for (uint64_t step; at < end; at += step) {
+                step = min_u64(TASK_PARAMETERS, end - at);
+                ASSERT(filled < bound);
+                exec->segments[filled++] =
+                    (struct exec_segment){at - chunk->first, step, tensor->decay};
+            }
+        }
+    }
+    exec->chunk_segments[layout->chunk_count] = filled;
+}
+
+int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
+{
+    cut_segments(exec, tensors);
+    exec->bad_chunk = PLAN_NONE;
+    int result = mem_arena_open(&exec->ram, exec->memory->tier_bytes[TIER_RAM], err);
+    if (result == 0)
+        result = mem_arena_open(&exec->vram, exec->memory->tier_bytes[TIER_DEVICE], err);
+    return result;
+}
+
+void exec_close(struct exec *exec)
+{
+    mem_arena_close(&exec->ram);
+    mem_arena_close(&exec->vram);
+    mem_free(exec->segments);
+    mem_free(exec->chunk_segments);
+    exec->segments = NULL;
+    exec->chunk_segments = NULL;
+}
+
+void *exec_cell(const struct exec *exec, uint32_t cell)
+{
+    ASSERT(cell < exec->memory->cell_count);
+    const struct plan_cell *c = &exec->memory->cells[cell];
+    const struct mem_arena *arena = c->tier == TIER_DEVICE ? &exec->vram : &exec->ram;
+    ASSERT(c->tier != TIER_NVME && c->bytes > 0 && c->offset + c->bytes <= arena->bytes);
+    return arena->base + c->offset;
+}
+
+/* The memory of the op's n-th use; NULL where the use has no cells. */
+static void *at(const struct exec *exec, const struct plan_op *op, uint32_t use)
+{
+    ASSERT(use < op->use_count);
+    return op->uses[use].cells.count ? exec_cell(exec, op->uses[use].cells.first) : NULL;
+}
+
+static uint64_t row_count(const struct exec *exec)
+{
+    return (uint64_t)exec->place->spec.batch * exec->place->spec.seq;
+}
+
+uint32_t *exec_tokens(const struct exec *exec, uint32_t micro)
+{
+    return exec_cell(exec, exec->memory->tokens_host.first + micro);
+}
+
+double exec_loss(const struct exec *exec)
+{
+    double sum = 0;
+    for (uint32_t m = 0; m < exec->place->spec.accum; m++) {
+        const float *losses = exec_cell(exec, exec->memory->losses_host.first + m);
+        for (uint64_t r = 0; r < row_count(exec); r++)
+            sum += losses[r];
+    }
+    return sum / (double)(row_count(exec) * exec->place->spec.accum);
+}
+
+/* ---- Compute lane: the order of uses is the builder's ---------------------------------------- */
+
+static void run_head(struct exec *exec, const struct plan_op *op)
+{
+    const struct layout_tile *tile = &exec->layout->tiles[op->layer];
+    const uint32_t *tokens = at(exec, op, 2);
+    if (op->kind == OP_HEAD_FORWARD) {
+        struct kernels_head_forward args = {
+            .tile = at(exec, op, 0),
+            .row_first = tile->row_first,
+            .row_count = tile->row_count,
+            .y = at(exec, op, 1),
+            .targets = tokens + row_count(exec),
+            .running = at(exec, op, 3),
+            .first = op->flags & OP_FIRST,
+            .scratch = at(exec, op, 4),
+        };
+        kernels_head_forward(exec->kernels, &args);
+        return;
+    }
+    struct kernels_head_backward args = {
+        .tile = at(exec, op, 0),
+        .row_first = tile->row_first,
+        .row_count = tile->row_count,
+        .y = at(exec, op, 1),
+        .targets = tokens + row_count(exec),
+        .running = at(exec, op, 3),
+        .loss_scale = exec->loss_scale,
+        .dy = at(exec, op, 4),
+        .first = op->flags & OP_FIRST,
+        .gradient = at(exec, op, 5),
+        .accumulate = op->micro > 0,
+        .scratch = at(exec, op, 6),
+    };
+    kernels_head_backward(exec->kernels, &args);
+}
+
+static void run_embedding(struct exec *exec, const struct plan_op *op)
+{
+    if (op->kind == OP_EMBED_FORWARD) {
+        const struct layout_tile *tile = &exec->layout->tiles[op->layer];
+        struct kernels_embed_forward args = {
+            .tile = at(exec, op, 0),
+            .row_first = tile->row_first,
+            .row_count = tile->row_count,
+            .tokens = at(exec, op, 1),
+            .x = at(exec, op, 2),
+        };
+        kernels_embed_forward(exec->kernels, &args);
+    } else if (op->kind == OP_POSITION_FORWARD) {
+        struct kernels_position_forward args = {.wpe = at(exec, op, 0), .x = at(exec, op, 1)};
+        kernels_position_forward(exec->kernels, &args);
+    } else if (op->kind == OP_EMBED_BACKWARD) {
+        const struct layout_tile *tile = &exec->layout->tiles[op->layer];
+        struct kernels_embed_backward args = {
+            .row_first = tile->row_first,
+            .row_count = tile->row_count,
+            .tokens = at(exec, op, 0),
+            .dx = at(exec, op, 1),
+            .gradient = at(exec, op, 2),
+        };
+        kernels_embed_backward(exec->kernels, &args);
+    } else {
+        struct kernels_position_backward args = {
+            .dx = at(exec, op, 0),
+            .gradient = at(exec, op, 1),
+            .positions = exec->place->spec.config->positions,
+            .accumulate = op->micro > 0,
+        };
+        kernels_position_backward(exec->kernels, &args);
+    }
+}
+
+static void run_norm(struct exec *exec, const struct plan_op *op)
+{
+    if (op->kind == OP_NORM_FORWARD) {
+        struct kernels_norm_forward args = {
+            .weights = at(exec, op, 0),
+            .x = at(exec, op, 1),
+            .y = at(exec, op, 2),
+            .statistics = at(exec, op, 3),
+        };
+        kernels_norm_forward(exec->kernels, &args);
+        return;
+    }
+    struct kernels_norm_backward args = {
+        .weights = at(exec, op, 0),
+        .x = at(exec, op, 1),
+        .statistics = at(exec, op, 2),
+        .dy = at(exec, op, 3),
+        .dx = at(exec, op, 3),
+        .gradient = at(exec, op, 4),
+        .accumulate = op->micro > 0,
+        .scratch = at(exec, op, 5),
+    };
+    kernels_norm_backward(exec->kernels, &args);
+}
+
+static void run_block(struct exec *exec, const struct plan_op *op)
+{
+    if (op->kind == OP_BLOCK_BACKWARD) {
+        struct kernels_block_backward args = {
+            .weights = at(exec, op, 0),
+            .x_in = at(exec, op, 1),
+            .inner = at(exec, op, 2),
+            .dx = at(exec, op, 3),
+            .gradient = at(exec, op, 4),
+            .accumulate = op->micro > 0,
+            .scratch = at(exec, op, 5),
+        };
+        kernels_block_backward(exec->kernels, &args);
+        return;
+    }
+    bool again = op->kind == OP_RECOMPUTE;
+    struct kernels_block_forward args = {
+        .weights = at(exec, op, 0),
+        .x_in = at(exec, op, 1),
+        .x_out = again ? NULL : at(exec, op, 2),
+        .inner = at(exec, op, again ? 2 : 3),
+        .scratch = at(exec, op, again ? 3 : 4),
+    };
+    kernels_block_forward(exec->kernels, &args);
+}
+
+static void run_gradient_store(struct exec *exec, const struct plan_op *op)
+{
+    const struct layout_chunk *chunk = &exec->layout->chunks[op->chunk];
+    uint64_t each = exec->place->gradient_bytes;
+    uint8_t *stored = at(exec, op, 1);
+    double *squares = (double *)at(exec, op, 2) + (uint64_t)op->chunk * PLAN_SQUARES_PER_CHUNK;
+    ASSERT(div_up(chunk->real_count, KERNELS_NORM_BLOCK) <= PLAN_SQUARES_PER_CHUNK);
+    memset(squares, 0, PLAN_SQUARES_PER_CHUNK * sizeof(*squares));
+    kernels_gradient_store(exec->kernels, at(exec, op, 0), stored, chunk->real_count, squares);
+    memset(stored + chunk->real_count * each, 0, (chunk->count - chunk->real_count) * each);
+}
+
+/* ---- Cpu lane --------------------------------------------------------------------------------- */
+
+struct chunk_planes {
+    uint8_t *plane[PLANE_COUNT];
+};
+
+/* Where a chunk's planes are: resident ones at home, the others in the stage. */
+static struct chunk_planes find_planes(const struct exec *exec, uint32_t chunk, uint8_t *stage)
+{
+    struct chunk_planes planes = {0};
+    const struct layout_chunk *c = &exec->layout->chunks[chunk];
+    uint32_t first = exec->memory->plane_ram.first + chunk * PLANE_COUNT;
+    for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+        if (p < exec->place->resident[chunk])
+            planes.plane[p] = exec_cell(exec, first + p);
+        else if (stage)
+            planes.plane[p] = stage + layout_plane_offset(c, p);
+    }
+    return planes;
+}
+
+struct plane_sums_job {
+    const struct exec *exec;
+    const struct chunk_planes *planes;
+    uint32_t chunk, first;
+    uint64_t sums[PLANE_COUNT];
+};
+
+static void sum_plane(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    struct plane_sums_job *job = context;
+    /* The wide planes first: they take twice as long. */
+    uint32_t plane = PLANE_COUNT - 1 - task;
+    uint64_t bytes = job->exec->layout->chunks[job->chunk].count * layout_plane_bytes[plane];
+    job->sums[plane] = tier_plane_sum(job->chunk, plane, job->planes->plane[plane], bytes);
+}
+
+static void sum_planes(struct exec *exec, struct plane_sums_job *job)
+{
+    if (job->first < PLANE_COUNT)
+        pool_run(exec->cpu_pool, sum_plane, job, PLANE_COUNT - job->first);
+}
+
+struct update_job {
+    const struct exec *exec;
+    const struct chunk_planes *planes;
+    const uint8_t *gradient;
+    const struct exec_segment *segments;
+    bool *failed; /* one writer at least; all write true */
+};
+
+static void update_segment(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    const struct update_job *job = context;
+    const struct exec_segment *segment = &job->segments[task];
+    uint64_t first = segment->first;
+    struct optim_range range = {
+        .hi = (uint16_t *)job->planes->plane[PLANE_HI] + first,
+        .lo = (int16_t *)job->planes->plane[PLANE_LO] + first,
+        .m = (float *)job->planes->plane[PLANE_M] + first,
+        .v = (float *)job->planes->plane[PLANE_V] + first,
+        .gradient = job->gradient + first * job->exec->place->gradient_bytes,
+        .count = segment->count,
+        .decay = segment->decay,
+    };
+    if (!optim_update(&range, &job->exec->step, job->exec->place->spec.precision))
+        __atomic_store_n(job->failed, true, __ATOMIC_RELAXED);
+}
+
+static void run_update(struct exec *exec, const struct plan_op *op)
+{
+    const struct plan_memory *memory = exec->memory;
+    uint32_t chunk = op->chunk, resident = exec->place->resident[chunk];
+    struct chunk_planes planes = find_planes(exec, chunk, at(exec, op, 1));
+    const uint8_t *gradient = at(exec, op, 2);
+    uint64_t *sums = &exec->tier->plane_sums[chunk * PLANE_COUNT];
+    struct plane_sums_job job = {
+        .exec = exec, .planes = &planes, .chunk = chunk, .first = resident};
+    sum_planes(exec, &job);
+    for (uint32_t p = resident; p < PLANE_COUNT; p++)
+        if (job.sums[p] != sums[p])
+            tier_fail_plane(exec->tier, chunk, p);
+    if (!exec->place->gradient_in_ram[chunk]) {
+        uint32_t cell = memory->gradient_nvme.first + chunk;
+        uint64_t bytes = memory->cells[cell].bytes;
+        if (tier_cell_sum(cell, gradient, bytes) != exec->tier->cell_sums[cell])
+            tier_fail_cell(exec->tier, cell);
+    }
+    bool failed = false;
+    uint32_t first = exec->chunk_segments[chunk], end = exec->chunk_segments[chunk + 1];
+    struct update_job update = {exec, &planes, gradient, &exec->segments[first], &failed};
+    pool_run(exec->cpu_pool, update_segment, &update, end - first);
+    if (failed)
+        fatal("a weight of chunk %u is no longer finite after its update: lower --lr; the last "
+              "commit is intact",
+              chunk);
+    job.first = exec->commit_plan ? 0 : resident;
+    sum_planes(exec, &job);
+    for (uint32_t p = job.first; p < PLANE_COUNT; p++)
+        sums[p] = job.sums[p];
+}
+
+struct join_job {
+    const uint16_t *hi;
+    const int16_t *lo;
+    float *out;
+    uint64_t count;
+};
+
+static void join_part(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    const struct join_job *job = context;
+    uint64_t first = task * TASK_PARAMETERS, end = min_u64(first + TASK_PARAMETERS, job->count);
+    for (uint64_t i = first; i < end; i++)
+        job->out[i] = float_join(job->hi[i], job->lo[i]);
+}
+
+static void run_join(struct exec *exec, const struct plan_op *op)
+{
+    uint64_t count = exec->layout->chunks[op->chunk].count;
+    struct chunk_planes planes = find_planes(exec, op->chunk, at(exec, op, 1));
+    if (exec->place->spec.precision == PRECISION_BF16) {
+        memcpy(at(exec, op, 2), planes.plane[PLANE_HI], count * 2);
+        return;
+    }
+    struct join_job job = {(const uint16_t *)planes.plane[PLANE_HI],
+                           (const int16_t *)planes.plane[PLANE_LO], at(exec, op, 2), count};
+    pool_run(exec->cpu_pool, join_part, &job, (uint32_t)div_up(count, TASK_PARAMETERS));
+}
+
+static void run_verify(struct exec *exec, const struct plan_op *op)
+{
+    uint8_t *data = at(exec, op, 0);
+    if (!op->plane_count) {
+        uint32_t cell = op->uses[1].cells.first;
+        if (tier_cell_sum(cell, data, op->bytes) != exec->tier->cell_sums[cell])
+            tier_fail_cell(exec->tier, cell);
+        return;
+    }
+    const struct layout_chunk *chunk = &exec->layout->chunks[op->chunk];
+    for (uint32_t p = op->plane; p < (uint32_t)op->plane + op->plane_count; p++) {
+        uint64_t sum = tier_plane_sum(op->chunk, p, data + layout_plane_offset(chunk, p),
+                                      chunk->count * layout_plane_bytes[p]);
+        if (sum != exec->tier->plane_sums[op->chunk * PLANE_COUNT + p])
+            tier_fail_plane(exec->tier, op->chunk, p);
+    }
+}
+
+static void run_sum(struct exec *exec, const struct plan_op *op)
+{
+    uint32_t cell = op->uses[1].cells.first;
+    exec->tier->cell_sums[cell] = tier_cell_sum(cell, at(exec, op, 0), op->bytes);
+}
+
+static void run_clip(struct exec *exec, const struct plan_op *op)
+{
+    const double *squares = at(exec, op, 0);
+    double sum = 0;
+    exec->bad_chunk = PLAN_NONE;
+    for (uint32_t c = 0; c < exec->layout->chunk_count; c++)
+        for (uint32_t i = 0; i < PLAN_SQUARES_PER_CHUNK; i++) {
+            double square = squares[(uint64_t)c * PLAN_SQUARES_PER_CHUNK + i];
+            if (!isfinite(square) && exec->bad_chunk == PLAN_NONE)
+                exec->bad_chunk = c;
+            sum += square;
+        }
+    exec->gradient_norm = sqrt(sum);
+}
+
+static void run_commit(struct exec *exec)
+{
+    uint64_t start_ns = clock_ns();
+    struct err err;
+    if (checkpoint_commit(exec->checkpoint, exec->tier, &err) != 0)
+        fatal("%s", err.message);
+    exec->commit_ns = clock_ns() - start_ns;
+}
+
+void exec_op(struct exec *exec, const struct plan_op *op)
+{
+    switch ((enum plan_op_kind)op->kind) {
+    case OP_EMBED_FORWARD:
+    case OP_POSITION_FORWARD:
+    case OP_EMBED_BACKWARD:
+    case OP_POSITION_BACKWARD:
+        run_embedding(exec, op);
+        return;
+    case OP_BLOCK_FORWARD:
+    case OP_RECOMPUTE:
+    case OP_BLOCK_BACKWARD:
+        run_block(exec, op);
+        return;
+    case OP_NORM_FORWARD:
+    case OP_NORM_BACKWARD:
+        run_norm(exec, op);
+        return;
+    case OP_HEAD_FORWARD:
+    case OP_HEAD_BACKWARD:
+        run_head(exec, op);
+        return;
+    case OP_HEAD_LOSS: {
+        struct kernels_head_loss args = {at(exec, op, 0), at(exec, op, 1)};
+        kernels_head_loss(exec->kernels, &args);
+        return;
+    }
+    case OP_GRADIENT_STORE:
+        run_gradient_store(exec, op);
+        return;
+    case OP_COPY_H2D:
+    case OP_COPY_D2H:
+        memcpy(at(exec, op, 1), at(exec, op, 0), op->bytes);
+        return;
+    case OP_UPDATE:
+        run_update(exec, op);
+        return;
+    case OP_JOIN:
+        run_join(exec, op);
+        return;
+    case OP_VERIFY:
+        run_verify(exec, op);
+        return;
+    case OP_SUM:
+        run_sum(exec, op);
+        return;
+    case OP_CLIP:
+        run_clip(exec, op);
+        return;
+    case OP_COMMIT:
+        run_commit(exec);
+        return;
+    case OP_READ:
+    case OP_WRITE:
+    case OP_KIND_COUNT:
+        break;
+    }
+    ASSERT(!"an op that no lane thread runs");
+}

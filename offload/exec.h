@@ -1,0 +1,61 @@
+/*
+ * exec: what each op of a plan does on the CPU device: the table from op kinds to kernels, copies,
+ * updates and checksums. Owns the arenas. Called by engine_real's lane threads, one op of a lane at
+ * a time; two ops that run at the same moment never touch the same cell, because the plan says so.
+ */
+#ifndef SPILLWAY_OFFLOAD_EXEC_H
+#define SPILLWAY_OFFLOAD_EXEC_H
+
+#include "core/mem.h"
+#include "core/pool.h"
+#include "model/kernels.h"
+#include "model/optim.h"
+#include "offload/plan.h"
+#include "offload/tier.h"
+
+struct checkpoint;
+
+/* A run of parameters of one decay kind, within a chunk. */
+struct exec_segment {
+    uint64_t first, count; /* in the chunk */
+    bool decay;
+};
+
+struct exec {
+    const struct place *place;        /* borrowed, as all below */
+    const struct plan_memory *memory;
+    const struct layout *layout;
+    struct kernels *kernels;
+    struct pool *cpu_pool;
+    struct tier *tier;
+    struct checkpoint *checkpoint;
+    struct mem_arena ram, vram;       /* owned; vram is empty without a separate device */
+    struct exec_segment *segments;    /* owned */
+    uint32_t *chunk_segments;         /* owned; [chunk_count + 1] */
+
+    /* Set by the trainer between plans. */
+    struct optim_step step;           /* of the pending update */
+    float loss_scale;                 /* 1 / tokens of a step */
+    bool commit_plan;                 /* the plan that runs commits */
+
+    /* Results. */
+    double gradient_norm;             /* by OP_CLIP */
+    uint32_t bad_chunk;               /* chunk whose gradient is not finite, or PLAN_NONE */
+    uint64_t commit_ns;               /* how long the last commit's flush and manifest took */
+};
+
+/* Opens the arenas. Everything else is assigned by the caller beforehand. */
+int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err);
+void exec_close(struct exec *exec);
+
+void *exec_cell(const struct exec *exec, uint32_t cell);
+
+/* Compute, copy and cpu lanes. */
+void exec_op(struct exec *exec, const struct plan_op *op);
+
+/* Tokens of a micro-batch on the host: inputs [R], then targets [R]. */
+uint32_t *exec_tokens(const struct exec *exec, uint32_t micro);
+/* Mean loss over all tokens of the step, summed in double in canonical order. */
+double exec_loss(const struct exec *exec);
+
+#endif
