@@ -1,0 +1,241 @@
+#include "offload/state.h"
+
+#include "core/float.h"
+#include "core/log.h"
+#include "io/ring.h"
+#include "io/safetensors.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#define PIECE_PARAMETERS ((uint64_t)16384)
+
+/* Memory for one chunk's planes: home where resident, else a stage (the builder's first state stage
+ * where there is one). */
+struct image {
+    uint8_t *plane[PLANE_COUNT];
+};
+
+static struct image image_of(const struct exec *exec, uint32_t chunk)
+{
+    struct image image;
+    const struct layout_chunk *c = &exec->layout->chunks[chunk];
+    for (uint32_t p = 0; p < PLANE_COUNT; p++)
+        if (p < exec->place->resident[chunk])
+            image.plane[p] =
+                exec_cell(exec, exec->memory->plane_ram.first + chunk * PLANE_COUNT + p);
+        else
+            image.plane[p] = (uint8_t *)exec_cell(exec, exec->memory->state_stage.first) +
+                             layout_plane_offset(c, p);
+    return image;
+}
+
+static uint64_t plane_bytes(const struct exec *exec, uint32_t chunk, uint32_t plane)
+{
+    return exec->layout->chunks[chunk].count * layout_plane_bytes[plane];
+}
+
+/* Sums all planes of the image, writes the spilled ones. */
+static int keep_image(struct exec *exec, struct ring *ring, uint32_t chunk,
+                      const struct image *image, struct err *err)
+{
+    uint32_t resident = exec->place->resident[chunk];
+    uint32_t first_cell = exec->memory->plane_nvme.first + chunk * PLANE_COUNT;
+    uint64_t bytes = 0;
+    for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+        exec->tier->plane_sums[chunk * PLANE_COUNT + p] =
+            tier_plane_sum(chunk, p, image->plane[p], plane_bytes(exec, chunk, p));
+        bytes += p >= resident ? plane_bytes(exec, chunk, p) : 0;
+    }
+    if (!bytes)
+        return 0;
+    struct tier_location where = tier_write_at(exec->tier, first_cell + resident);
+    return tier_transfer(exec->tier, ring, true, where, image->plane[resident], bytes, err);
+}
+
+struct fill_job {
+    const struct tensors *tensors;
+    const struct layout_chunk *chunk;
+    const struct image *image;
+    uint64_t seed;
+    bool failed;
+};
+
+static void put_master(const struct image *image, uint64_t i, float master)
+{
+    float_split(master, (uint16_t *)image->plane[PLANE_HI] + i,
+                (int16_t *)image->plane[PLANE_LO] + i);
+}
+
+static void fill_piece(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    struct fill_job *job = context;
+    const struct layout_chunk *chunk = job->chunk;
+    const struct tensor_group *group = &job->tensors->groups[chunk->group];
+    uint64_t first = chunk->first + task * PIECE_PARAMETERS;
+    uint64_t end = MIN(first + PIECE_PARAMETERS, chunk->first + chunk->count);
+    for (uint64_t i = first; i < end; i++)
+        put_master(job->image, i - chunk->first, 0);
+    for (uint32_t t = group->first_tensor; t < group->first_tensor + group->tensor_count; t++) {
+        const struct tensor *tensor = &job->tensors->list[t];
+        uint64_t from = MAX(first, tensor->offset);
+        uint64_t to = MIN(end, tensor->offset + tensor->count);
+        for (uint64_t i = from; i < to; i++)
+            put_master(job->image, i - chunk->first,
+                       tensors_initial_value(job->tensors, t, i - tensor->offset, job->seed));
+    }
+}
+
+static const struct safetensors_tensor *find_weights(const struct safetensors *weights,
+                                                     const char *name)
+{
+    static const char prefix[] = "transformer.";
+    const struct safetensors_tensor *found = safetensors_find(weights, name);
+    /* The files of the original GPT-2 lack the prefix of the model with a head. */
+    if (!found && strncmp(name, prefix, sizeof(prefix) - 1) == 0)
+        found = safetensors_find(weights, name + sizeof(prefix) - 1);
+    return found;
+}
+
+int state_check_weights(const struct safetensors *weights, const struct tensors *tensors,
+                        struct err *err)
+{
+    for (uint32_t t = 0; t < tensors->count; t++) {
+        const struct tensor *tensor = &tensors->list[t];
+        const struct safetensors_tensor *found = find_weights(weights, tensor->name);
+        if (!found)
+            return err_set(err, ERR_INPUT, "the weight file has no tensor %s", tensor->name);
+        bool same = found->dim_count == tensor->dim_count;
+        for (uint32_t d = 0; d < tensor->dim_count && same; d++)
+            same = found->shape[d] == tensor->shape[d];
+        if (!same)
+            return err_set(err, ERR_INPUT,
+                           "tensor %s of the weight file has another shape than the model's "
+                           "config.json says",
+                           tensor->name);
+    }
+    return 0;
+}
+
+static int fill_from_weights(struct fill_job *job, const struct safetensors *weights, float *values,
+                             struct err *err)
+{
+    const struct layout_chunk *chunk = job->chunk;
+    const struct tensor_group *group = &job->tensors->groups[chunk->group];
+    for (uint64_t i = 0; i < chunk->count; i++)
+        put_master(job->image, i, 0);
+    for (uint32_t t = group->first_tensor; t < group->first_tensor + group->tensor_count; t++) {
+        const struct tensor *tensor = &job->tensors->list[t];
+        uint64_t from = MAX(chunk->first, tensor->offset);
+        uint64_t to = MIN(chunk->first + chunk->real_count, tensor->offset + tensor->count);
+        if (from >= to)
+            continue;
+        const struct safetensors_tensor *found = find_weights(weights, tensor->name);
+        ASSERT(found); /* state_check_weights */
+        int result =
+            safetensors_read(weights, found, from - tensor->offset, values, to - from, err);
+        if (result)
+            return result;
+        for (uint64_t i = from; i < to; i++) {
+            if (!isfinite(values[i - from]))
+                return err_set(err, ERR_INPUT, "tensor %s has a weight that is not finite",
+                               tensor->name);
+            put_master(job->image, i - chunk->first, values[i - from]);
+        }
+    }
+    return 0;
+}
+
+int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors,
+                 uint64_t seed, const struct safetensors *weights, struct err *err)
+{
+    float *values = weights ? mem_alloc(exec->layout->chunk_count_max, sizeof(*values)) : NULL;
+    struct log_progress progress;
+    log_progress_start(&progress, "weights", "chunks", exec->layout->chunk_count);
+    int result = 0;
+    for (uint32_t c = 0; c < exec->layout->chunk_count && result == 0; c++) {
+        struct image image = image_of(exec, c);
+        struct fill_job job = {tensors, &exec->layout->chunks[c], &image, seed, false};
+        if (weights)
+            result = fill_from_weights(&job, weights, values, err);
+        else
+            pool_run(exec->cpu_pool, fill_piece, &job,
+                     (uint32_t)div_up(exec->layout->chunks[c].count, PIECE_PARAMETERS));
+        memset(image.plane[PLANE_M], 0, plane_bytes(exec, c, PLANE_M));
+        memset(image.plane[PLANE_V], 0, plane_bytes(exec, c, PLANE_V));
+        if (result == 0)
+            result = keep_image(exec, ring, c, &image, err);
+        log_progress_update(&progress, c + 1, NULL);
+    }
+    log_progress_end(&progress);
+    mem_free(values);
+    return result;
+}
+
+int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_manifest *manifest,
+               struct err *err)
+{
+    struct tier *tier = exec->tier;
+    uint32_t chunks = exec->layout->chunk_count;
+    ASSERT(manifest->chunk_count == chunks);
+    memcpy(tier->plane_sums, manifest->plane_sums, chunks * PLANE_COUNT * sizeof(uint64_t));
+    memset(tier->chunk_slot, (int)manifest->slot, chunks);
+    tier->committed_slot = (int)manifest->slot;
+    for (uint32_t c = 0; c < chunks; c++)
+        for (uint32_t p = 0; p < exec->place->resident[c]; p++) {
+            uint32_t i = c * PLANE_COUNT + p;
+            void *home = exec_cell(exec, exec->memory->plane_ram.first + i);
+            struct tier_location where = tier_read_at(tier, exec->memory->plane_nvme.first + i);
+            uint64_t bytes = plane_bytes(exec, c, p);
+            int result = tier_transfer(tier, ring, false, where, home, bytes, err);
+            if (result)
+                return result;
+            if (tier_plane_sum(c, p, home, bytes) != tier->plane_sums[i])
+                return err_set(err, ERR_CORRUPT,
+                               "%s is damaged: at offset %" PRIu64
+                               " the checksum of chunk %u (%s) is wrong",
+                               tier->state_path, where.offset, c, layout_plane_name[p]);
+        }
+    return 0;
+}
+
+int state_move(struct exec *exec, struct ring *ring, struct checkpoint_reader *reader,
+               struct err *err)
+{
+    for (uint32_t c = 0; c < exec->layout->chunk_count; c++) {
+        struct image image = image_of(exec, c);
+        for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+            int result = checkpoint_read(reader, c, p, 1, image.plane[p], err);
+            if (result == 1)
+                result = err_set(err, ERR_INPUT, "%s is being written by another process",
+                                 reader->run_dir);
+            if (result)
+                return result;
+        }
+        int result = keep_image(exec, ring, c, &image, err);
+        if (result)
+            return result;
+    }
+    return 0;
+}
+
+int state_commit(struct exec *exec, struct ring *ring, uint64_t *written, struct err *err)
+{
+    struct tier *tier = exec->tier;
+    *written = 0;
+    for (uint32_t c = 0; c < exec->layout->chunk_count; c++)
+        for (uint32_t p = 0; p < exec->place->resident[c]; p++) {
+            uint32_t i = c * PLANE_COUNT + p;
+            void *home = exec_cell(exec, exec->memory->plane_ram.first + i);
+            uint64_t bytes = plane_bytes(exec, c, p);
+            tier->plane_sums[i] = tier_plane_sum(c, p, home, bytes);
+            struct tier_location where = tier_write_at(tier, exec->memory->plane_nvme.first + i);
+            int result = tier_transfer(tier, ring, true, where, home, bytes, err);
+            if (result)
+                return result;
+            *written += bytes;
+        }
+    return checkpoint_commit(exec->checkpoint, tier, err);
+}

@@ -1,0 +1,35 @@
+/*
+ * state: the first filling of the tiers: fresh weights, weights of a Hugging Face folder, or a
+ * committed state; and a commit outside a step. For use before and between steps: these functions
+ * wait for every transfer.
+ */
+#ifndef SPILLWAY_OFFLOAD_STATE_H
+#define SPILLWAY_OFFLOAD_STATE_H
+
+#include "offload/checkpoint.h"
+#include "offload/exec.h"
+
+struct ring;
+struct safetensors;
+
+/* Master weights from (seed, tensor, index), or from `weights` when it is not NULL; moments zero. */
+int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors,
+                 uint64_t seed, const struct safetensors *weights, struct err *err);
+
+/* A committed state that lies in tier's own file: resident planes are read, sums taken over. */
+int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_manifest *manifest,
+               struct err *err);
+
+/* A committed state of another file, read through `reader`, into this (new) tier. */
+int state_move(struct exec *exec, struct ring *ring, struct checkpoint_reader *reader,
+               struct err *err);
+
+/* Writes the resident planes into the open slot and commits. No gradient is pending. Returns the
+ * bytes written in *written. */
+int state_commit(struct exec *exec, struct ring *ring, uint64_t *written, struct err *err);
+
+/* Checks names and shapes of a Hugging Face GPT-2 weight file against the model. */
+int state_check_weights(const struct safetensors *weights, const struct tensors *tensors,
+                        struct err *err);
+
+#endif
