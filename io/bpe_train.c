@@ -135,6 +135,11 @@ void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from)
     }
 }
 
+uint64_t bpe_trainer_bytes(const struct bpe_trainer *trainer) {
+    return trainer->piece_capacity * sizeof(*trainer->pieces) + trainer->text_capacity +
+           ((uint64_t)1 << trainer->slot_bits) * sizeof(*trainer->slots);
+}
+
 /* ---------------------------------------------------------------------------------------------
  * Words and pairs
  * ------------------------------------------------------------------------------------------- */
