@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Property: budgets are hard (DESIGN section 2.2). A budget that cannot work is refused before
+# anything is written, in under a second of processor time, with a sentence that ends in the
+# smallest flag that works; that one works, and 95 % of it does not. A run stays inside a memory
+# cgroup of exactly its RAM and VRAM budget: no OOM kill, no swap, and the NVMe tier in use.
+# Method: the flag is read out of the refusal and given back. With SOAK=1 also gpt2-124m at full size.
+. tests/shared/system.sh
+if is_sanitized; then
+    skip "budgets" "a sanitizer's build has memory of its own"
+    finish
+fi
+make_data
+tiny=(train --data "$work/data" --nvme "$work/nvme" --seq 32 --batch 2 --steps 3)
+
+# refusal_of FLAG NAME ARGUMENT...: the run is refused quickly; $least is the value of the flag that
+# ends the sentence.
+refusal_of() {
+    local flag=$1 name="$2 refuses a small $1"
+    run "${@:3}" --out "$work/refused"
+    refused "$name" 1 "$flag [0-9.]+[KMGT]?\$"
+    least=$(tail -n 1 "$work/err" | sed -n "s/.*$flag \([0-9.]*[KMGT]\{0,1\}\)\$/\1/p")
+    check "$name in under a second ($ticks ticks)" test "$ticks" -lt 100
+    check "$name and writes nothing" test ! -e "$work/refused/metrics.jsonl"
+}
+bytes_of() {
+    echo "$1" | awk '{ u = index("KMGT", substr($1, length($1))); printf "%.0f\n", $1 * 1024 ^ u }'
+}
+percent95() {
+    echo $(($(bytes_of "$1") * 95 / 100))
+}
+
+# budget_case NAME FLAG MODEL ARGUMENT...: refusal, the least that works, 95 % of it.
+budget_case() {
+    local name=$1 flag=$2
+    shift 2
+    refusal_of "$flag" "$name" "$@" "$flag" 1M
+    [ -n "$least" ] || return
+    run "$@" "$flag" "$least" --out "$work/least"
+    check "$name works with $flag $least" test $status -eq 0
+    rm -rf "$work/least"
+    run "$@" "$flag" "$(percent95 "$least")" --out "$work/refused"
+    refused "$name refuses 95 % of $flag $least" 1 "$flag $least\$"
+}
+budget_case "gpt-tiny" --ram-budget "${tiny[@]}" --model gpt-tiny
+ram_alone=$least
+budget_case "gpt-tiny with an arena" --ram-budget "${tiny[@]}" --model gpt-tiny --vram-budget 64M
+ram_least=$least
+budget_case "gpt-tiny's arena" --vram-budget "${tiny[@]}" --model gpt-tiny --ram-budget 512M
+vram_least=$least
+budget_case "gpt-tiny's drive" --nvme-budget "${tiny[@]}" --model gpt-tiny --ram-budget "${ram_alone:-512M}"
+
+# in_group NAME RAM VRAM ARGUMENT...: runs to the end inside a cgroup of RAM + VRAM.
+in_group() {
+    local name=$1 ram=$2 vram=$3 limit run_dir=$work/grouped
+    shift 3
+    limit=$(($(bytes_of "$ram") + $(bytes_of "$vram")))
+    if ! make_group $limit; then
+        skip "$name" "no memory cgroup may be made here (not root, or no controller)"
+        return
+    fi
+    run_in_group "$@" --ram-budget "$ram" --vram-budget "$vram" --out "$run_dir"
+    check "$name ends well" test $status -eq 0
+    same "$name: no OOM kill" "$(group_oom_kills)" 0
+    same "$name: no swap" "$(group_swap_bytes)" 0
+    echo "    peak $(group_peak_bytes) of $limit bytes, the page cache included"
+    check "$name: the drive was used" test "$(last_value "$run_dir/metrics.jsonl" ssd_read_bytes)" -gt 0
+    check "$name: RAM peak within the budget" \
+        test "$(last_value "$run_dir/metrics.jsonl" ram_peak_bytes)" -le "$(bytes_of "$ram")"
+    check "$name: arena peak within the budget" \
+        test "$(last_value "$run_dir/metrics.jsonl" vram_peak_bytes)" -le "$(bytes_of "$vram")"
+    rmdir "$group"
+    rm -rf "$run_dir"
+}
+[ -z "$ram_least" ] || in_group "gpt-tiny at its least RAM in a cgroup" "$ram_least" 64M \
+    "${tiny[@]}" --model gpt-tiny
+[ -z "$vram_least" ] || in_group "gpt-tiny at its least arena in a cgroup" "${ram_least:-512M}" \
+    "$vram_least" "${tiny[@]}" --model gpt-tiny
+
+if [ -n "${SOAK:-}" ]; then
+    in_group "gpt2-124m in 900M + 500M" 900M 500M train --data "$work/data" --nvme "$work/nvme" \
+        --model gpt2-124m --seq 256 --batch 1 --steps 10
+    budget_case "gpt2-124m" --ram-budget train --data "$work/data" --nvme "$work/nvme" \
+        --model gpt2-124m --seq 64 --batch 1 --steps 2 --vram-budget 500M
+fi
+finish

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Property: kill -9 at any moment loses nothing that was committed, and what follows --resume is
+# bit for bit the run that was never disturbed: the same losses, gradient norms and weights_hash.
+# Method: a run of 12 steps with a commit at each is killed after a random time, from before its
+# first commit to its last steps, and resumed, again and again, until KILLS kills have hit a living
+# process (5; 50 with SOAK=1). All state is on the drive, and again with some of it in RAM.
+. tests/shared/system.sh
+make_data
+kills=${KILLS:-$([ -n "${SOAK:-}" ] && echo 50 || echo 5)}
+steps=12
+RANDOM=${SEED:-7}
+common=(train --model gpt-tiny --data "$work/data" --seq 32 --batch 2 --accum 2 --steps $steps
+    --checkpoint-every 1 --eval-every 5)
+
+# kill_case NAME ARGUMENT...
+kill_case() {
+    local name=$1 calm=$work/calm run_dir=$work/run hit=0 attempt=0 start_ns run_ms bad=0
+    shift
+    rm -rf "$calm" "$run_dir"
+    start_ns=$(date +%s%N)
+    must "${common[@]}" --nvme "$work/nvme-calm" "$@" --out "$calm"
+    run_ms=$((($(date +%s%N) - start_ns) / 1000000))
+    while [ $hit -lt "$kills" ] && [ $attempt -lt $((kills * 20)) ]; do
+        attempt=$((attempt + 1))
+        # Each round begins anew or goes on from what the last kill left, at the toss of a coin.
+        [ $((RANDOM % 3)) -ne 0 ] || rm -rf "$run_dir" "$work/nvme-run"
+        status=0
+        timeout -s KILL "$(awk -v ms=$((RANDOM * run_ms / 32768 + 1)) 'BEGIN { print ms / 1000 }')" \
+            "$spillway" "${common[@]}" --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume \
+            >"$work/out" 2>"$work/err" </dev/null || status=$?
+        case $status in
+        137) hit=$((hit + 1)) ;;
+        0) rm -rf "$run_dir" "$work/nvme-run" ;;
+        *) bad=$((bad + 1)) && not_ok "$name: resume number $attempt" "exit status $status" ;;
+        esac
+    done
+    check "$name: $hit kills in $attempt runs" test $hit -ge "$kills" -a $bad -eq 0
+    must "${common[@]}" --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume
+    same "$name: the weights are those of the undisturbed run" \
+        "$(last_value "$run_dir/metrics.jsonl" weights_hash)" \
+        "$(last_value "$calm/metrics.jsonl" weights_hash)"
+    same "$name: so are the losses and norms, each step once" \
+        "$(mathematics "$run_dir/metrics.jsonl")" "$(mathematics "$calm/metrics.jsonl")"
+    same "$name: $steps steps" "$(values "$run_dir/metrics.jsonl" loss | wc -l)" $steps
+    run check "$run_dir"
+    check "$name: every checksum holds" test $status -eq 0
+    rm -rf "$work/nvme-calm" "$work/nvme-run"
+}
+kill_case "all on the drive" --resident none
+kill_case "all in RAM"
+finish

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Property: a long run is looked after (DESIGN section 6). SIGINT and SIGTERM finish the step,
+# commit and print the command that resumes, and that command goes on bit for bit; a second signal
+# quits at once and loses nothing committed; --max-time ends by itself; --eval-every and --keep-every
+# do what they say; sample, eval and export work on a running RUN; two trainers never share one.
+# Method: signals are sent when metrics.jsonl shows that a step was done, never after a time.
+. tests/shared/system.sh
+make_data
+steps=14
+common=(train --model gpt-tiny --data "$work/data" --seq 32 --batch 2 --steps $steps)
+must "${common[@]}" --out "$work/calm" --nvme "$work/nvme-calm"
+calm_hash=$(last_value "$work/calm/metrics.jsonl" weights_hash)
+
+# start ARGUMENT...: a run that lasts until it is ended, in the background as $pid; waits for its
+# second step. Not to be compared with the calm run: the schedule depends on --steps.
+start() {
+    rm -rf "$work/run" "$work/nvme"
+    "$spillway" "${common[@]}" --out "$work/run" --nvme "$work/nvme" --steps 1000000 "$@" \
+        >"$work/out" 2>"$work/err" </dev/null &
+    pid=$!
+    wait_for_steps "$work/run/metrics.jsonl" 2 $pid
+}
+ended() {
+    status=0
+    wait $pid || status=$?
+}
+
+for signal in INT TERM; do
+    start
+    kill -$signal $pid
+    ended
+    check "SIG$signal ends well" test $status -eq 0
+    done_steps=$(values "$work/run/metrics.jsonl" loss | wc -l)
+    same "SIG$signal commits the last step" \
+        "$(last_value "$work/run/metrics.jsonl" commit)" \
+        "$(values "$work/run/metrics.jsonl" step | tail -n 1)"
+    resume=$(grep -ho 'spillway train .*--resume.*' "$work/out" "$work/err" | tail -n 1)
+    check "SIG$signal prints the command that resumes" test -n "$resume"
+    check "SIG$signal after $done_steps steps leaves no lock behind" "$spillway" check "$work/run"
+done
+
+# The printed command of a run with an end is bit for bit the run that was not stopped.
+rm -rf "$work/run" "$work/nvme"
+"$spillway" "${common[@]}" --out "$work/run" --nvme "$work/nvme" >"$work/out" 2>"$work/err" </dev/null &
+pid=$!
+wait_for_steps "$work/run/metrics.jsonl" 2 $pid
+kill -TERM $pid 2>/dev/null
+ended
+resume=$(grep -ho 'spillway train .*--resume.*' "$work/out" "$work/err" | tail -n 1)
+if [ -n "$resume" ]; then
+    check "the printed command runs" \
+        bash -c "cd '$PWD' && ${resume/spillway train/\"$spillway\" train} >'$work/out' 2>'$work/err'"
+else
+    run "${common[@]}" --out "$work/run" --nvme "$work/nvme" --resume # it had ended already
+fi
+same "stopped and resumed is the undisturbed run" \
+    "$(last_value "$work/run/metrics.jsonl" weights_hash)" "$calm_hash"
+run "${common[@]}" --out "$work/run" --nvme "$work/nvme" --resume
+check "a finished run resumes with status 0" test $status -eq 0
+same "and changes nothing" "$(last_value "$work/run/metrics.jsonl" weights_hash)" "$calm_hash"
+
+# Two signals in a row: quit, whatever is in flight.
+start --checkpoint-every 1
+kill -INT $pid
+kill -INT $pid 2>/dev/null
+ended
+check "a second signal ends the run" test $status -ne 137
+run check "$work/run"
+check "a second signal leaves whole commits" test $status -eq 0
+
+run "${common[@]}" --out "$work/timed" --nvme "$work/nvme-timed" --steps 1000000 --max-time 2s
+check "--max-time ends well" test $status -eq 0
+same "--max-time commits the last step" "$(last_value "$work/timed/metrics.jsonl" commit)" \
+    "$(values "$work/timed/metrics.jsonl" step | tail -n 1)"
+
+run "${common[@]}" --out "$work/evals" --nvme "$work/nvme-evals" --eval-every 5
+same "--eval-every 5 evaluates at steps 5 and 10 and at no other before the end" \
+    "$(grep val_loss "$work/evals/metrics.jsonl" | sed -n 's/.*"step": *\([0-9]*\).*/\1/p' | head -n 2 | tr '\n' ' ')" "5 10 "
+same "evaluations leave the training alone" \
+    "$(last_value "$work/evals/metrics.jsonl" weights_hash)" "$calm_hash"
+
+run "${common[@]}" --out "$work/kept" --nvme "$work/nvme-kept" --checkpoint-every 2 --keep-every 4
+check "--keep-every ends well" test $status -eq 0
+same "--keep-every leaves the training alone" \
+    "$(last_value "$work/kept/metrics.jsonl" weights_hash)" "$calm_hash"
+
+start --checkpoint-every 1
+run sample --run "$work/run" --prompt "voda" --tokens 8
+check "sample works on a running RUN" test $status -eq 0
+run eval --run "$work/run" --data "$work/data"
+check "eval works on a running RUN" test $status -eq 0
+run export --run "$work/run" --out "$work/hf-running"
+check "export works on a running RUN" test $status -eq 0
+run "${common[@]}" --out "$work/run" --nvme "$work/nvme" --resume
+refused "a second trainer of a running RUN is refused" 1 "process $pid"
+check "and the first goes on" kill -0 $pid
+kill -TERM $pid
+ended
+check "it ends well" test $status -eq 0
+finish
