@@ -60,7 +60,7 @@ void bpe_trainer_free(struct bpe_trainer *trainer);
 void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes);
 /* Adds the counts of another trainer. What is learned does not depend on the order. */
 void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from);
-/* Memory of the counts; learning takes up to three times as much again. */
+/* Memory of the counts; learning takes up to five times as much. */
 uint64_t bpe_trainer_bytes(const struct bpe_trainer *trainer);
 /* vocab_size in BPE_TRAIN_VOCAB_MIN .. BPE_TRAIN_VOCAB_MAX; the tokenizer has fewer where the text
  * is too small to give that many. */

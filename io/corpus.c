@@ -210,7 +210,9 @@ static int add_tree(struct corpus *corpus, const char *root, struct err *err) {
 static int add_input(struct corpus *corpus, const char *path, struct err *err) {
     struct stat status;
     if (stat(path, &status) != 0)
-        return err_set_errno(err, errno, "cannot read the text %s", path);
+        return errno == ENOENT
+                   ? err_set(err, ERR_INPUT, "there is no text %s: name a file or a folder", path)
+                   : err_set_errno(err, errno, "cannot read the text %s", path);
     if (S_ISDIR(status.st_mode))
         return add_tree(corpus, path, err);
     if (S_ISREG(status.st_mode))

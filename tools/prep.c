@@ -40,13 +40,17 @@
 #define VOCAB_DEFAULT      32768
 
 /* What --ram-budget has to hold, measured: the program, its libraries and a tokenizer; and for each
- * thread its blocks (all bytes tokens of their own, the worst text) and its word cache. The rest is
- * for the tables of words: in Czech prose these take 1 byte for each byte of text, learning the
- * merges as much again; TABLE_SHARE allows text that is twice as varied. */
-#define FIXED_BYTES     (48 * MIB)
-#define THREAD_BYTES    (16 * MIB)
-#define TABLE_SHARE     8
-#define TABLE_BYTES_MIN (16 * MIB)
+ * thread its blocks (in the worst text every byte is a token) and its word cache. The rest is for
+ * the tables of words, of which learning takes up to five times as much. */
+#define FIXED_BYTES     (32 * MIB)
+#define THREAD_BYTES    (12 * MIB)
+#define TABLE_BYTES_MIN (32 * MIB)
+#define TABLE_SHARE     6
+/* The tokenizer is learned from at most this share of the budget in text: in prose the tables take
+ * about as much as the text. Where words hardly repeat the tables fill up, and it is learned from
+ * half as much, and half again; 64 halvings leave nothing of any text. */
+#define SAMPLE_SHARE 8
+#define HALVINGS_MAX 64
 
 enum side { SIDE_TRAIN, SIDE_VAL, SIDE_COUNT };
 
@@ -96,7 +100,9 @@ struct prep {
     struct split split;
     uint64_t position;     /* text bytes of documents before the next piece */
     enum side side;        /* of the document at hand */
-    uint64_t sample_below; /* a piece whose hash is less teaches the tokenizer */
+    double sample;         /* share of the text that teaches the tokenizer */
+    uint64_t sample_below; /* a piece whose hash is at most this belongs to it */
+    bool tables_full;
 
     struct bpe *bpe;
     struct bpe_trainer **trainers; /* one for each thread; NULL where none is needed */
@@ -392,29 +398,22 @@ static uint64_t table_budget(const struct prep *prep) {
     return prep->ram_budget - FIXED_BYTES - prep->threads * THREAD_BYTES;
 }
 
-/* A text whose words hardly repeat (random data, say) fills the tables faster than prose does. */
+/* After each batch of the first pass; 1 ends the pass. The tables of all threads count, so where
+ * they fill up the sample may depend on the number of threads; nothing else ever does. */
 static int check_tables(struct prep *prep, struct err *err) {
+    (void)err;
     uint64_t bytes = 0;
     for (uint32_t i = 0; prep->trainers != NULL && i < prep->threads; i++)
         bytes += bpe_trainer_bytes(prep->trainers[i]);
-    if (bytes <= table_budget(prep) / 4)
-        return 0;
-    return err_set(err, ERR_INPUT,
-                   "the words of this text are too many for this budget to learn "
-                   "a tokenizer from: give --ram-budget %" PRIu64 "M, or a --tokenizer",
-                   div_up(2 * prep->ram_budget, MIB));
+    prep->tables_full = bytes > table_budget(prep) / TABLE_SHARE;
+    return prep->tables_full;
 }
 
 static void trainers_init(struct prep *prep) {
     prep->trainers = mem_alloc(prep->threads, sizeof(struct bpe_trainer *));
     for (uint32_t i = 0; i < prep->threads; i++)
         prep->trainers[i] = bpe_trainer_new();
-    double share = (double)table_budget(prep) / TABLE_SHARE / (double)prep->corpus.total_bytes;
-    prep->sample_below = share >= 1 ? UINT64_MAX : (uint64_t)(share * 0x1p64);
-    if (share < 1)
-        log_line("The tokenizer is learned from %.1f %% of the text, so that its tables fit into "
-                 "--ram-budget.",
-                 100 * share);
+    prep->sample_below = prep->sample < 1 ? (uint64_t)(prep->sample * 0x1p64) : UINT64_MAX;
 }
 
 static void trainers_deinit(struct prep *prep) {
@@ -469,17 +468,41 @@ static void plan_split(struct prep *prep) {
                  : "");
 }
 
+/* The first pass with the sample at hand. 1: the tables were too small for it. */
+static int survey_sample(struct prep *prep, struct err *err) {
+    prep->split = (struct split){0};
+    prep->tables_full = false;
+    trainers_init(prep);
+    int code = run_pass(prep, "counting words", survey_piece, count_words, check_tables, err);
+    if (code == 0 && !prep->tables_full)
+        return 0;
+    trainers_deinit(prep);
+    return code;
+}
+
+static int survey_and_learn(struct prep *prep, struct err *err) {
+    double most = (double)prep->ram_budget / SAMPLE_SHARE;
+    prep->sample = MIN(most / (double)prep->corpus.total_bytes, 1.0);
+    int code = 1;
+    for (int i = 0; code == 1 && i < HALVINGS_MAX; i++) {
+        code = survey_sample(prep, err);
+        if (code == 1)
+            prep->sample /= 2;
+    }
+    ASSERT(code <= 0);
+    if (code == 0 && prep->sample < 1)
+        log_line("The tokenizer is learned from %.2g %% of the text: the words of more would not "
+                 "fit into --ram-budget.",
+                 100 * prep->sample);
+    return code == 0 ? learn_tokenizer(prep, err) : code;
+}
+
 static int survey(struct prep *prep, struct err *err) {
-    if (prep->corpus.file_count == 0)
-        return no_text(prep, err);
-    if (prep->tokenizer_path == NULL)
-        trainers_init(prep);
-    int code = run_pass(prep, prep->trainers != NULL ? "counting words" : "reading", survey_piece,
-                        prep->trainers != NULL ? count_words : NULL, check_tables, err);
+    int code = prep->tokenizer_path == NULL
+                   ? survey_and_learn(prep, err)
+                   : run_pass(prep, "reading", survey_piece, NULL, NULL, err);
     if (code == 0 && prep->split.documents == 0)
         code = no_text(prep, err);
-    if (code == 0 && prep->trainers != NULL)
-        code = learn_tokenizer(prep, err);
     if (code == 0)
         plan_split(prep);
     return code;
@@ -699,6 +722,8 @@ static int run(struct prep *prep, struct err *err) {
         return code;
     if (code == 0 && prep->tokenizer_path != NULL)
         code = load_tokenizer(prep, err);
+    if (code == 0 && prep->corpus.file_count == 0)
+        code = no_text(prep, err);
     if (code == 0)
         code = file_make_dirs(prep->out, err);
     if (code == 0)
