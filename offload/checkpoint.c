@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,7 +62,8 @@ static void append_path(struct checkpoint *checkpoint, size_t *used, const char 
     append(checkpoint, used, "\"");
 }
 
-static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *tier)
+static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *tier, uint32_t slot,
+                             const char *state_path)
 {
     const struct layout *layout = tier->layout;
     uint32_t count = layout->chunk_count * PLANE_COUNT;
@@ -70,9 +72,9 @@ static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *t
            "{\"version\": 1, \"step\": %" PRIu64 ", \"tokens\": %" PRIu64
            ", \"slot\": %u, \"parameters\": %" PRIu64 ",\n\"weights_hash\": \"%016" PRIx64
            "\",\n\"state\": ",
-           checkpoint->step, checkpoint->tokens, tier_open_slot(tier), layout->real_parameters,
+           checkpoint->step, checkpoint->tokens, slot, layout->real_parameters,
            checkpoint->weights_hash);
-    append_path(checkpoint, &used, tier->state_path);
+    append_path(checkpoint, &used, state_path);
     append(checkpoint, &used, ",\n\"sums_hash\": \"%016" PRIx64 "\",\n\"sums\": [",
            hash_bytes(tier->plane_sums, count * sizeof(uint64_t), checkpoint->step));
     for (uint32_t i = 0; i < count; i++)
@@ -95,12 +97,79 @@ int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct e
     int result = file_join(path, checkpoint->run_dir, MANIFEST_NAME, err);
     if (result)
         return result;
-    size_t bytes = write_manifest(checkpoint, tier);
+    size_t bytes = write_manifest(checkpoint, tier, tier_open_slot(tier), tier->state_path);
     result = file_replace(path, checkpoint->text, bytes, err);
     if (result)
         return result;
     tier->committed_slot = (int)tier_open_slot(tier);
     return 0;
+}
+
+/* Copies the committed slot into a file of the same layout, without passing through our memory. */
+static int copy_slot(const struct tier *tier, const char *path, struct err *err)
+{
+    uint64_t bytes = tier->layout->slot_bytes;
+    off_t from = (off_t)((uint64_t)tier->committed_slot * bytes), to = from;
+    int in = open(tier->state_path, O_RDONLY | O_CLOEXEC);
+    int out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int result = in < 0 || out < 0 || ftruncate(out, (off_t)(2 * bytes)) != 0 ? errno : 0;
+    for (uint64_t left = bytes; left && result == 0;) {
+        ssize_t n = copy_file_range(in, &from, out, &to, left, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        result = n < 0 ? errno : n == 0 ? EIO : 0;
+        left -= n > 0 ? (uint64_t)n : 0;
+    }
+    if (result == 0 && fsync(out) != 0)
+        result = errno;
+    if (in >= 0)
+        close(in);
+    if (out >= 0)
+        close(out);
+    if (result == 0)
+        return 0;
+    unlink(path);
+    return err_set_errno(err, result, "cannot keep a copy of the commit in %s", path);
+}
+
+static int copy_file(const char *from_dir, const char *to_dir, const char *name, struct err *err)
+{
+    char from[FILE_PATH_MAX], to[FILE_PATH_MAX];
+    int result = file_join(from, from_dir, name, err);
+    if (result == 0)
+        result = file_join(to, to_dir, name, err);
+    if (result == 0) {
+        unlink(to);
+        if (link(from, to) != 0)
+            result = err_set_errno(err, errno, "cannot link %s to %s", from, to);
+    }
+    return result;
+}
+
+int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, struct err *err)
+{
+    char name[64], dir[FILE_PATH_MAX], path[FILE_PATH_MAX];
+    ASSERT(tier->committed_slot >= 0);
+    snprintf(name, sizeof(name), "kept/step-%08" PRIu64, checkpoint->step);
+    int result = file_join(dir, checkpoint->run_dir, name, err);
+    if (result == 0)
+        result = file_make_dirs(dir, err);
+    if (result == 0)
+        result = file_join(path, dir, "state.bin", err);
+    if (result == 0)
+        result = copy_slot(tier, path, err);
+    if (result == 0)
+        result = copy_file(checkpoint->run_dir, dir, "config.json", err);
+    if (result == 0)
+        result = copy_file(checkpoint->run_dir, dir, "tokenizer.json", err);
+    if (result)
+        return result;
+    char real[PATH_MAX];
+    if (!realpath(path, real))
+        return err_set_errno(err, errno, "cannot resolve %s", path);
+    size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, real);
+    result = file_join(path, dir, MANIFEST_NAME, err);
+    return result ? result : file_replace(path, checkpoint->text, bytes, err);
 }
 
 static int damaged(const char *path, struct err *err)

@@ -30,6 +30,10 @@ void checkpoint_deinit(struct checkpoint *checkpoint);
  * slot has been written and tier->plane_sums are its sums. */
 int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err);
 
+/* Copies the commit that has just been made to RUN/kept/step-<number>, a folder that can be sampled,
+ * exported and resumed like a run. Allocates nothing. */
+int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, struct err *err);
+
 /* A committed state, as a reader sees it. */
 struct checkpoint_manifest {
     uint64_t step, tokens, weights_hash;

@@ -10,6 +10,11 @@
 
 #define SPILLWAY_VERSION "0.1.0"
 
+struct err;
+
+/* The exit status for a result: 0 for 0 and 1 (help was printed); else prints err's sentence. */
+int commands_status(int result, const struct err *err);
+
 int prep_main(int argc, char **argv);
 int train_main(int argc, char **argv);
 int sample_main(int argc, char **argv);

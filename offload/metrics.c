@@ -1,0 +1,133 @@
+#include "offload/metrics.h"
+
+#include "core/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LINE_BYTES_MAX 2048
+
+/* The value of "step" or "commit" at the start of a line that this file wrote; -1 for another. */
+static int64_t line_step(const char *line)
+{
+    static const char *const heads[] = {"{\"step\": ", "{\"commit\": "};
+    for (size_t i = 0; i < ARRAY_COUNT(heads); i++)
+        if (strncmp(line, heads[i], strlen(heads[i])) == 0)
+            return strtoll(line + strlen(heads[i]), NULL, 10);
+    return -1;
+}
+
+/* Where the first line begins that is of a later step, is cut off, or is not ours. */
+static int find_end(FILE *file, uint64_t keep_step, off_t *end)
+{
+    char line[LINE_BYTES_MAX];
+    *end = 0;
+    while (fgets(line, sizeof(line), file)) {
+        size_t length = strlen(line);
+        int64_t step = line_step(line);
+        if (line[length - 1] != '\n' || step < 0 || (uint64_t)step > keep_step)
+            break;
+        *end += (off_t)length;
+    }
+    return ferror(file) ? -1 : 0;
+}
+
+int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step, struct err *err)
+{
+    metrics->fd = -1;
+    int result = file_join(metrics->path, run_dir, "metrics.jsonl", err);
+    if (result)
+        return result;
+    FILE *file = fopen(metrics->path, "r");
+    off_t end = 0;
+    if (file) {
+        result = find_end(file, keep_step, &end);
+        fclose(file);
+        if (result)
+            return err_set(err, ERR_SYSTEM, "cannot read %s", metrics->path);
+    }
+    metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->fd < 0 || ftruncate(metrics->fd, end) != 0)
+        return err_set_errno(err, errno, "cannot write %s", metrics->path);
+    return 0;
+}
+
+void metrics_close(struct metrics *metrics)
+{
+    if (metrics->fd > 0)
+        close(metrics->fd);
+    metrics->fd = -1;
+}
+
+/* JSON has no infinity: a number that is not finite becomes null. */
+static int add_number(char *line, int used, const char *name, double value)
+{
+    if (!isfinite(value))
+        return used + snprintf(line + used, LINE_BYTES_MAX - (size_t)used, ", \"%s\": null", name);
+    return used +
+           snprintf(line + used, LINE_BYTES_MAX - (size_t)used, ", \"%s\": %.9g", name, value);
+}
+
+static int add_count(char *line, int used, const char *name, uint64_t value)
+{
+    return used + snprintf(line + used, LINE_BYTES_MAX - (size_t)used, ", \"%s\": %" PRIu64, name,
+                           value);
+}
+
+int metrics_write_step(struct metrics *metrics, const struct metrics_step *step, struct err *err)
+{
+    char line[LINE_BYTES_MAX];
+    const uint64_t *bytes = step->run->bytes;
+    int used = snprintf(line, sizeof(line), "{\"step\": %" PRIu64, step->step);
+    used = add_number(line, used, "loss", step->loss);
+    used = add_number(line, used, "grad_norm", step->grad_norm);
+    used = add_number(line, used, "clip", step->clip);
+    used = add_number(line, used, "lr", step->lr);
+    used = add_count(line, used, "tokens", step->tokens);
+    used = add_number(line, used, "step_s", step->step_s);
+    used = add_number(line, used, "predicted_s", step->predicted_s);
+    used = add_number(line, used, "bound_s", step->bound_s);
+    used += snprintf(line + used, sizeof(line) - (size_t)used, ", \"bound_lane\": \"%s\"",
+                     plan_lane_name[step->bound_lane]);
+    used = add_number(line, used, "tokens_per_s", (double)step->tokens / step->step_s);
+    used = add_count(line, used, "ram_bytes", step->ram_bytes);
+    used = add_count(line, used, "ram_peak_bytes", step->ram_peak_bytes);
+    used = add_count(line, used, "vram_bytes", step->vram_bytes);
+    used = add_count(line, used, "vram_peak_bytes", step->vram_peak_bytes);
+    used = add_count(line, used, "h2d_bytes", bytes[LANE_H2D]);
+    used = add_count(line, used, "h2d_least_bytes", step->least.h2d_bytes);
+    used = add_count(line, used, "d2h_bytes", bytes[LANE_D2H]);
+    used = add_count(line, used, "d2h_least_bytes", step->least.d2h_bytes);
+    used = add_count(line, used, "ssd_read_bytes", bytes[LANE_SSD_READ]);
+    used = add_count(line, used, "ssd_read_least_bytes", step->least.ssd_read_bytes);
+    used = add_count(line, used, "ssd_write_bytes", bytes[LANE_SSD_WRITE]);
+    used = add_count(line, used, "ssd_write_least_bytes", step->least.ssd_write_bytes);
+    used += snprintf(line + used, sizeof(line) - (size_t)used, ", \"busy_s\": {");
+    for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
+        used += snprintf(line + used, sizeof(line) - (size_t)used, "%s\"%s\": %.6f",
+                         lane ? ", " : "", plan_lane_name[lane],
+                         (double)step->run->busy_ns[lane] / 1e9);
+    used += snprintf(line + used, sizeof(line) - (size_t)used, "}");
+    if (step->has_val)
+        used = add_number(line, used, "val_loss", step->val_loss);
+    used += snprintf(line + used, sizeof(line) - (size_t)used, "}\n");
+    ASSERT(used < LINE_BYTES_MAX);
+    return file_write_all(metrics->fd, line, (size_t)used, metrics->path, err);
+}
+
+int metrics_write_commit(struct metrics *metrics, uint64_t step, uint64_t weights_hash,
+                         uint64_t bytes, double seconds, struct err *err)
+{
+    char line[LINE_BYTES_MAX];
+    int used = snprintf(line, sizeof(line),
+                        "{\"commit\": %" PRIu64 ", \"weights_hash\": \"%016" PRIx64
+                        "\", \"commit_write_bytes\": %" PRIu64 ", \"commit_s\": %.6f}\n",
+                        step, weights_hash, bytes, seconds);
+    return file_write_all(metrics->fd, line, (size_t)used, metrics->path, err);
+}

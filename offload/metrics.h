@@ -1,0 +1,40 @@
+/*
+ * metrics: RUN/metrics.jsonl: a line per step and a line per commit (DESIGN section 6). On resume it
+ * is cut back to the commit. Allocates nothing after metrics_open.
+ */
+#ifndef SPILLWAY_OFFLOAD_METRICS_H
+#define SPILLWAY_OFFLOAD_METRICS_H
+
+#include "core/err.h"
+#include "io/file.h"
+#include "offload/place.h"
+#include "offload/sched.h"
+
+struct metrics {
+    int fd;
+    char path[FILE_PATH_MAX];
+};
+
+struct metrics_step {
+    uint64_t step;
+    double loss, grad_norm, clip, lr;
+    uint64_t tokens; /* of this step */
+    double step_s, predicted_s, bound_s;
+    enum plan_lane bound_lane;
+    uint64_t ram_bytes, ram_peak_bytes, vram_bytes, vram_peak_bytes;
+    struct place_least least;
+    const struct sched_result *run; /* borrowed */
+    bool has_val;
+    double val_loss;
+};
+
+/* Opens for appending; keeps only what belongs to steps <= keep_step. */
+int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step,
+                 struct err *err);
+void metrics_close(struct metrics *metrics);
+
+int metrics_write_step(struct metrics *metrics, const struct metrics_step *step, struct err *err);
+int metrics_write_commit(struct metrics *metrics, uint64_t step, uint64_t weights_hash,
+                         uint64_t bytes, double seconds, struct err *err);
+
+#endif

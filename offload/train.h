@@ -1,0 +1,49 @@
+/*
+ * train: a training run from its settings to its end: places, plans, fills the tiers, walks the
+ * plans, logs, evaluates, commits, and stops when it is told to. Called by tools/train.c and, for
+ * the plan alone, by tools/plan.c.
+ */
+#ifndef SPILLWAY_OFFLOAD_TRAIN_H
+#define SPILLWAY_OFFLOAD_TRAIN_H
+
+#include "core/err.h"
+#include "model/config.h"
+#include "model/optim.h"
+#include "offload/place.h"
+
+struct json_value;
+
+struct train_settings {
+    /* Mathematics: fixed for the life of a run. */
+    struct config config; /* vocab 0: the data's */
+    const char *model_dir; /* initial weights: a Hugging Face folder, or NULL */
+    const char *data_dir;
+    enum precision precision;
+    uint64_t seq, batch, accum, seed;
+    struct optim_settings optim; /* total_steps: the horizon of the schedule */
+
+    /* The rest may change when a run is resumed. */
+    const char *run_dir;
+    const char *nvme_dir; /* or NULL */
+    uint64_t ram_budget, vram_budget, nvme_budget;
+    int resident_planes;
+    uint64_t prefetch;
+    enum place_recompute recompute;
+    uint64_t threads;     /* 0: one a core */
+    uint64_t steps;
+    double max_time_s;    /* 0: no limit */
+    uint64_t checkpoint_every, keep_every, eval_every; /* 0: never */
+    bool resume;
+    const char *trace_path;     /* or NULL */
+    const char *resume_command; /* what the user types to go on, for the last line */
+    const struct json_value *record; /* borrowed; becomes RUN/config.json */
+};
+
+/* Runs to the end of `steps`, or until a signal or max_time_s; 0, or an error. */
+int train_run(struct train_settings *settings, struct err *err);
+
+/* Places and plans only, and prints what would happen. data_dir and nvme_dir may be NULL; with
+ * dump, the ops of a step follow. */
+int train_plan(struct train_settings *settings, bool json, bool dump, struct err *err);
+
+#endif

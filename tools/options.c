@@ -1,0 +1,446 @@
+#include "tools/options.h"
+
+#include "core/json.h"
+#include "core/log.h"
+#include "core/mem.h"
+#include "core/topo.h"
+#include "io/dataset.h"
+#include "io/file.h"
+#include "model/kernels.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* What a user who says nothing gets; printed in --help and in config.json. */
+#define DEFAULT_BATCH 4
+#define DEFAULT_LR    6e-4
+
+/* Options that fix the mathematics of a run: a resumed run may not change them. */
+static const char *const fixed[] = {
+    "model",  "data", "precision", "optimizer-state", "seq",          "batch", "accum", "lr-steps",
+    "seed",   "lr",   "min-lr",    "warmup",          "weight-decay", "beta1", "beta2", "eps",
+    "clip",   "device"};
+
+static void add(struct options *o, const char *name, enum args_kind kind, void *target,
+                const char *value_name, const char *help)
+{
+    ASSERT(o->count < OPTIONS_MAX);
+    o->table[o->count] =
+        (struct args_option){name, kind, target, value_name, help, &o->given[o->count]};
+    o->count++;
+}
+
+static void fill_table(struct options *o, enum options_command command)
+{
+    bool train = command == OPTIONS_TRAIN;
+    add(o, "model", ARGS_STRING, &o->model, "NAME|FILE.json|DIR",
+        "gpt-tiny, gpt-mini, gpt2-124m ... gpt2-1558m, a config.json, or a Hugging Face folder "
+        "whose weights are the start");
+    add(o, "data", ARGS_STRING, &o->data, "DIR", "a folder made by 'spillway prep'");
+    if (train)
+        add(o, "out", ARGS_STRING, &o->out, "RUN", "the run's folder, made when missing");
+    add(o, "ram-budget", ARGS_SIZE, &o->ram_budget, "SIZE",
+        "RAM for the whole process (default: 80 % of what is free)");
+    add(o, "vram-budget", ARGS_SIZE, &o->vram_budget, "SIZE",
+        "the device's own memory, an arena on the CPU device (default: none, RAM serves)");
+    add(o, "nvme", ARGS_STRING, &o->nvme, "DIR",
+        "a folder on a drive for state that RAM does not hold (default: none)");
+    add(o, "nvme-budget", ARGS_SIZE, &o->nvme_budget, "SIZE",
+        "space on that drive (default: what is free)");
+    add(o, "device", ARGS_STRING, &o->device, "auto|cpu", "default: auto, which is the CPU");
+    add(o, "precision", ARGS_STRING, &o->precision, "bf16|fp32",
+        "default: bf16 where the processor has bf16 matrix instructions, else fp32");
+    add(o, "optimizer-state", ARGS_STRING, &o->optimizer_state, "fp32",
+        "the moments' type (only fp32 so far)");
+    add(o, "seq", ARGS_U64, &o->seq, "T", "tokens in a sequence (default: the model's, at most 1024)");
+    add(o, "batch", ARGS_U64, &o->batch, "B", "sequences in a micro-batch (default: 4)");
+    add(o, "accum", ARGS_U64, &o->accum, "M", "micro-batches in a step (default: 1)");
+    add(o, "steps", ARGS_U64, &o->steps, "N", "steps in all (default: one epoch)");
+    add(o, "epochs", ARGS_U64, &o->epochs, "E", "instead of --steps: passes over the data");
+    add(o, "lr-steps", ARGS_U64, &o->lr_steps, "N",
+        "where the learning rate reaches --min-lr (default: --steps)");
+    if (train)
+        add(o, "max-time", ARGS_DURATION, &o->max_time, "TIME",
+            "stop after the step in which this is over, e.g. 8h (default: no limit)");
+    add(o, "seed", ARGS_U64, &o->seed, "S", "of weights and of the order of data (default: 1)");
+    add(o, "lr", ARGS_DOUBLE, &o->lr, "X", "highest learning rate (default: 6e-4)");
+    add(o, "min-lr", ARGS_DOUBLE, &o->min_lr, "X", "lowest learning rate (default: a tenth of --lr)");
+    add(o, "warmup", ARGS_U64, &o->warmup, "N",
+        "steps of linear warm-up (default: a tenth of the steps, at most 2000)");
+    add(o, "weight-decay", ARGS_DOUBLE, &o->weight_decay, "X", "on matrices only (default: 0.1)");
+    add(o, "beta1", ARGS_DOUBLE, &o->beta1, "X", "default: 0.9");
+    add(o, "beta2", ARGS_DOUBLE, &o->beta2, "X", "default: 0.95");
+    add(o, "eps", ARGS_DOUBLE, &o->eps, "X", "default: 1e-8");
+    add(o, "clip", ARGS_DOUBLE, &o->clip, "X",
+        "largest global gradient norm; 0: no clipping (default: 1.0)");
+    if (train) {
+        add(o, "checkpoint-every", ARGS_U64, &o->checkpoint_every, "N",
+            "steps between commits; 0: only at the end (default: 100)");
+        add(o, "keep-every", ARGS_U64, &o->keep_every, "N",
+            "steps between copies that are kept under RUN/kept; 0: never (default: 0)");
+        add(o, "eval-every", ARGS_U64, &o->eval_every, "N",
+            "steps between evaluations on the validation data; 0: never (default: 0)");
+        add(o, "resume", ARGS_FLAG, &o->resume, NULL,
+            "continue the run in --out; options not given again are as before");
+        add(o, "trace", ARGS_STRING, &o->trace, "FILE",
+            "write a Chrome/Perfetto trace of every lane");
+    } else {
+        add(o, "json", ARGS_FLAG, &o->json, NULL, "print the plan's figures as JSON");
+        add(o, "ops", ARGS_FLAG, &o->dump, NULL, "list every op of a step");
+    }
+    add(o, "resident", ARGS_STRING, &o->resident, "auto|none|LIST",
+        "planes pinned in RAM: hi; hi,lo; hi,lo,m; hi,lo,m,v (default: auto, as many as fit)");
+    add(o, "prefetch", ARGS_U64, &o->prefetch, "N",
+        "layers fetched ahead (default: 2, or 1 where memory is short)");
+    add(o, "recompute", ARGS_STRING, &o->recompute, "auto|all|none",
+        "activations inside blocks in backward (default: auto, what does not fit)");
+    add(o, "threads", ARGS_U64, &o->threads, "N", "compute threads (default: one a core)");
+}
+
+static bool was_given(const struct options *o, const char *name)
+{
+    for (size_t i = 0; i < o->count; i++)
+        if (strcmp(o->table[i].name, name) == 0)
+            return o->given[i];
+    return false;
+}
+
+static bool is_fixed(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(fixed); i++)
+        if (strcmp(fixed[i], name) == 0)
+            return true;
+    return false;
+}
+
+/* ---- The record ------------------------------------------------------------------------------ */
+
+static void record_option(struct json_value *record, const struct args_option *option)
+{
+    switch (option->kind) {
+    case ARGS_STRING: {
+        const char *text = *(const char **)option->target;
+        if (text)
+            json_set_string(record, option->name, text);
+        return;
+    }
+    case ARGS_U64:
+    case ARGS_SIZE: {
+        uint64_t value = *(uint64_t *)option->target;
+        if (value <= INT64_MAX)
+            json_set_int(record, option->name, (int64_t)value);
+        return;
+    }
+    case ARGS_DOUBLE:
+    case ARGS_DURATION:
+        json_set_number(record, option->name, *(double *)option->target);
+        return;
+    case ARGS_FLAG:
+        return; /* of the call, not of the run */
+    }
+}
+
+static bool same_value(const struct args_option *option, const struct json_value *recorded)
+{
+    if (option->kind == ARGS_STRING) {
+        const char *text = *(const char **)option->target, *before = json_string(recorded);
+        return before && strcmp(text, before) == 0;
+    }
+    if (option->kind == ARGS_DOUBLE || option->kind == ARGS_DURATION)
+        return *(double *)option->target == json_number(recorded, -1);
+    return *(uint64_t *)option->target == (uint64_t)json_int(recorded, -1);
+}
+
+static void take_value(const struct args_option *option, const struct json_value *recorded)
+{
+    if (option->kind == ARGS_STRING)
+        *(const char **)option->target = json_string(recorded);
+    else if (option->kind == ARGS_DOUBLE || option->kind == ARGS_DURATION)
+        *(double *)option->target = json_number(recorded, 0);
+    else if (option->kind != ARGS_FLAG)
+        *(uint64_t *)option->target = (uint64_t)json_int(recorded, 0);
+}
+
+/* What is not given again is as it was; what is given again must not change the mathematics. */
+static int take_record(struct options *o, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+    int result = file_join(path, o->out, "config.json", err);
+    if (result)
+        return result;
+    if (!file_exists(path))
+        return 0; /* killed before it was written: the run starts at step 0 */
+    o->loaded = json_load(path, err);
+    if (!o->loaded)
+        return err->code;
+    const struct json_value *record = json_get(o->loaded, "options");
+    for (size_t i = 0; i < o->count; i++) {
+        const struct args_option *option = &o->table[i];
+        const struct json_value *recorded = json_get(record, option->name);
+        if (!recorded)
+            continue;
+        if (!o->given[i]) {
+            take_value(option, recorded);
+            continue;
+        }
+        if (is_fixed(option->name) && !same_value(option, recorded))
+            return err_set(err, ERR_INPUT,
+                           "--%s differs from that of the run in %s, and a resumed run may not "
+                           "change its mathematics: leave the option away, or start another run",
+                           option->name, o->out);
+    }
+    return 0;
+}
+
+/* ---- Choices --------------------------------------------------------------------------------- */
+
+static int choice(const char *name, const char *value, const char *const *names, size_t count,
+                  int *index, struct err *err)
+{
+    char list[128] = "";
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(value, names[i]) == 0) {
+            *index = (int)i;
+            return 0;
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    return err_set(err, ERR_USAGE, "--%s is '%s'; it may be: %s", name, value, list);
+}
+
+static int choose_words(struct options *o, struct train_settings *s, struct err *err)
+{
+    static const char *const precisions[] = {"fp32", "bf16"};
+    static const char *const recomputes[] = {"auto", "all", "none"};
+    static const char *const devices[] = {"auto", "cpu"};
+    static const char *const states[] = {"fp32"};
+    static const char *const residents[] = {"none",      "hi",   "hi,lo", "hi,lo,m",
+                                            "hi,lo,m,v", "auto", "all"};
+    int precision = 0, recompute = 0, resident = 0, ignored = 0;
+    if (!o->precision)
+        o->precision = kernels_cpu_has_bf16() ? "bf16" : "fp32";
+    int result = choice("precision", o->precision, precisions, 2, &precision, err);
+    if (result == 0)
+        result = choice("recompute", o->recompute, recomputes, 3, &recompute, err);
+    if (result == 0)
+        result = choice("device", o->device, devices, 2, &ignored, err);
+    if (result == 0)
+        result = choice("optimizer-state", o->optimizer_state, states, 1, &ignored, err);
+    if (result == 0)
+        result = choice("resident", o->resident, residents, 7, &resident, err);
+    s->precision = precision ? PRECISION_BF16 : PRECISION_FP32;
+    s->recompute = (enum place_recompute)recompute;
+    s->resident_planes = resident == 5 ? PLACE_RESIDENT_AUTO : MIN(resident, PLANE_COUNT);
+    return result;
+}
+
+static int in_range(const char *name, uint64_t value, uint64_t least, uint64_t most,
+                    struct err *err)
+{
+    if (value >= least && value <= most)
+        return 0;
+    return err_set(err, ERR_USAGE, "--%s is %" PRIu64 "; it may be %" PRIu64 " to %" PRIu64, name,
+                   value, least, most);
+}
+
+static int check_numbers(const struct options *o, struct err *err)
+{
+    int result = in_range("batch", o->batch, 1, 65536, err);
+    if (result == 0)
+        result = in_range("accum", o->accum, 1, 4096, err);
+    if (result == 0 && o->seq)
+        result = in_range("seq", o->seq, 1, 65536, err);
+    if (result == 0 && was_given(o, "prefetch"))
+        result = in_range("prefetch", o->prefetch, 1, 64, err);
+    if (result == 0 && was_given(o, "threads"))
+        result = in_range("threads", o->threads, 1, 256, err);
+    if (result == 0 && was_given(o, "epochs"))
+        result = in_range("epochs", o->epochs, 1, 100000, err);
+    if (result)
+        return result;
+    if (o->beta1 >= 1 || o->beta2 >= 1)
+        return err_set(err, ERR_USAGE, "--beta1 and --beta2 must be below 1");
+    if (o->eps <= 0)
+        return err_set(err, ERR_USAGE, "--eps must be above 0");
+    if (o->min_lr > o->lr)
+        return err_set(err, ERR_USAGE, "--min-lr is above --lr");
+    return 0;
+}
+
+/* Steps and the schedule, which may need the size of the data. */
+static int choose_steps(struct options *o, struct err *err)
+{
+    if (!was_given(o, "steps") && o->steps == UINT64_MAX) {
+        o->steps = 1000; /* a plan without data */
+        if (o->data) {
+            struct dataset dataset;
+            int result = dataset_open(&dataset, o->data, err);
+            if (result)
+                return result;
+            uint64_t seq = o->seq ? o->seq : 1024;
+            uint64_t windows = (dataset.train.token_count - 1) / seq;
+            o->steps = MAX(1, windows * o->epochs / (o->batch * o->accum));
+            dataset_close(&dataset);
+        }
+    }
+    if (o->lr_steps == UINT64_MAX)
+        o->lr_steps = o->steps;
+    if (o->warmup == UINT64_MAX)
+        o->warmup = MIN(o->lr_steps / 10, 2000);
+    return 0;
+}
+
+static void print_resume_command(struct options *o)
+{
+    snprintf(o->resume_command, sizeof(o->resume_command), "spillway train --resume --out %s",
+             o->out);
+}
+
+static void set_defaults(struct options *o)
+{
+    o->device = "auto";
+    o->optimizer_state = "fp32";
+    o->resident = "auto";
+    o->recompute = "auto";
+    o->nvme_budget = UINT64_MAX;
+    o->batch = DEFAULT_BATCH;
+    o->accum = 1;
+    o->steps = o->lr_steps = o->warmup = UINT64_MAX;
+    o->epochs = 1;
+    o->seed = 1;
+    o->lr = DEFAULT_LR;
+    o->min_lr = -1;
+    o->weight_decay = 0.1;
+    o->beta1 = 0.9;
+    o->beta2 = 0.95;
+    o->eps = 1e-8;
+    o->clip = 1.0;
+    o->checkpoint_every = 100;
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat stat_;
+    return stat(path, &stat_) == 0 && S_ISDIR(stat_.st_mode);
+}
+
+static int require(const char *name, const char *value, struct err *err)
+{
+    return value ? 0 : err_set(err, ERR_USAGE, "--%s is missing", name);
+}
+
+/* The drive's free space bounds the NVMe budget. */
+static int choose_nvme(struct options *o, struct err *err)
+{
+    if (!o->nvme || o->nvme_budget != UINT64_MAX)
+        return 0;
+    int result = file_make_dirs(o->nvme, err);
+    if (result == 0)
+        result = file_free_bytes(o->nvme, &o->nvme_budget, err);
+    return result;
+}
+
+static void fill_settings(struct options *o, struct train_settings *s)
+{
+    s->model_dir = is_folder(o->model) ? o->model : NULL;
+    s->data_dir = o->data;
+    s->seq = o->seq;
+    s->batch = o->batch;
+    s->accum = o->accum;
+    s->seed = o->seed;
+    s->optim = (struct optim_settings){
+        .lr = o->lr,
+        .min_lr = o->min_lr,
+        .warmup_steps = o->warmup,
+        .total_steps = o->lr_steps,
+        .beta1 = o->beta1,
+        .beta2 = o->beta2,
+        .eps = o->eps,
+        .weight_decay = o->weight_decay,
+        .clip = o->clip,
+    };
+    s->run_dir = o->out;
+    s->nvme_dir = o->nvme;
+    s->ram_budget = o->ram_budget;
+    s->vram_budget = o->vram_budget;
+    s->nvme_budget = o->nvme_budget;
+    s->prefetch = o->prefetch;
+    s->threads = o->threads;
+    s->steps = o->steps;
+    s->max_time_s = o->max_time;
+    s->checkpoint_every = o->checkpoint_every;
+    s->keep_every = o->keep_every;
+    s->eval_every = o->eval_every;
+    s->resume = o->resume;
+    s->trace_path = o->trace;
+    s->record = o->record;
+    s->resume_command = o->resume_command;
+}
+
+int options_parse(struct options *o, enum options_command command, int argc, char **argv,
+                  struct train_settings *settings, struct err *err)
+{
+    bool train = command == OPTIONS_TRAIN;
+    *o = (struct options){0};
+    *settings = (struct train_settings){0};
+    set_defaults(o);
+    fill_table(o, command);
+    struct args_command args = {
+        .name = train ? "train" : "plan",
+        .summary = train ? "Trains a model, within budgets of RAM, device memory and drive."
+                         : "Shows what sits where and what a step moves, without training.",
+        .usage = train ? "--model NAME --data DIR --out RUN [options]" : "--model NAME [options]",
+        .example = train ? "spillway train --model gpt2-124m --data wiki --out run --ram-budget 8G "
+                           "--nvme /mnt/ssd --steps 1000"
+                         : "spillway plan --model gpt2-1558m --ram-budget 16G --nvme /mnt/ssd",
+        .options = o->table,
+        .option_count = o->count,
+    };
+    int result = args_parse(&args, argc, argv, err);
+    if (result)
+        return result;
+    if (train)
+        result = require("out", o->out, err);
+    if (result == 0 && o->resume)
+        result = take_record(o, err);
+    if (result == 0)
+        result = require("model", o->model, err);
+    if (result == 0 && train)
+        result = require("data", o->data, err);
+    if (result == 0)
+        result = choose_words(o, settings, err);
+    if (result == 0 && o->min_lr < 0)
+        o->min_lr = o->lr / 10;
+    if (result == 0)
+        result = check_numbers(o, err);
+    if (result == 0)
+        result = config_load(&settings->config, o->model, err);
+    if (result == 0)
+        result = choose_steps(o, err);
+    if (result == 0)
+        result = choose_nvme(o, err);
+    if (result)
+        return result;
+    o->record = json_new_object();
+    for (size_t i = 0; i < o->count; i++)
+        record_option(o->record, &o->table[i]);
+    if (!o->ram_budget) {
+        char text[LOG_BYTES_MAX];
+        o->ram_budget = mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
+        log_line("RAM budget: %s (80 %% of what is free)", log_bytes(text, o->ram_budget));
+    }
+    if (train)
+        print_resume_command(o);
+    fill_settings(o, settings);
+    return 0;
+}
+
+void options_deinit(struct options *o)
+{
+    json_free(o->record);
+    json_free(o->loaded);
+    *o = (struct options){0};
+}

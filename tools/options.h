@@ -1,0 +1,39 @@
+/*
+ * options: the options that train and plan share: parsing, defaults, and the record of them in
+ * RUN/config.json from which --resume takes what is not given again.
+ */
+#ifndef SPILLWAY_TOOLS_OPTIONS_H
+#define SPILLWAY_TOOLS_OPTIONS_H
+
+#include "core/args.h"
+#include "offload/train.h"
+
+#define OPTIONS_MAX 48
+
+struct options {
+    /* As given on the command line or recorded. */
+    const char *model, *data, *out, *nvme, *device, *precision, *optimizer_state, *resident;
+    const char *recompute, *trace, *machine;
+    uint64_t ram_budget, vram_budget, nvme_budget;
+    uint64_t seq, batch, accum, steps, lr_steps, epochs, seed, warmup, prefetch, threads;
+    uint64_t checkpoint_every, keep_every, eval_every;
+    double max_time, lr, min_lr, weight_decay, beta1, beta2, eps, clip;
+    bool resume, json, dump;
+
+    struct args_option table[OPTIONS_MAX];
+    bool given[OPTIONS_MAX];
+    size_t count;
+    struct json_value *record; /* owned */
+    struct json_value *loaded; /* owned: strings of a resumed run are borrowed from it */
+    char resume_command[4096];
+};
+
+enum options_command { OPTIONS_TRAIN, OPTIONS_PLAN };
+
+/* As args_parse: 0, 1 after --help, or an error; fills settings, whose strings stay borrowed from
+ * options and argv. */
+int options_parse(struct options *options, enum options_command command, int argc, char **argv,
+                  struct train_settings *settings, struct err *err);
+void options_deinit(struct options *options);
+
+#endif
