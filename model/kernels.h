@@ -37,9 +37,9 @@ struct kernels_shape {
     float norm_epsilon;
 };
 
-/* Everything a block computes for one micro-batch that its backward pass needs; written by
- * block_forward, read by block_backward. One piece of memory of inner_bytes. */
-/* Scratch is working memory without meaning between calls: scratch_bytes, for any one call. */
+/* inner: everything a block computes for one micro-batch that its backward pass needs; written by
+ * block_forward, read by block_backward. One piece of memory of inner_bytes.
+ * scratch: working memory without meaning between calls: scratch_bytes, for any one call. */
 
 struct kernels; /* one device's instance: shape, primitives, thread team; opaque */
 
@@ -111,6 +111,9 @@ struct kernels_norm_backward {
     void *scratch;
 };
 
+/* The head's tiles: [i * tile_rows_max, ...) of tile_rows_max rows, the last one what is left of V.
+ * Other cuts are a bug: the products of these two sizes are made at opening. */
+
 /* One vocabulary tile of the head, first pass: the running maximum and sum of exponentials of every
  * row (online softmax, Milakov and Gimelshein 2018) and the logit of its target. */
 struct kernels_head_forward {
@@ -162,7 +165,9 @@ struct kernels_sizes {
 void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes);
 
 /* CPU device. pool is borrowed; threads of it run the kernels. Creates all primitives up front:
- * afterwards calls allocate nothing of ours. */
+ * afterwards calls allocate nothing of ours (the library of matrix products does, inside
+ * mem_library_enter and mem_library_leave). Working memory of the workers, about 0.5 MiB each, is
+ * allocated here, beside what the caller gives as scratch. tensors is read here only. */
 int kernels_cpu_open(struct kernels **kernels, const struct kernels_shape *shape,
                      const struct tensors *tensors, struct pool *pool, struct err *err);
 void kernels_close(struct kernels *kernels); /* NULL is legal */

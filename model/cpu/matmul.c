@@ -1,0 +1,374 @@
+/*
+ * Why oneDNN: benchmarks/matmul.c has the comparison; in short, the same fp32 speed as the best of
+ * OpenBLAS, and the only one of the distribution's libraries with bf16 products.
+ *
+ * Invariants:
+ * 1. Every oneDNN primitive is created and executed with one OpenMP thread. oneDNN cuts a product
+ *    by the number of threads it sees, also along k, which would change the order of the sums.
+ * 2. A primitive is shared by all workers (executing one is thread-safe); memory objects, streams
+ *    and scratchpads are per worker, because they are written by a call.
+ */
+#include "model/cpu/matmul.h"
+#include "core/base.h"
+#include "core/float.h"
+#include "core/mem.h"
+#include <dlfcn.h>
+#include <oneapi/dnnl/dnnl.h>
+#include <stdio.h>
+
+#define SCRATCH_ALIGN 64
+
+struct primitive {
+    struct matmul_product product;
+    dnnl_primitive_t handle;
+    uint64_t scratch_bytes;
+    bool widened; /* a bf16 product that is computed in float */
+};
+
+/* What a call writes; the memory objects are owned. */
+struct operands {
+    dnnl_memory_t a, b, c, scratch;
+};
+
+struct worker {
+    dnnl_stream_t stream;
+    struct operands *operands; /* [product_count], owned */
+    void *scratch;             /* owned; the largest that any product asks for */
+    float *wide_a, *wide_b;    /* owned; factors of a widened product */
+};
+
+struct matmul {
+    dnnl_engine_t engine;
+    uint32_t worker_count, product_count;
+    bool ready;
+    void (*set_threads)(int); /* of the OpenMP runtime; NULL where oneDNN was built without */
+    struct worker *workers;   /* owned */
+    struct primitive products[MATMUL_PRODUCTS_MAX];
+};
+
+static void check(dnnl_status_t status, const char *what) {
+    if (status != dnnl_success)
+        fatal("oneDNN failed in %s with status %d: this is a defect of the installed library", what,
+              (int)status);
+}
+
+/* -- What differs between oneDNN 2 and 3: who owns a memory descriptor, and how a primitive
+ * descriptor is made. `layout` hides the first; both are used in this section only. -- */
+
+#if DNNL_VERSION_MAJOR >= 3
+struct layout {
+    dnnl_memory_desc_t desc;
+};
+
+static void layout_init(struct layout *layout, const dnnl_dims_t dims, dnnl_data_type_t type,
+                        const dnnl_dims_t strides) {
+    check(dnnl_memory_desc_create_with_strides(&layout->desc, 2, dims, type, strides),
+          "dnnl_memory_desc_create_with_strides");
+}
+static void layout_deinit(struct layout *layout) {
+    dnnl_memory_desc_destroy(layout->desc);
+}
+static const_dnnl_memory_desc_t layout_desc(const struct layout *layout) {
+    return layout->desc;
+}
+static uint64_t desc_bytes(const_dnnl_memory_desc_t desc) {
+    return dnnl_memory_desc_get_size(desc);
+}
+
+static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine,
+                              const struct layout *a, const struct layout *b,
+                              const struct layout *c, dnnl_primitive_attr_t attributes) {
+    return dnnl_matmul_primitive_desc_create(desc, engine, a->desc, b->desc, NULL, c->desc,
+                                             attributes);
+}
+static dnnl_status_t append_sum(dnnl_post_ops_t operations) {
+    return dnnl_post_ops_append_sum(operations, 1.0f, 0, dnnl_data_type_undef);
+}
+#else
+struct layout {
+    dnnl_memory_desc_t desc;
+};
+
+static void layout_init(struct layout *layout, const dnnl_dims_t dims, dnnl_data_type_t type,
+                        const dnnl_dims_t strides) {
+    check(dnnl_memory_desc_init_by_strides(&layout->desc, 2, dims, type, strides),
+          "dnnl_memory_desc_init_by_strides");
+}
+static void layout_deinit(struct layout *layout) {
+    (void)layout;
+}
+static const dnnl_memory_desc_t *layout_desc(const struct layout *layout) {
+    return &layout->desc;
+}
+static uint64_t desc_bytes(const dnnl_memory_desc_t *desc) {
+    return dnnl_memory_desc_get_size(desc);
+}
+
+static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine,
+                              const struct layout *a, const struct layout *b,
+                              const struct layout *c, dnnl_primitive_attr_t attributes) {
+    dnnl_matmul_desc_t operation;
+    check(dnnl_matmul_desc_init(&operation, &a->desc, &b->desc, NULL, &c->desc),
+          "dnnl_matmul_desc_init");
+    return dnnl_primitive_desc_create(desc, &operation, attributes, engine, NULL);
+}
+static dnnl_status_t append_sum(dnnl_post_ops_t operations) {
+    return dnnl_post_ops_append_sum(operations, 1.0f);
+}
+#endif
+
+struct layouts {
+    struct layout a, b, c;
+};
+
+static void layouts_init(struct layouts *layouts, const struct matmul_product *p) {
+    dnnl_data_type_t type = p->precision == PRECISION_BF16 ? dnnl_bf16 : dnnl_f32;
+    dnnl_dims_t a = {p->m, p->k}, b = {p->k, p->n}, c = {p->m, p->n};
+    dnnl_dims_t a_strides = {p->a_transposed ? 1 : p->a_stride, p->a_transposed ? p->a_stride : 1};
+    dnnl_dims_t b_strides = {p->b_transposed ? 1 : p->b_stride, p->b_transposed ? p->b_stride : 1};
+    dnnl_dims_t c_strides = {p->c_stride, 1};
+    layout_init(&layouts->a, a, type, a_strides);
+    layout_init(&layouts->b, b, type, b_strides);
+    layout_init(&layouts->c, c, dnnl_f32, c_strides);
+}
+
+static void layouts_deinit(struct layouts *layouts) {
+    layout_deinit(&layouts->a);
+    layout_deinit(&layouts->b);
+    layout_deinit(&layouts->c);
+}
+
+static dnnl_primitive_attr_t attributes_create(bool accumulate) {
+    dnnl_primitive_attr_t attributes;
+    check(dnnl_primitive_attr_create(&attributes), "dnnl_primitive_attr_create");
+    check(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user),
+          "dnnl_primitive_attr_set_scratchpad_mode");
+    if (!accumulate)
+        return attributes;
+    dnnl_post_ops_t operations;
+    check(dnnl_post_ops_create(&operations), "dnnl_post_ops_create");
+    check(append_sum(operations), "dnnl_post_ops_append_sum");
+    check(dnnl_primitive_attr_set_post_ops(attributes, operations),
+          "dnnl_primitive_attr_set_post_ops");
+    dnnl_post_ops_destroy(operations);
+    return attributes;
+}
+
+static dnnl_status_t primitive_create(struct primitive *primitive, dnnl_engine_t engine,
+                                      const struct matmul_product *product) {
+    struct layouts layouts;
+    layouts_init(&layouts, product);
+    dnnl_primitive_attr_t attributes = attributes_create(product->accumulate);
+    dnnl_primitive_desc_t desc = NULL;
+    dnnl_status_t status = describe(&desc, engine, &layouts.a, &layouts.b, &layouts.c, attributes);
+    if (status == dnnl_success) {
+        primitive->scratch_bytes =
+            desc_bytes(dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0));
+        status = dnnl_primitive_create(&primitive->handle, desc);
+        dnnl_primitive_desc_destroy(desc);
+    }
+    dnnl_primitive_attr_destroy(attributes);
+    layouts_deinit(&layouts);
+    return status;
+}
+
+/* -- Opening and declaring -- */
+
+int matmul_open(struct matmul **out, uint32_t worker_count, struct err *err) {
+    ASSERT(worker_count > 0);
+    struct matmul *matmul = mem_alloc(1, sizeof(*matmul));
+    matmul->worker_count = worker_count;
+    matmul->workers = mem_alloc(worker_count, sizeof(*matmul->workers));
+    /* By name, because a distribution may build oneDNN for another runtime than OpenMP. */
+    *(void **)&matmul->set_threads = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+    if (matmul->set_threads)
+        matmul->set_threads(1);
+    /* We share primitives ourselves; the library's cache would only keep closed ones alive. */
+    dnnl_set_primitive_cache_capacity(0);
+    dnnl_status_t status = dnnl_engine_create(&matmul->engine, dnnl_cpu, 0);
+    if (status != dnnl_success) {
+        matmul_close(matmul);
+        return err_set(err, ERR_SYSTEM, "oneDNN cannot be started on this CPU (status %d)",
+                       (int)status);
+    }
+    *out = matmul;
+    return 0;
+}
+
+static bool same(const struct matmul_product *p, const struct matmul_product *q) {
+    return p->m == q->m && p->n == q->n && p->k == q->k && p->a_stride == q->a_stride &&
+           p->b_stride == q->b_stride && p->c_stride == q->c_stride &&
+           p->a_transposed == q->a_transposed && p->b_transposed == q->b_transposed &&
+           p->accumulate == q->accumulate && p->precision == q->precision;
+}
+
+/* The float product that stands in for a bf16 one: its factors are dense copies. */
+static struct matmul_product widen(const struct matmul_product *product) {
+    struct matmul_product wide = *product;
+    wide.precision = PRECISION_FP32;
+    wide.a_stride = product->a_transposed ? product->m : product->k;
+    wide.b_stride = product->b_transposed ? product->k : product->n;
+    return wide;
+}
+
+uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *product) {
+    ASSERT(!matmul->ready);
+    ASSERT(product->m > 0 && product->n > 0 && product->k > 0);
+    for (uint32_t i = 0; i < matmul->product_count; i++)
+        if (same(&matmul->products[i].product, product))
+            return i;
+    ASSERT(matmul->product_count < MATMUL_PRODUCTS_MAX);
+    struct primitive *primitive = &matmul->products[matmul->product_count];
+    primitive->product = *product;
+    dnnl_status_t status = primitive_create(primitive, matmul->engine, product);
+    if (status != dnnl_success && product->precision == PRECISION_BF16) {
+        struct matmul_product wide = widen(product);
+        primitive->widened = true;
+        status = primitive_create(primitive, matmul->engine, &wide);
+    }
+    check(status, "creating a matrix product");
+    return matmul->product_count++;
+}
+
+static dnnl_memory_t memory_create(struct matmul *matmul, const struct layout *layout) {
+    dnnl_memory_t memory;
+    check(dnnl_memory_create(&memory, layout_desc(layout), matmul->engine, DNNL_MEMORY_NONE),
+          "dnnl_memory_create");
+    return memory;
+}
+
+static void operands_create(struct matmul *matmul, const struct primitive *primitive,
+                            struct worker *worker, struct operands *operands) {
+    struct matmul_product product =
+        primitive->widened ? widen(&primitive->product) : primitive->product;
+    struct layouts layouts;
+    layouts_init(&layouts, &product);
+    operands->a = memory_create(matmul, &layouts.a);
+    operands->b = memory_create(matmul, &layouts.b);
+    operands->c = memory_create(matmul, &layouts.c);
+    layouts_deinit(&layouts);
+    if (primitive->scratch_bytes == 0)
+        return;
+    struct layout scratch;
+    layout_init(&scratch, (dnnl_dims_t){1, (dnnl_dim_t)primitive->scratch_bytes}, dnnl_u8,
+                (dnnl_dims_t){(dnnl_dim_t)primitive->scratch_bytes, 1});
+    operands->scratch = memory_create(matmul, &scratch);
+    check(dnnl_memory_set_data_handle(operands->scratch, worker->scratch),
+          "dnnl_memory_set_data_handle");
+    layout_deinit(&scratch);
+}
+
+void matmul_ready(struct matmul *matmul) {
+    ASSERT(!matmul->ready);
+    matmul->ready = true;
+    uint64_t scratch_bytes = 0, a_bytes = 0, b_bytes = 0;
+    for (uint32_t i = 0; i < matmul->product_count; i++) {
+        const struct primitive *primitive = &matmul->products[i];
+        const struct matmul_product *p = &primitive->product;
+        scratch_bytes = MAX(scratch_bytes, primitive->scratch_bytes);
+        if (primitive->widened) {
+            a_bytes = MAX(a_bytes, (uint64_t)p->m * p->k * sizeof(float));
+            b_bytes = MAX(b_bytes, (uint64_t)p->k * p->n * sizeof(float));
+        }
+    }
+    for (uint32_t w = 0; w < matmul->worker_count; w++) {
+        struct worker *worker = &matmul->workers[w];
+        check(dnnl_stream_create(&worker->stream, matmul->engine, dnnl_stream_default_flags),
+              "dnnl_stream_create");
+        worker->scratch = mem_alloc_aligned(SCRATCH_ALIGN, scratch_bytes);
+        worker->wide_a = mem_alloc_aligned(SCRATCH_ALIGN, a_bytes);
+        worker->wide_b = mem_alloc_aligned(SCRATCH_ALIGN, b_bytes);
+        worker->operands = mem_alloc(matmul->product_count, sizeof(*worker->operands));
+        for (uint32_t i = 0; i < matmul->product_count; i++)
+            operands_create(matmul, &matmul->products[i], worker, &worker->operands[i]);
+    }
+}
+
+static void worker_deinit(struct worker *worker, uint32_t product_count) {
+    for (uint32_t i = 0; worker->operands && i < product_count; i++) {
+        dnnl_memory_destroy(worker->operands[i].a);
+        dnnl_memory_destroy(worker->operands[i].b);
+        dnnl_memory_destroy(worker->operands[i].c);
+        if (worker->operands[i].scratch)
+            dnnl_memory_destroy(worker->operands[i].scratch);
+    }
+    if (worker->stream)
+        dnnl_stream_destroy(worker->stream);
+    mem_free(worker->operands);
+    mem_free(worker->scratch);
+    mem_free(worker->wide_a);
+    mem_free(worker->wide_b);
+}
+
+void matmul_close(struct matmul *matmul) {
+    if (!matmul)
+        return;
+    for (uint32_t w = 0; w < matmul->worker_count; w++)
+        worker_deinit(&matmul->workers[w], matmul->product_count);
+    for (uint32_t i = 0; i < matmul->product_count; i++)
+        dnnl_primitive_destroy(matmul->products[i].handle);
+    if (matmul->engine)
+        dnnl_engine_destroy(matmul->engine);
+    mem_free(matmul->workers);
+    mem_free(matmul);
+}
+
+/* -- Running -- */
+
+/* A dense float copy of a [rows, columns] matrix of bf16. */
+static void widen_matrix(const uint16_t *from, uint32_t stride, uint32_t rows, uint32_t columns,
+                         float *to) {
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t i = 0; i < columns; i++)
+            to[(size_t)r * columns + i] = float_from_bf16(from[(size_t)r * stride + i]);
+}
+
+static void execute(struct matmul *matmul, const struct primitive *primitive, struct worker *worker,
+                    const struct operands *operands, const void *a, const void *b, float *c) {
+    /* The setting is the calling thread's own, and which thread is a worker is not ours to know. */
+    if (matmul->set_threads)
+        matmul->set_threads(1);
+    check(dnnl_memory_set_data_handle(operands->a, (void *)a), "dnnl_memory_set_data_handle");
+    check(dnnl_memory_set_data_handle(operands->b, (void *)b), "dnnl_memory_set_data_handle");
+    check(dnnl_memory_set_data_handle(operands->c, c), "dnnl_memory_set_data_handle");
+    dnnl_exec_arg_t arguments[] = {
+        {DNNL_ARG_SRC, operands->a},
+        {DNNL_ARG_WEIGHTS, operands->b},
+        {DNNL_ARG_DST, operands->c},
+        {DNNL_ARG_SCRATCHPAD, operands->scratch},
+    };
+    int count = operands->scratch ? 4 : 3;
+    check(dnnl_primitive_execute(primitive->handle, worker->stream, count, arguments),
+          "dnnl_primitive_execute");
+}
+
+void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker_index, const void *a,
+                const void *b, float *c) {
+    ASSERT(matmul->ready && product < matmul->product_count);
+    ASSERT(worker_index < matmul->worker_count);
+    const struct primitive *primitive = &matmul->products[product];
+    struct worker *worker = &matmul->workers[worker_index];
+    if (primitive->widened) {
+        const struct matmul_product *p = &primitive->product;
+        bool at = p->a_transposed, bt = p->b_transposed;
+        widen_matrix(a, p->a_stride, at ? p->k : p->m, at ? p->m : p->k, worker->wide_a);
+        widen_matrix(b, p->b_stride, bt ? p->n : p->k, bt ? p->k : p->n, worker->wide_b);
+        a = worker->wide_a;
+        b = worker->wide_b;
+    }
+    mem_library_enter();
+    execute(matmul, primitive, worker, &worker->operands[product], a, b, c);
+    mem_library_leave();
+}
+
+bool matmul_has_bf16(void) {
+    uint32_t wanted = dnnl_cpu_isa_avx512_core_bf16;
+    return ((uint32_t)dnnl_get_effective_cpu_isa() & wanted) == wanted;
+}
+
+const char *matmul_library(void) {
+    static char text[64];
+    const dnnl_version_t *version = dnnl_version();
+    snprintf(text, sizeof(text), "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
+    return text;
+}

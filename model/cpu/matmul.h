@@ -1,0 +1,57 @@
+/*
+ * matmul: products of small dense matrices on one thread, by oneDNN (the only file that includes
+ * it; versions 2.x and 3.x).
+ *
+ * A product's shape is declared before use; matmul_run then computes it as often as wanted, on any
+ * worker at a time. Every call runs on the calling thread alone, so that the order of the sums
+ * follows from the declared shape and never from how many threads there are; splitting work over
+ * threads is the caller's business. In bf16 both factors are bf16 and the sum is float.
+ * Refuses nothing but an oneDNN that cannot be started. Where oneDNN has no bf16 product (a CPU
+ * without AVX-512), the factors are widened to float first: slower, the same result but for the
+ * order of the sums.
+ * oneDNN allocates by itself during a call (a few hundred KiB, freed again): matmul_run brackets it
+ * with mem_library_enter and mem_library_leave.
+ */
+#ifndef SPILLWAY_MODEL_CPU_MATMUL_H
+#define SPILLWAY_MODEL_CPU_MATMUL_H
+
+#include "core/err.h"
+#include "model/config.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct matmul;
+
+/* c[m, n] = op(a)[m, k] op(b)[k, n], or c += when accumulate is set. c is float and not transposed.
+ * A transposed factor is stored [k, m] or [n, k]; row strides are in elements. */
+struct matmul_product {
+    uint32_t m, n, k; /* all > 0 */
+    uint32_t a_stride, b_stride, c_stride;
+    bool a_transposed, b_transposed;
+    bool accumulate;
+    enum precision precision; /* of a and b */
+};
+
+int matmul_open(struct matmul **matmul, uint32_t worker_count, struct err *err);
+void matmul_close(struct matmul *matmul); /* NULL is legal */
+
+/* The product's number; the same for an equal product. At most MATMUL_PRODUCTS_MAX kinds. Fatal
+ * when oneDNN refuses it, which it does for no shape that it documents. One thread, before
+ * matmul_ready. */
+#define MATMUL_PRODUCTS_MAX 1024
+uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *product);
+
+/* After the last declaration: memory that workers need is allocated here. */
+void matmul_ready(struct matmul *matmul);
+
+/* worker in 0..worker_count-1; no two calls with the same worker at a time. c may not overlap. */
+void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker, const void *a,
+                const void *b, float *c);
+
+/* Whether bf16 products run on bf16 instructions of this CPU. */
+bool matmul_has_bf16(void);
+
+/* "oneDNN 2.6.3" */
+const char *matmul_library(void);
+
+#endif
