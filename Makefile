@@ -17,23 +17,29 @@ CFLAGS_cov := -O0 -g --coverage
 HEAP := $(if $(filter asan tsan,$(config)),,-ljemalloc)
 
 CC := gcc
-CFLAGS := -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror -I. -MMD -MP \
-          -pthread $(CFLAGS_$(config))
+# -Wno-psabi: the kernels' vectors cross no call, so how they would is no news.
+CFLAGS := -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wno-psabi -Werror -I. \
+          -MMD -MP -pthread $(CFLAGS_$(config))
 LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))
-TESTS := $(sort $(filter-out tests/soak/%,$(wildcard tests/*/test_*.c)))
-SOAK := $(sort $(wildcard tests/soak/test_*.c))
-BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c))
+# Scripts run the program, binaries a module; scripts take longer and so come first.
+TESTS := $(sort $(wildcard tests/system/*.sh)) \
+         $(sort $(filter-out tests/soak/%,$(wildcard tests/*/test_*.c)))
+SOAK := $(sort $(wildcard tests/soak/*.sh tests/soak/test_*.c))
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c benchmarks/*.sh))
 # What several threads run, and what the sanitizer understands (it does not see into libraries).
 TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_mem.c tests/offload/test_engine*.c)
 
 OBJECTS := $(SOURCES:%.c=$(B)/%.o)
 LIBRARY := $(B)/libspillway.a
 TEST_SHARED := $(patsubst %.c,$(B)/%.o,$(sort $(wildcard tests/shared/*.c)))
-TEST_BINARIES := $(TESTS:%.c=$(B)/%)
-SOAK_BINARIES := $(SOAK:%.c=$(B)/%)
-BENCHMARK_BINARIES := $(BENCHMARKS:%.c=$(B)/%)
+TEST_RUNS := $(TESTS:%.c=$(B)/%)
+SOAK_RUNS := $(SOAK:%.c=$(B)/%)
+BENCHMARK_RUNS := $(BENCHMARKS:%.c=$(B)/%)
+TEST_BINARIES := $(filter $(B)/%,$(TEST_RUNS))
+SOAK_BINARIES := $(filter $(B)/%,$(SOAK_RUNS))
+BENCHMARK_BINARIES := $(filter $(B)/%,$(BENCHMARK_RUNS))
 RUN_TESTS := tests/run.sh $(B)
 
 all: $(B)/spillway
@@ -48,7 +54,7 @@ run: all
 	@tools/demo.sh $(B)/spillway $(B)/demo
 #: make test            all tests; make test TESTS=tests/core/test_pool.c runs some
 test: $(TEST_BINARIES) all
-	@$(RUN_TESTS) $(TEST_BINARIES)
+	@$(RUN_TESTS) $(TEST_RUNS)
 tests: $(TEST_BINARIES)
 #: make asan            all tests under the address and undefined-behaviour sanitizers
 asan:
@@ -58,10 +64,12 @@ tsan:
 	@$(MAKE) --no-print-directory config=tsan TESTS="$(TSAN_TESTS)" test
 #: make soak            what takes too long for make test: hundreds of kills, long runs
 soak: $(SOAK_BINARIES) all
-	@SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_BINARIES)
+	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TESTS))
 #: make bench           measures, and prints what it measured
 bench: $(BENCHMARK_BINARIES) all
-	@for b in $(BENCHMARK_BINARIES); do echo "== $$b"; $$b || exit 1; done
+	@mkdir -p $(B)/bench
+	@for b in $(BENCHMARK_RUNS); do \
+	    echo "== $$b"; SPILLWAY=$(B)/spillway TMPDIR=$(B)/bench $$b || exit 1; done
 #: make reference       the same training in PyTorch, step by step beside ours
 reference: all
 	@tools/packages.sh reference
@@ -87,7 +95,7 @@ $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
-	@rm -f $@ && ar rcs $@ $^
+	@rm -f $@ && ar qcs $@ $^
 $(BENCHMARK_BINARIES): %: %.o $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# run.sh BUILD_DIR TEST_BINARY...: runs cmocka binaries, two at a time. Prints a line for each, the
-# whole output of those that fail, and last the line "N passed, N failed" (and how many were skipped),
-# counted in cases. A binary that crashes, hangs or reports nothing counts as a failure.
-#   SECONDS_MAX  after which a binary counts as hung (default 420)
+# run.sh BUILD_DIR TEST...: runs cmocka binaries, and scripts that count as cmocka does, two at a time.
+# Prints a line for each, the whole output of those that fail, and last the line "N passed, N failed"
+# (and how many were skipped), counted in cases. A test that crashes, hangs or reports nothing counts
+# as a failure.
+#   SECONDS_MAX  after which a test counts as hung (default 420)
 set -euo pipefail
 build=$1
 shift
@@ -15,16 +16,18 @@ cases() {
     sed -n "s/^\[  $1 *\] \([0-9]*\) test(s).*/\1/p" "$2" | awk '{ n += $1 } END { print n + 0 }'
 }
 
-# Runs one binary; leaves NAME.log and NAME.counts ("passed failed skipped").
+# Runs one test; leaves NAME.log and NAME.counts ("passed failed skipped").
 run_one() {
-    local binary=$1 name=${1#"$build"/tests/} log code=0 passed failed skipped start end
+    local test=$1 name=${1#"$build"/} log code=0 passed failed skipped start end
+    name=${name#tests/}
+    local shown=$name
     name=${name//\//.}
     log=$work/$name.log
     mkdir -p "$work/$name.tmp"
     start=$(date +%s%N)
-    TMPDIR=$PWD/$work/$name.tmp SPILLWAY=$build/spillway CMOCKA_MESSAGE_OUTPUT=stdout \
+    TMPDIR=$(realpath "$work")/$name.tmp SPILLWAY=$build/spillway CMOCKA_MESSAGE_OUTPUT=stdout \
         UBSAN_OPTIONS=print_stacktrace=1 \
-        timeout --kill-after=10 "$seconds_max" "$binary" >"$log" 2>&1 </dev/null || code=$?
+        timeout --kill-after=10 "$seconds_max" "$test" >"$log" 2>&1 </dev/null || code=$?
     end=$(date +%s%N)
     rm -rf "$work/$name.tmp"
     passed=$(cases PASSED "$log")
@@ -42,7 +45,7 @@ run_one() {
     echo "$passed $failed $skipped" >"$work/$name.counts"
     local verdict=ok
     [ "$failed" -eq 0 ] || verdict=FAIL
-    printf '%-4s %-32s %4d passed%s%s %6d ms%s\n' "$verdict" "${name/.//}" "$passed" \
+    printf '%-4s %-32s %4d passed%s%s %6d ms%s\n' "$verdict" "$shown" "$passed" \
         "$([ "$failed" -eq 0 ] || printf ', %d failed' "$failed")" \
         "$([ "$skipped" -eq 0 ] || printf ', %d skipped' "$skipped")" \
         $(((end - start) / 1000000)) "${note:+  ($note)}"
@@ -57,7 +60,7 @@ export build work seconds_max
 
 shopt -s nullglob
 counts=("$work"/*.counts)
-[ ${#counts[@]} -eq $# ] || echo "only ${#counts[@]} of $# binaries were run"
+[ ${#counts[@]} -eq $# ] || echo "only ${#counts[@]} of $# tests were run"
 cat /dev/null "${counts[@]}" | awk -v missing=$(($# - ${#counts[@]})) '
     { passed += $1; failed += $2; skipped += $3 }
     END {
