@@ -40,7 +40,8 @@ struct loader {
  * Names: GPT-2's printable form of bytes
  * ------------------------------------------------------------------------------------------- */
 
-static void fill_characters(int16_t bytes[CHARACTERS]) {
+static void fill_characters(int16_t bytes[CHARACTERS])
+{
     for (uint32_t i = 0; i < CHARACTERS; i++)
         bytes[i] = -1;
     for (uint32_t byte = 0; byte < 256; byte++)
@@ -48,7 +49,8 @@ static void fill_characters(int16_t bytes[CHARACTERS]) {
 }
 
 /* One character of valid UTF-8 below U+0800 (all that can be a byte), or UINT32_MAX. */
-static uint32_t take_character(const char **name) {
+static uint32_t take_character(const char **name)
+{
     const uint8_t *text = (const uint8_t *)*name;
     if (text[0] < 0x80) {
         *name += 1;
@@ -62,8 +64,8 @@ static uint32_t take_character(const char **name) {
 
 /* The bytes that a name stands for into text (as many as the name has are enough room); false where
  * a character stands for none. */
-static bool name_to_bytes(const struct loader *loader, const char *name, char *text,
-                          size_t *bytes) {
+static bool name_to_bytes(const struct loader *loader, const char *name, char *text, size_t *bytes)
+{
     size_t count = 0;
     while (*name != '\0') {
         uint32_t character = take_character(&name);
@@ -76,7 +78,8 @@ static bool name_to_bytes(const struct loader *loader, const char *name, char *t
 }
 
 /* The name of a token; name has room for 2 * bytes + 1. */
-static void bytes_to_name(const char *text, size_t bytes, char *name) {
+static void bytes_to_name(const char *text, size_t bytes, char *name)
+{
     for (size_t i = 0; i < bytes; i++) {
         uint32_t character = bpe_table_byte_character((uint8_t)text[i]);
         if (character >= 0x80)
@@ -91,7 +94,8 @@ static void bytes_to_name(const char *text, size_t bytes, char *name) {
  * ------------------------------------------------------------------------------------------- */
 
 static int name_token(struct loader *loader, const char *name, const struct json_value *value,
-                      uint32_t flags) {
+                      uint32_t flags)
+{
     int64_t id = json_int(value, -1);
     size_t bytes = strlen(name);
     if (bytes == 0 || bytes > TOKEN_BYTES_MAX)
@@ -116,11 +120,13 @@ static int name_token(struct loader *loader, const char *name, const struct json
     return 0;
 }
 
-static int name_model_token(void *context, const char *name, const struct json_value *value) {
+static int name_model_token(void *context, const char *name, const struct json_value *value)
+{
     return name_token(context, name, value, BPE_TOKEN_MODEL);
 }
 
-static int name_added_tokens(struct loader *loader, const struct json_value *added) {
+static int name_added_tokens(struct loader *loader, const struct json_value *added)
+{
     for (size_t i = 0; i < json_length(added); i++) {
         const struct json_value *token = json_at(added, i);
         const char *content = json_get_string(token, "content", "");
@@ -135,7 +141,8 @@ static int name_added_tokens(struct loader *loader, const struct json_value *add
 }
 
 /* Ids come in any order in the file; the table takes them in theirs. */
-static int add_named_tokens(struct loader *loader) {
+static int add_named_tokens(struct loader *loader)
+{
     int code = 0;
     char *text = mem_alloc(TOKEN_BYTES_MAX, 1);
     for (uint32_t id = 0; code == 0 && id < loader->count; id++) {
@@ -161,7 +168,8 @@ static int add_named_tokens(struct loader *loader) {
 }
 
 static int load_vocabulary(struct loader *loader, const struct json_value *vocab,
-                           const struct json_value *added) {
+                           const struct json_value *added)
+{
     size_t capacity = json_length(vocab) + json_length(added);
     if (json_length(vocab) == 0 || capacity > BPE_VOCAB_MAX)
         return err_set(loader->err, ERR_INPUT, "%s: a vocabulary of %zu tokens is none (1 to %u)",
@@ -169,6 +177,8 @@ static int load_vocabulary(struct loader *loader, const struct json_value *vocab
     loader->capacity = (uint32_t)capacity;
     loader->named = mem_alloc(capacity, sizeof(*loader->named));
     int code = json_each(vocab, name_model_token, loader);
+    if (code == 0 && loader->count == 0)
+        code = err_set(loader->err, ERR_INPUT, "%s names no tokens with their ids", loader->path);
     if (code == 0)
         code = name_added_tokens(loader, added);
     return code == 0 ? add_named_tokens(loader) : code;
@@ -178,13 +188,15 @@ static int load_vocabulary(struct loader *loader, const struct json_value *vocab
  * Reading the merges
  * ------------------------------------------------------------------------------------------- */
 
-static int refuse_merge(struct loader *loader, size_t number, const char *why) {
+static int refuse_merge(struct loader *loader, size_t number, const char *why)
+{
     return err_set(loader->err, ERR_INPUT, "%s: merge %zu %s", loader->path, number, why);
 }
 
 /* left and right are names; text has room for both. */
 static int add_merge(struct loader *loader, size_t number, const char *left, const char *right,
-                     char *text) {
+                     char *text)
+{
     size_t left_bytes, right_bytes;
     struct bpe *bpe = loader->bpe;
     if (!name_to_bytes(loader, left, text, &left_bytes) ||
@@ -206,7 +218,8 @@ static int add_merge(struct loader *loader, size_t number, const char *left, con
 }
 
 /* "left right", which is torn apart in place. */
-static int add_merge_line(struct loader *loader, size_t number, char *line, char *text) {
+static int add_merge_line(struct loader *loader, size_t number, char *line, char *text)
+{
     char *space = strchr(line, ' ');
     if (space == NULL || space == line || space[1] == '\0' || strchr(space + 1, ' ') != NULL)
         return refuse_merge(loader, number, "is not two tokens with one space between them");
@@ -216,7 +229,8 @@ static int add_merge_line(struct loader *loader, size_t number, char *line, char
 
 /* An element of "merges": "left right", or ["left", "right"] as newer files have it. */
 static int add_merge_value(struct loader *loader, size_t number, const struct json_value *value,
-                           char *line, char *text) {
+                           char *line, char *text)
+{
     const char *both = json_string(value);
     const char *left = both != NULL ? both : json_string(json_at(value, 0));
     const char *right = both != NULL ? "" : json_string(json_at(value, 1));
@@ -230,7 +244,8 @@ static int add_merge_value(struct loader *loader, size_t number, const struct js
     return add_merge_line(loader, number, line, text);
 }
 
-static int load_merge_values(struct loader *loader, const struct json_value *merges) {
+static int load_merge_values(struct loader *loader, const struct json_value *merges)
+{
     int code = 0;
     char *scratch = mem_alloc(2, TOKEN_BYTES_MAX);
     for (size_t i = 0; code == 0 && i < json_length(merges); i++)
@@ -241,7 +256,8 @@ static int load_merge_values(struct loader *loader, const struct json_value *mer
 }
 
 /* merges.txt: an optional first line "#version: ...", then one merge a line. */
-static int load_merge_lines(struct loader *loader, char *lines) {
+static int load_merge_lines(struct loader *loader, char *lines)
+{
     int code = 0;
     size_t number = 0;
     char *text = mem_alloc(TOKEN_BYTES_MAX, 1);
@@ -266,14 +282,16 @@ static int load_merge_lines(struct loader *loader, char *lines) {
  * tokenizer.json
  * ------------------------------------------------------------------------------------------- */
 
-static int refuse_feature(struct loader *loader, const char *what) {
+static int refuse_feature(struct loader *loader, const char *what)
+{
     return err_set(loader->err, ERR_INPUT,
                    "%s %s; this program reads byte-level BPE with GPT-2's pre-tokenisation only",
                    loader->path, what);
 }
 
 /* Whether a member is there and says something: not null, not false, not "", not []. */
-static bool says_something(const struct json_value *object, const char *key) {
+static bool says_something(const struct json_value *object, const char *key)
+{
     const struct json_value *value = json_get(object, key);
     const char *text = json_string(value);
     if (text != NULL)
@@ -282,7 +300,8 @@ static bool says_something(const struct json_value *object, const char *key) {
            json_number(value, 0) != 0;
 }
 
-static int check_features(struct loader *loader, const struct json_value *root) {
+static int check_features(struct loader *loader, const struct json_value *root)
+{
     const struct json_value *model = json_get(root, "model");
     const struct json_value *pre = json_get(root, "pre_tokenizer");
     if (strcmp(json_get_string(model, "type", "BPE"), "BPE") != 0)
@@ -307,7 +326,8 @@ static int check_features(struct loader *loader, const struct json_value *root) 
     return 0;
 }
 
-static int load_tokenizer_json(struct loader *loader, const struct json_value *root) {
+static int load_tokenizer_json(struct loader *loader, const struct json_value *root)
+{
     const struct json_value *model = json_get(root, "model");
     int code = check_features(loader, root);
     if (code == 0)
@@ -321,7 +341,8 @@ static int load_tokenizer_json(struct loader *loader, const struct json_value *r
 
 /* Finds the first of two names that is in dir. */
 static int find_either(char path[FILE_PATH_MAX], const char *dir, const char *first,
-                       const char *second, struct err *err) {
+                       const char *second, struct err *err)
+{
     int code = file_join(path, dir, first, err);
     if (code == 0 && !file_exists(path))
         code = file_join(path, dir, second, err);
@@ -331,7 +352,8 @@ static int find_either(char path[FILE_PATH_MAX], const char *dir, const char *fi
 }
 
 static int load_vocab_and_merges(struct loader *loader, const struct json_value *vocab,
-                                 const char *dir) {
+                                 const char *dir)
+{
     char path[FILE_PATH_MAX], *lines = NULL;
     size_t bytes;
     int code = load_vocabulary(loader, vocab, NULL);
@@ -348,7 +370,8 @@ static int load_vocab_and_merges(struct loader *loader, const struct json_value 
     return code;
 }
 
-static int load_file(struct loader *loader, const char *dir) {
+static int load_file(struct loader *loader, const char *dir)
+{
     struct json_value *root = json_load(loader->path, loader->err);
     if (root == NULL)
         return loader->err->code;
@@ -358,7 +381,8 @@ static int load_file(struct loader *loader, const char *dir) {
     return code;
 }
 
-int bpe_load(struct bpe **bpe, const char *path, struct err *err) {
+int bpe_load(struct bpe **bpe, const char *path, struct err *err)
+{
     *bpe = NULL;
     struct stat status;
     char file[FILE_PATH_MAX], dir[FILE_PATH_MAX];
@@ -407,7 +431,8 @@ int bpe_load(struct bpe **bpe, const char *path, struct err *err) {
  * ------------------------------------------------------------------------------------------- */
 
 /* The token's name into a text of its own (mem_free). */
-static char *token_name(const struct bpe *bpe, uint32_t id) {
+static char *token_name(const struct bpe *bpe, uint32_t id)
+{
     const struct bpe_token *token = &bpe->tokens[id];
     const char *text = bpe->text + token->start;
     char *name = mem_alloc(2 * (uint64_t)token->bytes + 1, 1);
@@ -418,7 +443,8 @@ static char *token_name(const struct bpe *bpe, uint32_t id) {
     return name;
 }
 
-static struct json_value *byte_level(bool add_prefix_space, bool trim_offsets) {
+static struct json_value *byte_level(bool add_prefix_space, bool trim_offsets)
+{
     struct json_value *value = json_new_object();
     json_set_string(value, "type", "ByteLevel");
     json_set_bool(value, "add_prefix_space", add_prefix_space);
@@ -427,7 +453,8 @@ static struct json_value *byte_level(bool add_prefix_space, bool trim_offsets) {
     return value;
 }
 
-static struct json_value *added_token(const struct bpe *bpe, uint32_t id) {
+static struct json_value *added_token(const struct bpe *bpe, uint32_t id)
+{
     char *name = token_name(bpe, id);
     struct json_value *value = json_new_object();
     json_set_int(value, "id", id);
@@ -442,7 +469,8 @@ static struct json_value *added_token(const struct bpe *bpe, uint32_t id) {
 }
 
 /* The end-of-text token is always listed, also where a vocab.json could not say that it is one. */
-static struct json_value *added_tokens(const struct bpe *bpe) {
+static struct json_value *added_tokens(const struct bpe *bpe)
+{
     struct json_value *values = json_new_array();
     for (uint32_t id = 0; id < bpe->vocab_size; id++)
         if ((bpe->tokens[id].flags & BPE_TOKEN_ADDED) != 0 || id == bpe->end_of_text)
@@ -450,7 +478,8 @@ static struct json_value *added_tokens(const struct bpe *bpe) {
     return values;
 }
 
-static struct json_value *vocabulary(const struct bpe *bpe) {
+static struct json_value *vocabulary(const struct bpe *bpe)
+{
     struct json_value *values = json_new_object();
     for (uint32_t id = 0; id < bpe->vocab_size; id++) {
         char *name = token_name(bpe, id);
@@ -460,7 +489,8 @@ static struct json_value *vocabulary(const struct bpe *bpe) {
     return values;
 }
 
-static struct json_value *merge_values(const struct bpe *bpe) {
+static struct json_value *merge_values(const struct bpe *bpe)
+{
     struct json_value *values = json_new_array();
     for (uint32_t i = 0; i < bpe->merge_count; i++) {
         char *left = token_name(bpe, bpe->merges[i].left);
@@ -476,7 +506,8 @@ static struct json_value *merge_values(const struct bpe *bpe) {
     return values;
 }
 
-int bpe_save(const struct bpe *bpe, const char *dir, struct err *err) {
+int bpe_save(const struct bpe *bpe, const char *dir, struct err *err)
+{
     char path[FILE_PATH_MAX];
     int code = file_join(path, dir, "tokenizer.json", err);
     if (code != 0)

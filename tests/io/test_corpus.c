@@ -1,0 +1,314 @@
+/*
+ * Property: the pieces of a document put together are the document; documents are what the header
+ * says for every layout of blank lines; pieces are bounded and torn where it does no harm; a folder
+ * gives its text files once, in order; what is no text is refused or left out. Method: documents
+ * written down beside the files that hold them, a plain splitter over whole texts for random ones,
+ * texts longer than the buffer.
+ */
+#include "core/base.h"
+#include "core/mem.h"
+#include "core/rng.h"
+#include "io/corpus.h"
+#include "io/file.h"
+#include "tests/shared/check.h"
+#include "tests/shared/scratch.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define JOINED_MAX (4u << 20)
+
+/* All documents with a U+0001 after each, read twice. */
+static char *join_documents(struct corpus *corpus, size_t *joined_bytes, uint64_t *documents)
+{
+    struct err err;
+    struct corpus_piece piece;
+    char *joined = mem_alloc(JOINED_MAX, 1);
+    size_t bytes = 0;
+    bool in_document = false;
+    *documents = 0;
+    int code;
+    while ((code = corpus_next(corpus, &piece, &err)) == 1) {
+        assert_int_equal(piece.first, !in_document);
+        assert_true(piece.bytes <= CORPUS_PIECE_MAX);
+        assert_true(piece.bytes > 0 || (piece.last && !piece.first));
+        assert_true(bytes + piece.bytes + 1 < JOINED_MAX);
+        memcpy(joined + bytes, piece.text, piece.bytes);
+        bytes += piece.bytes;
+        in_document = !piece.last;
+        if (piece.last) {
+            joined[bytes++] = '\1';
+            (*documents)++;
+        }
+    }
+    assert_int_equal(code, 0);
+    assert_false(in_document);
+    assert_int_equal(corpus->done_bytes, corpus->total_bytes);
+    *joined_bytes = bytes;
+    return joined;
+}
+
+static void write_bytes(const char *name, const char *text, size_t bytes)
+{
+    struct err err;
+    scratch_write(name, "");
+    assert_int_equal(file_replace(scratch_path(name), text, bytes, &err), 0);
+}
+
+static void expect(const char *name, enum corpus_split split, const char *expected, size_t bytes)
+{
+    struct err err;
+    struct corpus corpus;
+    const char *input = scratch_path(name);
+    size_t joined_bytes;
+    uint64_t documents;
+    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_TEXT, split, &err), 0);
+    for (int i = 0; i < 2; i++) {
+        char *joined = join_documents(&corpus, &joined_bytes, &documents);
+        assert_int_equal(joined_bytes, bytes);
+        assert_memory_equal(joined, expected, bytes);
+        mem_free(joined);
+        corpus_rewind(&corpus);
+    }
+    corpus_close(&corpus);
+}
+
+static void test_layouts(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"one", "one\1"},
+        {"one\n", "one\1"},
+        {"one\ntwo\n", "one\ntwo\1"},
+        {"one\n\ntwo\n", "one\1two\1"},
+        {"one\r\n\r\ntwo\r\nmore\r\n", "one\1two\r\nmore\1"},
+        {"\n\n \n one\n \t \n\n\ntwo \n\n", " one\1two \1"},
+        {"one\n   ", "one\1"},
+        {"one\n\n", "one\1"},
+        {"   \n\t\n\r\n", ""},
+        {"   ", ""},
+        {"one\n \xc2\xa0\ntwo", "one\n \xc2\xa0\ntwo\1"},
+        {"a\xff\n\n\xfe\nb", "a\xff\1\xfe\nb\1"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        scratch_write("layout.txt", cases[i][0]);
+        expect("layout.txt", CORPUS_SPLIT_BLANK, cases[i][1], strlen(cases[i][1]));
+        char whole[64];
+        snprintf(whole, sizeof(whole), "%s\1", cases[i][0]);
+        expect("layout.txt", CORPUS_SPLIT_FILE, whole, strlen(whole));
+    }
+}
+
+/* The same rule over a whole text: each line is kept or is blank. */
+static size_t plain_split(const char *text, size_t bytes, char *joined)
+{
+    size_t used = 0;
+    bool open = false;
+    for (size_t start = 0, end; start < bytes; start = end + 1) {
+        const char *newline = memchr(text + start, '\n', bytes - start);
+        end = newline != NULL ? (size_t)(newline - text) : bytes;
+        size_t trimmed = end;
+        while (trimmed > start && memchr(" \t\r\f\v", text[trimmed - 1], 5) != NULL)
+            trimmed--;
+        if (trimmed == start) {
+            if (open)
+                joined[used++] = '\1';
+            open = false;
+            continue;
+        }
+        if (open) {
+            /* The newline of the line before, with its carriage return. */
+            if (text[start - 2] == '\r')
+                joined[used++] = '\r';
+            joined[used++] = '\n';
+        }
+        memcpy(joined + used, text + start, end - start);
+        used += end - start;
+        if (newline != NULL && joined[used - 1] == '\r')
+            used--;
+        open = true;
+    }
+    if (open)
+        joined[used++] = '\1';
+    return used;
+}
+
+/* Documents of all sizes around the piece and the buffer, with blank lines of many kinds. */
+static void test_random_layouts(void **state)
+{
+    (void)state;
+    static const char *const gaps[] = {"\n\n", "\n \t\n", "\r\n\r\n", "\n\n\n\n", "\n", " ", "\n"};
+    static const size_t lengths[] = {1,
+                                     3,
+                                     80,
+                                     4000,
+                                     CORPUS_PIECE_MAX - 1,
+                                     CORPUS_PIECE_MAX,
+                                     CORPUS_PIECE_MAX + 1,
+                                     3 * CORPUS_PIECE_MAX};
+    char *text = mem_alloc(JOINED_MAX, 1), *expected = mem_alloc(JOINED_MAX, 1);
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        size_t bytes = 0;
+        for (uint64_t i = 0; i < 60 && bytes < JOINED_MAX / 2; i++) {
+            uint64_t kind = rng_below(seed, 1, i, i % 6 == 0 ? ARRAY_COUNT(lengths) : 4);
+            for (size_t j = 0; j < lengths[kind]; j++)
+                text[bytes++] = j % 9 == 8 && j + 1 < lengths[kind] ? ' ' : 'a' + (char)(i % 26);
+            const char *gap = gaps[rng_below(seed, 2, i, ARRAY_COUNT(gaps))];
+            memcpy(text + bytes, gap, strlen(gap));
+            bytes += strlen(gap);
+        }
+        write_bytes("random.txt", text, bytes);
+        expect("random.txt", CORPUS_SPLIT_BLANK, expected, plain_split(text, bytes, expected));
+        memcpy(expected, text, bytes);
+        expected[bytes] = '\1';
+        expect("random.txt", CORPUS_SPLIT_FILE, expected, bytes + 1);
+    }
+    mem_free(text);
+    mem_free(expected);
+}
+
+/* Text without any white space is torn between characters, not inside one. */
+static void test_no_white_space(void **state)
+{
+    (void)state;
+    struct err err;
+    struct corpus corpus;
+    struct corpus_piece piece;
+    const size_t characters = CORPUS_PIECE_MAX;
+    char *text = mem_alloc(characters, 3);
+    for (size_t i = 0; i < characters; i++)
+        memcpy(text + 3 * i, "\xe6\x97\xa5", 3);
+    write_bytes("dense.txt", text, 3 * characters);
+    const char *input = scratch_path("dense.txt");
+    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+                     0);
+    size_t bytes = 0;
+    while (corpus_next(&corpus, &piece, &err) == 1) {
+        assert_int_equal(piece.bytes % 3, 0);
+        assert_true(piece.last || piece.bytes > CORPUS_PIECE_MAX - 3);
+        bytes += piece.bytes;
+    }
+    assert_int_equal(bytes, 3 * characters);
+    corpus_close(&corpus);
+    mem_free(text);
+}
+
+static void test_folder(void **state)
+{
+    (void)state;
+    struct err err;
+    struct corpus corpus;
+    size_t bytes;
+    uint64_t documents;
+    scratch_write("tree/b.txt", "second");
+    scratch_write("tree/a/z.txt", "first");
+    scratch_write("tree/c/d/e.txt", "third");
+    scratch_write("tree/.hidden/x.txt", "hidden");
+    scratch_write("tree/.x", "hidden");
+    scratch_write("tree/data.jsonl", "{}");
+    scratch_write("tree/nothing", "");
+    write_bytes("tree/index.dat", "a\0b", 3);
+    assert_int_equal(symlink("b.txt", scratch_path("tree/link.txt")), 0);
+    assert_int_equal(symlink("..", scratch_path("tree/loop")), 0);
+    const char *inputs[] = {scratch_path("tree"), scratch_path("tree/b.txt")};
+    assert_int_equal(corpus_open(&corpus, inputs, 2, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+                     0);
+    char *joined = join_documents(&corpus, &bytes, &documents);
+    joined[bytes] = '\0';
+    assert_string_equal(joined, "first\1second\1third\1second\1");
+    assert_int_equal(documents, 4);
+    assert_int_equal(corpus.empty_count, 1);
+    assert_int_equal(corpus.skipped_count, 2);
+    assert_non_null(corpus.skipped_example);
+    mem_free(joined);
+    corpus_close(&corpus);
+
+    assert_int_equal(corpus_open(&corpus, inputs, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err),
+                     0);
+    assert_int_equal(corpus.file_count, 4);
+    assert_int_equal(corpus.skipped_count, 1);
+    corpus_close(&corpus);
+}
+
+static void refuse(const char *input, const char *why)
+{
+    struct err err;
+    struct corpus corpus;
+    assert_true(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err) < 0);
+    if (strstr(err.message, why) == NULL || strstr(err.message, input) == NULL)
+        fail_msg("'%s' does not say '%s' of %s", err.message, why, input);
+    assert_null(strchr(err.message, '\n'));
+    corpus_close(&corpus);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *text;
+        size_t bytes;
+        const char *why;
+    } cases[] = {
+        {"x.jsonl", "{}", 2, "JSON lines"},       {"x.xml", "<a/>", 4, "XML"},
+        {"x.gz", "\x1f\x8b\x08", 3, "gzip"},      {"x.bz2", "BZh9", 4, "bzip2"},
+        {"x.zst", "\x28\xb5\x2f\xfd", 4, "zstd"}, {"x.txt", "a\0b", 3, "UTF-16"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct err err;
+        struct corpus corpus;
+        write_bytes(cases[i].name, cases[i].text, cases[i].bytes);
+        refuse(scratch_path(cases[i].name), cases[i].why);
+        const char *input = scratch_path(cases[i].name);
+        assert_int_equal(
+            corpus_open(&corpus, &input, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err), 0);
+        assert_int_equal(corpus.total_bytes, cases[i].bytes);
+        corpus_close(&corpus);
+    }
+    refuse(scratch_path("nowhere"), "there is no text");
+    refuse("/dev/null", "neither a file nor a folder");
+}
+
+static void test_empty(void **state)
+{
+    (void)state;
+    struct err err;
+    struct corpus corpus;
+    struct corpus_piece piece;
+    scratch_write("empty.txt", "");
+    const char *input = scratch_path("empty.txt");
+    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+                     0);
+    assert_int_equal(corpus.file_count, 0);
+    assert_int_equal(corpus.empty_count, 1);
+    assert_int_equal(corpus_next(&corpus, &piece, &err), 0);
+    corpus_close(&corpus);
+}
+
+/* A file that is gone when its turn comes: an error with its name. */
+static void test_vanished(void **state)
+{
+    (void)state;
+    struct err err;
+    struct corpus corpus;
+    struct corpus_piece piece;
+    scratch_write("gone.txt", "text");
+    const char *input = scratch_path("gone.txt");
+    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+                     0);
+    assert_int_equal(unlink(input), 0);
+    assert_true(corpus_next(&corpus, &piece, &err) < 0);
+    assert_non_null(strstr(err.message, "gone.txt"));
+    corpus_close(&corpus);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_layouts),        cmocka_unit_test(test_random_layouts),
+        cmocka_unit_test(test_no_white_space), cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_refused),        cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_vanished),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

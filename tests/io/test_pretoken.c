@@ -1,0 +1,174 @@
+/*
+ * Property: pieces are GPT-2's, put together they are the text whatever its bytes are, and a text
+ * torn at pretoken_cut gives the same pieces. Method: goldens from Hugging Face tokenizers
+ * (ByteLevel, 0.23), every one- to three-byte text, and random mixtures of awkward characters torn
+ * at every length.
+ */
+#include "core/base.h"
+#include "core/rng.h"
+#include "io/pretoken.h"
+#include "tests/shared/check.h"
+#include <stdio.h>
+#include <string.h>
+
+/* The pieces of text with '|' after each, into joined. */
+static void join_pieces(struct pretoken *pretoken, const char *text, size_t bytes, char *joined)
+{
+    size_t start, piece_bytes, at = 0;
+    pretoken_begin(pretoken, text, bytes);
+    while (pretoken_next(pretoken, &start, &piece_bytes)) {
+        assert_true(piece_bytes > 0);
+        memcpy(joined, text + start, piece_bytes);
+        joined += piece_bytes;
+        *joined++ = '|';
+        assert_int_equal(start, at);
+        at += piece_bytes;
+    }
+    assert_int_equal(at, bytes);
+    *joined = '\0';
+}
+
+static void test_goldens(void **state)
+{
+    (void)state;
+    static const char *const goldens[][2] = {
+        {"Hello world", "Hello| world|"},
+        {"it's they're I'll x'D 'S", "it|'s| they|'re| I|'ll| x|'|D| '|S|"},
+        {"a  b   c", "a| | b|  | c|"},
+        {"tab\tand\n\nnewline \n", "tab|\t|and|\n|\n|newline| \n|"},
+        {"trailing   ", "trailing|   |"},
+        {"abc123 45.6", "abc|123| 45|.|6|"},
+        {"P\xc5\x99\xc3\xadli\xc5\xa1 \xc5\xbelu\xc5\xa5ou\xc4\x8dk\xc3\xbd k\xc5\xaf\xc5\x88",
+         "P\xc5\x99\xc3\xadli\xc5\xa1| \xc5\xbelu\xc5\xa5ou\xc4\x8dk\xc3\xbd| k\xc5\xaf\xc5\x88|"},
+        {"\xe6\x97\xa5\xe6\x9c\xac\xe3\x80\x82!?", "\xe6\x97\xa5\xe6\x9c\xac|\xe3\x80\x82!?|"},
+        /* U+180E was white space once, and still is to PCRE2's \s; U+00A0 and U+3000 are. */
+        {"a\xe1\xa0\x8e"
+         "b",
+         "a|\xe1\xa0\x8e|b|"},
+        {"a \xc2\xa0"
+         "b\xe3\x80\x80"
+         "c",
+         "a| |\xc2\xa0|b|\xe3\x80\x80|c|"},
+        {"\xc2\xbd \xd9\xa3", "\xc2\xbd| \xd9\xa3|"},
+        {"", ""},
+    };
+    struct pretoken *pretoken = pretoken_new();
+    for (size_t i = 0; i < ARRAY_COUNT(goldens); i++) {
+        char joined[256];
+        join_pieces(pretoken, goldens[i][0], strlen(goldens[i][0]), joined);
+        assert_string_equal(joined, goldens[i][1]);
+    }
+    pretoken_free(pretoken);
+    pretoken_free(NULL);
+}
+
+/* Runs of bytes that are no UTF-8 stand alone, and the text around them begins and ends there. */
+static void test_invalid(void **state)
+{
+    (void)state;
+    static const char *const goldens[][2] = {
+        {"ab\xff\xfe"
+         "cd",
+         "ab|\xff\xfe|cd|"},
+        {" \x80 a", " |\x80| a|"},
+        {"a  \xc3", "a|  |\xc3|"},            /* a character cut short */
+        {"\xed\xa0\x80x", "\xed\xa0\x80|x|"}, /* a surrogate */
+        {"\xc0\xaf/", "\xc0\xaf|/|"},         /* an overlong form */
+        {"\xf4\x90\x80\x80\xf4\x8f\xbf\xbf", "\xf4\x90\x80\x80|\xf4\x8f\xbf\xbf|"},
+        {"\xe2\x82\xc3\xa9", "\xe2\x82|\xc3\xa9|"},
+    };
+    struct pretoken *pretoken = pretoken_new();
+    for (size_t i = 0; i < ARRAY_COUNT(goldens); i++) {
+        char joined[64];
+        join_pieces(pretoken, goldens[i][0], strlen(goldens[i][0]), joined);
+        assert_string_equal(joined, goldens[i][1]);
+    }
+    pretoken_free(pretoken);
+}
+
+static void test_short_texts(void **state)
+{
+    (void)state;
+    struct pretoken *pretoken = pretoken_new();
+    char joined[16];
+    for (uint32_t value = 0; value < 1u << 16; value++) {
+        char text[3] = {(char)value, (char)(value >> 8), 'a'};
+        join_pieces(pretoken, text, 1, joined);
+        join_pieces(pretoken, text, 2, joined);
+        join_pieces(pretoken, text, 3, joined);
+    }
+    pretoken_free(pretoken);
+}
+
+#define TEXT_BYTES 240
+
+static size_t awkward_text(uint64_t seed, char *text)
+{
+    static const char *const parts[] = {
+        "a",
+        "Z",
+        "\xc4\x8d",
+        "7",
+        " ",
+        " ",
+        "\n",
+        "\t",
+        "'",
+        "s",
+        "ll",
+        ".",
+        "\xc2\xa0",
+        "\xc2\x85",
+        "\xe2\x80\x83",
+        "\xe3\x80\x80",
+        "\xe1\xa0\x8e",
+        "\xf0\x9f\x99\x82",
+        "\xff",
+        "\xe2",
+        "\r\n",
+        "-",
+    };
+    size_t bytes = 0;
+    for (uint64_t i = 0; bytes + 4 < TEXT_BYTES; i++) {
+        const char *part = parts[rng_below(seed, 0, i, ARRAY_COUNT(parts))];
+        memcpy(text + bytes, part, strlen(part));
+        bytes += strlen(part);
+    }
+    return bytes;
+}
+
+static void test_cut(void **state)
+{
+    (void)state;
+    struct pretoken *pretoken = pretoken_new();
+    uint64_t cuts = 0;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        char text[TEXT_BYTES], whole[2 * TEXT_BYTES + 1], torn[2 * TEXT_BYTES + 1];
+        size_t bytes = awkward_text(seed, text);
+        join_pieces(pretoken, text, bytes, whole);
+        for (size_t length = 0; length <= bytes; length++) {
+            size_t cut = pretoken_cut(text, length);
+            assert_true(cut == 0 || cut < length);
+            join_pieces(pretoken, text, cut, torn);
+            join_pieces(pretoken, text + cut, bytes - cut, torn + strlen(torn));
+            assert_string_equal(torn, whole);
+            cuts += cut > 0;
+        }
+    }
+    assert_true(cuts > 10000);
+    assert_int_equal(pretoken_cut("abc def", 7), 3);
+    assert_int_equal(pretoken_cut("abcdef", 6), 0);
+    assert_int_equal(pretoken_cut("", 0), 0);
+    pretoken_free(pretoken);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_goldens),
+        cmocka_unit_test(test_invalid),
+        cmocka_unit_test(test_short_texts),
+        cmocka_unit_test(test_cut),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

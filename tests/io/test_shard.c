@@ -1,0 +1,351 @@
+/*
+ * Property: what was written is read back; a file that is truncated, foreign, damaged in any byte
+ * or of a half-done write is refused or reported, with its name. Method: small shards of both
+ * widths and one that crosses a write block, every truncation and every flipped byte of a small
+ * one, a disk that fills up at each write (a limit on file size).
+ */
+#include "core/base.h"
+#include "core/json.h"
+#include "core/mem.h"
+#include "core/rng.h"
+#include "io/dataset.h"
+#include "io/file.h"
+#include "io/shard.h"
+#include "tests/shared/check.h"
+#include "tests/shared/scratch.h"
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static uint32_t token_at(uint64_t index, uint32_t vocab)
+{
+    return (uint32_t)rng_below(7, 0, index, vocab);
+}
+
+/* Documents of 1, 2, 3, ... tokens until token_count are there; in one add or token by token. */
+static void write_shard(const char *path, uint32_t vocab, uint64_t token_count, bool by_token)
+{
+    struct err err;
+    struct shard_writer *writer;
+    assert_int_equal(shard_writer_open(&writer, path, vocab, 0x1234567890abcdef, &err), 0);
+    uint32_t *document = mem_alloc(token_count + 1, sizeof(*document));
+    for (uint64_t start = 0, length = 1; start < token_count; start += length, length++) {
+        length = MIN(length, token_count - start);
+        for (uint64_t i = 0; i < length; i++)
+            document[i] = token_at(start + i, vocab);
+        for (uint64_t i = 0; by_token && i < length; i++)
+            assert_int_equal(shard_writer_append(writer, document + i, 1, &err), 0);
+        if (by_token)
+            shard_writer_end_document(writer);
+        else
+            assert_int_equal(shard_writer_add(writer, document, length, &err), 0);
+    }
+    assert_int_equal(shard_writer_token_count(writer), token_count);
+    assert_int_equal(shard_writer_close(writer, &err), 0);
+    mem_free(document);
+}
+
+static void check_shard(const char *path, uint32_t vocab, uint64_t token_count)
+{
+    struct err err;
+    struct shard shard;
+    assert_int_equal(shard_open(&shard, path, &err), 0);
+    assert_int_equal(shard_verify(&shard, path, &err), 0);
+    assert_int_equal(shard.token_count, token_count);
+    assert_int_equal(shard.vocab_size, vocab);
+    assert_int_equal(shard.token_bytes, vocab <= 65536 ? 2 : 4);
+    assert_int_equal(shard.tokenizer_hash, 0x1234567890abcdef);
+    uint32_t *tokens = mem_alloc(token_count + 1, sizeof(*tokens));
+    shard_read(&shard, 0, tokens, token_count);
+    for (uint64_t i = 0; i < token_count; i++)
+        assert_int_equal(tokens[i], token_at(i, vocab));
+    uint64_t start = 0;
+    for (uint64_t i = 0; i < shard.document_count; i++) {
+        assert_int_equal(shard.documents[i], start);
+        start += i + 1;
+    }
+    assert_true(start >= token_count);
+    if (token_count > 3) {
+        shard_read(&shard, token_count - 3, tokens, 3);
+        assert_int_equal(tokens[0], token_at(token_count - 3, vocab));
+        assert_int_equal(tokens[2], token_at(token_count - 1, vocab));
+    }
+    mem_free(tokens);
+    shard_close(&shard);
+    shard_close(&shard);
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    static const uint32_t vocabs[] = {1, 257, 65535, 65536, 65537, 1u << 24};
+    static const uint64_t counts[] = {0, 1, 2, 3, 5, 1000};
+    for (size_t v = 0; v < ARRAY_COUNT(vocabs); v++)
+        for (size_t c = 0; c < ARRAY_COUNT(counts); c++) {
+            const char *path = scratch_path("round.tok");
+            write_shard(path, vocabs[v], counts[c], c % 2 == 0);
+            check_shard(path, vocabs[v], counts[c]);
+        }
+}
+
+/* Tokens and document index both cross the writer's blocks, at every remainder of 8 bytes. */
+static void test_blocks(void **state)
+{
+    (void)state;
+    for (uint64_t extra = 0; extra < 5; extra++) {
+        const char *path = scratch_path("blocks.tok");
+        write_shard(path, 50000, SHARD_BLOCK_BYTES / 2 - 2 + extra, false);
+        check_shard(path, 50000, SHARD_BLOCK_BYTES / 2 - 2 + extra);
+    }
+    struct err err;
+    struct shard_writer *writer;
+    struct shard shard;
+    const char *path = scratch_path("many.tok");
+    const uint64_t documents = SHARD_BLOCK_BYTES / 8 + 77;
+    assert_int_equal(shard_writer_open(&writer, path, 70000, 1, &err), 0);
+    for (uint64_t i = 0; i < documents; i++)
+        assert_int_equal(shard_writer_add(writer, &(uint32_t){69999}, 1, &err), 0);
+    assert_int_equal(shard_writer_document_count(writer), documents);
+    assert_int_equal(shard_writer_close(writer, &err), 0);
+    assert_int_equal(shard_open(&shard, path, &err), 0);
+    assert_int_equal(shard_verify(&shard, path, &err), 0);
+    assert_int_equal(shard.document_count, documents);
+    assert_int_equal(shard.documents[documents - 1], documents - 1);
+    shard_close(&shard);
+}
+
+/* The file does not exist under its name before it is whole, and an aborted one leaves nothing. */
+static void test_half_done(void **state)
+{
+    (void)state;
+    struct err err;
+    struct shard_writer *writer;
+    const char *path = scratch_path("half.tok");
+    assert_int_equal(shard_writer_open(&writer, path, 300, 0, &err), 0);
+    assert_int_equal(shard_writer_add(writer, (uint32_t[]){1, 2, 3}, 3, &err), 0);
+    assert_false(file_exists(path));
+    assert_true(file_exists(scratch_path("half.tok.tmp")));
+    shard_writer_abort(writer);
+    shard_writer_abort(NULL);
+    assert_false(file_exists(path));
+    assert_false(file_exists(scratch_path("half.tok.tmp")));
+    assert_false(file_exists(scratch_path("half.tok.tmp.index")));
+    assert_int_not_equal(shard_writer_open(&writer, scratch_path("no/dir/x.tok"), 300, 0, &err), 0);
+    assert_non_null(strstr(err.message, "no/dir/x.tok"));
+}
+
+static char *small_shard(size_t *bytes)
+{
+    struct err err;
+    char *data;
+    write_shard(scratch_path("small.tok"), 300, 21, false);
+    assert_int_equal(file_read_all(scratch_path("small.tok"), MIB, &data, bytes, &err), 0);
+    return data;
+}
+
+/* 0 when open and verify both accept these bytes as a shard. */
+static int judge(const char *data, size_t bytes, struct err *err)
+{
+    struct shard shard;
+    const char *path = scratch_path("judged.tok");
+    assert_int_equal(file_replace(path, data, bytes, err), 0);
+    int code = shard_open(&shard, path, err);
+    if (code == 0)
+        code = shard_verify(&shard, path, err);
+    shard_close(&shard);
+    if (code != 0) {
+        assert_non_null(strstr(err->message, "judged.tok"));
+        assert_null(strchr(err->message, '\n'));
+    }
+    return code;
+}
+
+static void test_truncated(void **state)
+{
+    (void)state;
+    struct err err;
+    size_t bytes;
+    char *data = small_shard(&bytes);
+    assert_int_equal(judge(data, bytes, &err), 0);
+    for (size_t length = 0; length < bytes; length += length < 4090 ? 89 : 1)
+        assert_int_not_equal(judge(data, length, &err), 0);
+    assert_int_not_equal(judge(data, bytes - 1, &err), 0);
+    assert_non_null(strstr(err.message, "truncated"));
+    mem_free(data);
+}
+
+static void test_damaged(void **state)
+{
+    (void)state;
+    struct err err;
+    size_t bytes;
+    char *data = small_shard(&bytes);
+    for (size_t i = 0; i < bytes; i += i >= 64 && i < 4090 ? 61 : 1) {
+        data[i] ^= 0x10;
+        int code = judge(data, bytes, &err);
+        data[i] ^= 0x10;
+        assert_int_not_equal(code, 0);
+    }
+    memcpy(data, "not a shard at all", 18);
+    assert_int_equal(judge(data, bytes, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "no token shard"));
+    mem_free(data);
+}
+
+/* A damaged token stops the reader with the file's name, before it indexes anything. */
+static void test_token_out_of_vocabulary(void **state)
+{
+    (void)state;
+    struct err err;
+    size_t bytes;
+    char *data = small_shard(&bytes);
+    memset(data + SHARD_HEADER_BYTES + 4, 0xff, 2);
+    assert_int_equal(file_replace(scratch_path("wild.tok"), data, bytes, &err), 0);
+    mem_free(data);
+    struct shard shard;
+    uint32_t tokens[4];
+    assert_int_equal(shard_open(&shard, scratch_path("wild.tok"), &err), 0);
+    shard_read(&shard, 0, tokens, 2);
+    pid_t child = fork();
+    if (child == 0) {
+        if (freopen(scratch_path("wild.err"), "w", stderr) == NULL)
+            _exit(7);
+        shard_read(&shard, 0, tokens, 3);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    char *said = scratch_read(scratch_path("wild.err"));
+    assert_non_null(strstr(said, "wild.tok"));
+    assert_non_null(strstr(said, "65535"));
+    free(said);
+    shard_close(&shard);
+}
+
+/* A drive that is full after n bytes: an error that names the file, and no file. */
+static void test_full_drive(void **state)
+{
+    (void)state;
+    struct rlimit old, limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    const size_t limits[] = {0, 1, 4095, 4096, 4100, 6000};
+    for (size_t i = 0; i < ARRAY_COUNT(limits); i++) {
+        struct err err;
+        struct shard_writer *writer = NULL;
+        const char *path = scratch_path("full.tok");
+        limit = (struct rlimit){limits[i], old.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        int code = shard_writer_open(&writer, path, 300, 0, &err);
+        for (uint32_t n = 0; code == 0 && n < 1000; n++)
+            code = shard_writer_add(writer, (uint32_t[]){1, 2, 3, 4}, 4, &err);
+        if (code == 0)
+            code = shard_writer_close(writer, &err);
+        else
+            shard_writer_abort(writer);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+        assert_int_not_equal(code, 0);
+        assert_non_null(strstr(err.message, "full.tok"));
+        assert_false(file_exists(path));
+        assert_false(file_exists(scratch_path("full.tok.tmp")));
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------
+ * Data folders
+ * ------------------------------------------------------------------------------------------- */
+
+static void make_dataset(const char *dir)
+{
+    struct err err;
+    char path[FILE_PATH_MAX];
+    assert_int_equal(file_make_dirs(dir, &err), 0);
+    assert_int_equal(file_join(path, dir, DATASET_TRAIN_FILE, &err), 0);
+    write_shard(path, 300, 100, false);
+    assert_int_equal(file_join(path, dir, DATASET_VAL_FILE, &err), 0);
+    write_shard(path, 300, 20, false);
+    assert_int_equal(file_join(path, dir, DATASET_TOKENIZER_FILE, &err), 0);
+    assert_int_equal(file_replace(path, "{}", 2, &err), 0);
+}
+
+static void refuse_dataset(const char *dir, const char *why)
+{
+    struct err err;
+    struct dataset dataset;
+    assert_int_not_equal(dataset_open(&dataset, dir, &err), 0);
+    if (strstr(err.message, why) == NULL)
+        fail_msg("'%s' does not say '%s'", err.message, why);
+    dataset_close(&dataset);
+}
+
+static void test_dataset(void **state)
+{
+    (void)state;
+    struct err err;
+    struct dataset dataset;
+    const char *dir = scratch_path("data");
+    refuse_dataset(dir, "spillway prep");
+    make_dataset(dir);
+    refuse_dataset(dir, "dataset.json is missing");
+    assert_int_equal(dataset_seal(dir, true, json_new_object(), &err), 0);
+    assert_int_equal(dataset_open(&dataset, dir, &err), 0);
+    assert_true(dataset.has_val);
+    assert_int_equal(dataset.vocab, 300);
+    assert_int_equal(dataset.train.token_count, 100);
+    assert_int_equal(dataset.val.token_count, 20);
+    dataset_close(&dataset);
+    dataset_close(&dataset);
+
+    write_shard(scratch_path("data/val.tok"), 300, 21, false);
+    refuse_dataset(dir, "val.tok does not belong");
+    write_shard(scratch_path("data/val.tok"), 301, 20, false);
+    refuse_dataset(dir, "val.tok does not belong");
+    write_shard(scratch_path("data/val.tok"), 300, 20, false);
+    assert_int_equal(file_replace(scratch_path("data/tokenizer.json"), "{ }", 3, &err), 0);
+    refuse_dataset(dir, "tokenizer.json is not the tokenizer");
+    assert_int_equal(unlink(scratch_path("data/tokenizer.json")), 0);
+    refuse_dataset(dir, "tokenizer.json");
+
+    assert_int_equal(file_replace(scratch_path("data/dataset.json"), "{\"a\": 1}", 8, &err), 0);
+    refuse_dataset(dir, "not written by");
+    assert_int_equal(dataset_unseal(dir, &err), 0);
+    assert_int_equal(dataset_unseal(dir, &err), 0);
+    refuse_dataset(dir, "dataset.json is missing");
+}
+
+static void test_dataset_without_val(void **state)
+{
+    (void)state;
+    struct err err;
+    struct dataset dataset;
+    const char *dir = scratch_path("noval");
+    make_dataset(dir);
+    assert_int_equal(unlink(scratch_path("noval/val.tok")), 0);
+    assert_int_equal(dataset_seal(dir, false, json_new_object(), &err), 0);
+    assert_int_equal(dataset_open(&dataset, dir, &err), 0);
+    assert_false(dataset.has_val);
+    assert_null(dataset.val.map);
+    dataset_close(&dataset);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_half_done),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_token_out_of_vocabulary),
+        cmocka_unit_test(test_full_drive),
+        cmocka_unit_test(test_dataset),
+        cmocka_unit_test(test_dataset_without_val),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
