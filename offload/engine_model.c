@@ -1,31 +1,19 @@
 #include "offload/engine_model.h"
 
+_Static_assert((int)PROFILE_RATE_COUNT == (int)LANE_COUNT &&
+                   (int)PROFILE_CPU_BYTES == (int)LANE_CPU,
+               "a profile has a rate for each lane");
+
 /* What handing an op to a lane costs, whatever it does. */
 #define OP_LATENCY_NS   15000
 #define DRIVE_DEPTH     8
 #define LANE_DEPTH      4
 
+/* A lane's rate is in FLOPs on the compute lane and in bytes elsewhere. */
 static double duration_s(const struct engine_model *model, const struct plan_op *op)
 {
-    const struct profile *p = &model->profile;
-    switch ((enum plan_lane)op->lane) {
-    case LANE_COMPUTE:
-        return (double)op->flops / p->compute_flops;
-    case LANE_H2D:
-        return (double)op->bytes / p->h2d_bytes;
-    case LANE_D2H:
-        return (double)op->bytes / p->d2h_bytes;
-    case LANE_SSD_READ:
-        return (double)op->bytes / p->ssd_read_bytes;
-    case LANE_SSD_WRITE:
-        return (double)op->bytes / p->ssd_write_bytes;
-    case LANE_CPU:
-        return (double)op->bytes / p->cpu_bytes;
-    case LANE_COUNT:
-        break;
-    }
-    ASSERT(!"no such lane");
-    return 0;
+    uint64_t work = op->lane == LANE_COMPUTE ? op->flops : op->bytes;
+    return (double)work / model->profile.rate[op->lane];
 }
 
 static void begin(struct engine *engine, const struct plan *plan)

@@ -17,8 +17,9 @@
 /* Short of nothing, this many chunk states are in flight between drive and optimizer: enough to
  * keep a drive busy in both directions, about 24 MiB. */
 #define STATE_STAGES_MAX 8
-/* What may change between the measurement of the overhead and the end of a run. */
-#define OVERHEAD_MARGIN (2 * MIB)
+/* The smallest flag that works is stated with a little more than this run needs: what the program
+ * itself takes varies by some hundred KiB from one start to the next. */
+static uint64_t with_margin(uint64_t bytes) { return bytes + MAX(bytes / 64, 512 * KIB); }
 
 static uint32_t layer_count(const struct place *place) { return place->spec.config->layers; }
 
@@ -107,14 +108,6 @@ static void set_stash(struct place *place, uint32_t count)
     place->stash_stages = spilled && place->separate_device ? 2 : 0;
 }
 
-static void set_where(uint8_t *where, uint32_t layers, uint32_t count, enum place_where better,
-                      enum place_where worse)
-{
-    /* The last layers first: their activations wait the shortest. */
-    for (uint32_t l = 0; l < layers; l++)
-        where[l] = (uint8_t)(layers - l <= count ? better : worse);
-}
-
 static bool any_where(const struct place *place, const uint8_t *where, enum place_where wanted)
 {
     for (uint32_t l = 0; l < layer_count(place); l++)
@@ -142,6 +135,7 @@ static enum place_where outermost(const struct place *place)
     return place->separate_device ? WHERE_RAM : WHERE_DEVICE;
 }
 
+/* The last layers first, here and below: their activations wait the shortest. */
 static void set_x_device(struct place *place, uint32_t count)
 {
     for (uint32_t l = 0; l < layer_count(place); l++)
@@ -151,7 +145,10 @@ static void set_x_device(struct place *place, uint32_t count)
 }
 static void set_x_ram(struct place *place, uint32_t count)
 {
-    set_where(place->x_where, layer_count(place), count, WHERE_RAM, outermost(place));
+    for (uint32_t l = 0; l < layer_count(place); l++)
+        if (place->x_where[l] != WHERE_DEVICE)
+            place->x_where[l] =
+                (uint8_t)(layer_count(place) - l <= count ? WHERE_RAM : outermost(place));
     set_activation_rings(place);
 }
 static void set_inner_device(struct place *place, uint32_t count)
@@ -269,8 +266,8 @@ static bool compute_binds(const struct place *place)
     uint64_t forward, backward;
     place_flops(&place->spec, &forward, &backward);
     double state = (double)place->spec.layout->padded_parameters * LAYOUT_STATE_BYTES;
-    return (double)(forward + backward) / profile.compute_flops >
-           state / profile.ssd_read_bytes + state / profile.ssd_write_bytes;
+    return (double)(forward + backward) / profile.rate[PROFILE_COMPUTE_FLOPS] >
+           state / profile.rate[PROFILE_SSD_READ_BYTES] + state / profile.rate[PROFILE_SSD_WRITE_BYTES];
 }
 
 static void grow_inner(struct place *place)
@@ -283,6 +280,28 @@ static void grow_inner(struct place *place)
         grow_where(place, place->inner_where, set_inner_ram, layers);
 }
 
+/* The head's tiles all on the device, with their gradients: all or nothing. */
+static void grow_tiles(struct place *place)
+{
+    uint32_t gradient_slots = place->tile_gradient_slots, slots = place->tile_slots;
+    uint32_t stages = place->stash_stages;
+    if (grow(place, set_tiles, 1))
+        return;
+    place->tile_gradient_slots = gradient_slots;
+    place->tile_slots = slots;
+    place->stash_stages = stages;
+}
+
+static bool all_resident(const struct place *place, enum plane plane)
+{
+    for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
+        if (place->resident[c] <= plane)
+            return false;
+    return true;
+}
+
+/* RAM and, without a device of its own, everything: from what saves most drive traffic per byte
+ * (hi: three times its size in a step) to what saves least. */
 static void spend(struct place *place)
 {
     const struct place_spec *spec = &place->spec;
@@ -295,32 +314,22 @@ static void spend(struct place *place)
     if (search)
         grow(place, set_hi, chunks);
     grow_where(place, place->x_where, set_x_device, layers);
-    if (place->separate_device && spec->nvme && any_where(place, place->x_where, WHERE_NVME))
+    if (place->separate_device && any_where(place, place->x_where, WHERE_NVME))
         grow_where(place, place->x_where, set_x_ram, layers);
     if (inner_first)
         grow_inner(place);
+    grow_tiles(place);
     if (spec->nvme) {
         grow(place, set_gradients, chunks);
-        grow(place, set_stash, spec->layout->wpe_first_chunk);
-    }
-    if (search) {
-        void (*const planes[])(struct place *, uint32_t) = {set_lo, set_m, set_v};
-        bool full = place->resident[chunks - 1] > PLANE_HI;
-        for (uint32_t c = 0; c < chunks; c++)
-            full &= place->resident[c] > PLANE_HI;
-        for (size_t i = 0; i < ARRAY_COUNT(planes) && full; i++)
-            full = grow(place, planes[i], chunks) == chunks;
-    }
-    if (!inner_first)
-        grow_inner(place);
-    uint32_t tile_gradient_slots = place->tile_gradient_slots, tile_slots = place->tile_slots;
-    if (grow(place, set_tiles, 1) == 0) {
-        place->tile_gradient_slots = tile_gradient_slots;
-        place->tile_slots = tile_slots;
-        set_stash(place, spec->nvme ? 0 : spec->layout->wpe_first_chunk);
-        if (spec->nvme)
+        if (place->tile_gradient_slots < spec->layout->tile_count)
             grow(place, set_stash, spec->layout->wpe_first_chunk);
     }
+    void (*const planes[])(struct place *, uint32_t) = {set_lo, set_m, set_v};
+    for (uint32_t i = 0; i < ARRAY_COUNT(planes) && search; i++)
+        if (all_resident(place, i))
+            grow(place, planes[i], chunks);
+    if (!inner_first)
+        grow_inner(place);
     grow(place, set_block_slots, layers);
 }
 
@@ -359,7 +368,7 @@ static int refuse(struct place *place, struct err *err)
             "%s); the smallest that works, other budgets as given: --ram-budget %lluM",
             log_bytes(have, spec->ram_budget), log_bytes(need, place->ram_bytes),
             spec->nvme ? "" : " without --nvme DIR", most_name, what,
-            (unsigned long long)div_up(place->ram_bytes + OVERHEAD_MARGIN, MIB));
+            (unsigned long long)div_up(with_margin(place->ram_bytes), MIB));
     return err_set(err, ERR_INPUT,
                    "the NVMe budget of %s is too small: both slots of the state and what is "
                    "spilled need %s; the smallest that works, other budgets as given: "

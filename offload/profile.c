@@ -19,18 +19,20 @@ void profile_init(struct profile *profile, enum precision precision, uint32_t co
     ASSERT(cores > 0);
     double flops = precision == PRECISION_BF16 ? DEFAULT_BF16_FLOPS : DEFAULT_FP32_FLOPS;
     *profile = (struct profile){
-        .compute_flops = flops * cores,
-        .h2d_bytes = DEFAULT_COPY_BYTES,
-        .d2h_bytes = DEFAULT_COPY_BYTES,
-        .ssd_read_bytes = DEFAULT_READ_BYTES,
-        .ssd_write_bytes = DEFAULT_WRITE_BYTES,
-        .cpu_bytes = DEFAULT_CPU_BYTES,
+        .rate = {[PROFILE_COMPUTE_FLOPS] = flops * cores,
+                 [PROFILE_H2D_BYTES] = DEFAULT_COPY_BYTES,
+                 [PROFILE_D2H_BYTES] = DEFAULT_COPY_BYTES,
+                 [PROFILE_SSD_READ_BYTES] = DEFAULT_READ_BYTES,
+                 [PROFILE_SSD_WRITE_BYTES] = DEFAULT_WRITE_BYTES,
+                 [PROFILE_CPU_BYTES] = DEFAULT_CPU_BYTES},
     };
 }
 
-void profile_learn(double *rate, double work, double busy_s)
+void profile_learn(struct profile *profile, enum profile_rate rate, double work, double busy_s)
 {
     if (busy_s < LEARN_SECONDS_MIN || work <= 0)
         return;
-    *rate = (*rate + work / busy_s) / 2;
+    double seen = work / busy_s;
+    profile->rate[rate] = profile->measured[rate] ? (profile->rate[rate] + seen) / 2 : seen;
+    profile->measured[rate] = true;
 }

@@ -7,22 +7,30 @@
 #define SPILLWAY_OFFLOAD_PROFILE_H
 
 #include "model/config.h"
+#include <stdbool.h>
 #include <stdint.h>
 
+/* Per second. The order is that of enum plan_lane. */
+enum profile_rate {
+    PROFILE_COMPUTE_FLOPS, /* matrix products inside whole kernels */
+    PROFILE_H2D_BYTES,
+    PROFILE_D2H_BYTES,
+    PROFILE_SSD_READ_BYTES,
+    PROFILE_SSD_WRITE_BYTES,
+    PROFILE_CPU_BYTES, /* state and gradient bytes that the optimizer's lane passes over */
+    PROFILE_RATE_COUNT
+};
+
 struct profile {
-    double compute_flops;      /* per second, matrix products inside whole kernels */
-    double h2d_bytes;          /* per second */
-    double d2h_bytes;          /* per second */
-    double ssd_read_bytes;     /* per second */
-    double ssd_write_bytes;    /* per second */
-    double cpu_bytes;          /* state and gradient bytes that the optimizer lane passes over */
+    double rate[PROFILE_RATE_COUNT];
+    bool measured[PROFILE_RATE_COUNT]; /* false: still a default */
 };
 
 /* The defaults for a device of `cores` cores. */
 void profile_init(struct profile *profile, enum precision precision, uint32_t cores);
 
-/* Takes in a measurement: `work` in the unit of *rate (bytes or FLOPs) during busy seconds. Ignores
- * what is too short to mean anything; smooths by halves. */
-void profile_learn(double *rate, double work, double busy_s);
+/* Takes in a measurement: `work` in the rate's unit done in busy_s seconds. The first replaces the
+ * default, later ones are smoothed by halves; what is too short to mean anything is ignored. */
+void profile_learn(struct profile *profile, enum profile_rate rate, double work, double busy_s);
 
 #endif

@@ -1,0 +1,87 @@
+/*
+ * run: everything a training run holds, and how it comes to be: the model, the placement, the plans
+ * of all kinds of step, the tiers with their first contents, the engine. train.c walks it.
+ *
+ * Opening is in two parts, so that budgets are refused, and plans shown, before anything is written:
+ * run_plan_open decides, run_open creates.
+ */
+#ifndef SPILLWAY_OFFLOAD_RUN_H
+#define SPILLWAY_OFFLOAD_RUN_H
+
+#include "core/trace.h"
+#include "io/batch.h"
+#include "io/dataset.h"
+#include "offload/checkpoint.h"
+#include "offload/engine_model.h"
+#include "offload/engine_real.h"
+#include "offload/exec.h"
+#include "offload/metrics.h"
+#include "offload/sched.h"
+#include "offload/train.h"
+
+/* The plans of a run. */
+enum variant {
+    PLAN_FIRST,         /* nothing pending */
+    PLAN_STEADY,        /* pending gradients applied in the forward pass */
+    PLAN_STEADY_COMMIT, /* and committed */
+    PLAN_FLUSH,         /* applied, nothing else */
+    PLAN_FLUSH_COMMIT,
+    PLAN_EVAL, /* loss only */
+    VARIANT_COUNT
+};
+
+extern const struct plan_request run_variant[VARIANT_COUNT];
+
+struct run {
+    struct train_settings *settings;
+    struct config config;
+    struct tensors tensors;
+    struct layout layout;
+    struct dataset dataset;
+    struct batch_source train_batches, val_batches;
+    struct kernels *kernels;
+    struct pool *pool, *cpu_pool;
+    struct place place;
+    struct plan_memory memory;
+    struct plan plans[VARIANT_COUNT];
+    struct place_least least[VARIANT_COUNT];
+    struct tier tier;
+    struct checkpoint checkpoint;
+    struct exec exec;
+    struct ring *ring;
+    struct engine_real *real;
+    struct sched sched, model_sched;
+    struct engine_model model;
+    struct profile profile;
+    struct metrics metrics;
+    struct trace *trace;
+    int lock_fd;
+
+    uint64_t done;          /* steps done: computed, their gradients perhaps pending */
+    uint64_t committed;     /* step of the last commit; UINT64_MAX before the first */
+    bool pending;
+    double pending_norm;    /* of the gradients that wait */
+    uint64_t sealed_count;  /* heap allocations made before memory was sealed; 0: not yet */
+    double first_loss, last_loss;
+    uint64_t start_ns, start_done;
+    uint64_t moved[LANE_COUNT], commit_bytes;
+};
+
+/* Model, data and placement; checked plans. Nothing is written yet. nvme: there will be a folder for
+ * the tier (its contents do not matter here). */
+int run_plan_open(struct run **run, struct train_settings *settings, bool nvme, struct err *err);
+
+/* The run's folder, tiers and engine; then run->done is where to go on from. */
+int run_open(struct run *run, struct err *err);
+
+/* Whatever state it is in; NULL is legal. */
+void run_close(struct run *run);
+
+/* Step time by simulation, and by the lower bound with the lane that binds most, at the rates of
+ * run->profile. */
+double run_predict(struct run *run, enum variant variant);
+double run_bound(const struct run *run, enum variant variant, enum plan_lane *lane);
+
+uint64_t run_tokens_per_step(const struct run *run);
+
+#endif
