@@ -57,7 +57,8 @@ struct rig {
 };
 
 /* Memory full of NaN, so that a result that depends on what was there before is found out. */
-static void *place(struct rig *rig, uint64_t bytes) {
+static void *place(struct rig *rig, uint64_t bytes)
+{
     assert_true(rig->piece_count < PIECES_MAX);
     uint8_t *piece = mem_alloc_aligned(4096, bytes + 4096);
     memset(piece, 0xff, bytes + 4096);
@@ -65,7 +66,8 @@ static void *place(struct rig *rig, uint64_t bytes) {
     return piece + (size_t)rig->setup.shift * 64;
 }
 
-static void rig_open(struct rig *rig, const struct setup *setup) {
+static void rig_open(struct rig *rig, const struct setup *setup)
+{
     struct err err;
     *rig = (struct rig){.setup = *setup};
     rig->config = (struct config){.name = "test",
@@ -115,7 +117,8 @@ static void rig_open(struct rig *rig, const struct setup *setup) {
     rig->targets = place(rig, rows * sizeof(uint32_t));
 }
 
-static void rig_close(struct rig *rig) {
+static void rig_close(struct rig *rig)
+{
     kernels_close(rig->kernels);
     pool_close(rig->pool);
     tensors_deinit(&rig->tensors);
@@ -127,7 +130,8 @@ static void rig_close(struct rig *rig) {
     mem_free(rig->inner);
 }
 
-static void rig_load(struct rig *rig, const struct reference *reference) {
+static void rig_load(struct rig *rig, const struct reference *reference)
+{
     for (uint32_t i = 0; i < rig->tensors.count; i++) {
         const struct tensor *tensor = &rig->tensors.list[i];
         for (uint64_t n = 0; n < tensor->count; n++) {
@@ -142,7 +146,8 @@ static void rig_load(struct rig *rig, const struct reference *reference) {
 }
 
 /* Few different tokens, so that the embedding's rows meet several times. */
-static void rig_draw(struct rig *rig, uint64_t seed) {
+static void rig_draw(struct rig *rig, uint64_t seed)
+{
     for (uint32_t r = 0; r < rig->rows; r++) {
         rig->tokens[r] = (uint32_t)rng_below(seed, 1, r, MIN(rig->setup.vocab, 40));
         rig->targets[r] = (uint32_t)rng_below(seed, 2, r, rig->setup.vocab);
@@ -150,13 +155,15 @@ static void rig_draw(struct rig *rig, uint64_t seed) {
     rig->targets[rig->rows - 1] = rig->setup.vocab - 1;
 }
 
-static const char *tile_of(const struct rig *rig, uint32_t first, uint32_t *count) {
+static const char *tile_of(const struct rig *rig, uint32_t first, uint32_t *count)
+{
     *count = MIN(rig->setup.tile_rows, rig->setup.vocab - first);
     return (const char *)rig->weights[0] +
            (size_t)first * rig->setup.channels * precision_bytes(rig->setup.precision);
 }
 
-static void rig_forward(struct rig *rig) {
+static void rig_forward(struct rig *rig)
+{
     struct kernels *k = rig->kernels;
     uint32_t count, layers = rig->setup.layers;
     for (uint32_t first = 0; first < rig->setup.vocab; first += count) {
@@ -195,7 +202,8 @@ static void rig_forward(struct rig *rig) {
                       &(struct kernels_head_loss){.running = rig->running, .losses = rig->losses});
 }
 
-static void rig_backward_head(struct rig *rig, float loss_scale, bool accumulate) {
+static void rig_backward_head(struct rig *rig, float loss_scale, bool accumulate)
+{
     uint32_t count, layers = rig->setup.layers;
     for (uint32_t first = 0; first < rig->setup.vocab; first += count) {
         const void *tile = tile_of(rig, first, &count);
@@ -225,7 +233,8 @@ static void rig_backward_head(struct rig *rig, float loss_scale, bool accumulate
                                                           .scratch = rig->scratch});
 }
 
-static void rig_backward(struct rig *rig, float loss_scale, bool accumulate) {
+static void rig_backward(struct rig *rig, float loss_scale, bool accumulate)
+{
     struct kernels *k = rig->kernels;
     rig_backward_head(rig, loss_scale, accumulate);
     for (uint32_t l = rig->setup.layers; l-- > 0;)
@@ -256,7 +265,8 @@ static void rig_backward(struct rig *rig, float loss_scale, bool accumulate) {
 
 /* -- Against the reference -- */
 
-static double relative_error(const float *ours, const double *reference, uint64_t count) {
+static double relative_error(const float *ours, const double *reference, uint64_t count)
+{
     double difference = 0.0, size = 0.0;
     for (uint64_t i = 0; i < count; i++) {
         difference += (ours[i] - reference[i]) * (ours[i] - reference[i]);
@@ -265,15 +275,16 @@ static double relative_error(const float *ours, const double *reference, uint64_
     return sqrt(difference) / sqrt(size);
 }
 
-static void check_error(const char *what, double error, double tolerance) {
+static void check_error(const char *what, double error, double tolerance)
+{
     /* Written so that a NaN fails. */
     if (!(error < tolerance))
         print_error("%s: relative error %g, allowed %g\n", what, error, tolerance);
     assert_true(error < tolerance);
 }
 
-static void check_losses(const struct rig *rig, const struct reference *reference,
-                         double tolerance) {
+static void check_losses(const struct rig *rig, const struct reference *reference, double tolerance)
+{
     double *expected = mem_alloc(rig->rows, sizeof(double));
     reference_loss(reference, rig->tokens, rig->targets, rig->setup.batch, rig->setup.seq,
                    expected);
@@ -282,7 +293,8 @@ static void check_losses(const struct rig *rig, const struct reference *referenc
 }
 
 static void check_gradients(const struct rig *rig, const struct reference *reference,
-                            double tolerance) {
+                            double tolerance)
+{
     for (uint32_t i = 0; i < rig->tensors.count; i++) {
         const struct tensor *tensor = &rig->tensors.list[i];
         const float *ours = rig->gradients[tensor->group] + tensor->offset;
@@ -291,7 +303,8 @@ static void check_gradients(const struct rig *rig, const struct reference *refer
     }
 }
 
-static void check_padding(const struct rig *rig) {
+static void check_padding(const struct rig *rig)
+{
     for (uint32_t g = 1; g < rig->tensors.group_count; g++) {
         const struct tensor_group *group = &rig->tensors.groups[g];
         uint64_t at = 0;
@@ -305,7 +318,8 @@ static void check_padding(const struct rig *rig) {
 }
 
 /* Two micro-batches of different tokens, the second accumulated, and their sum expected. */
-static void check_model(const struct setup *setup) {
+static void check_model(const struct setup *setup)
+{
     double tolerance = setup->precision == PRECISION_BF16 ? BF16_TOLERANCE : FP32_TOLERANCE;
     struct rig rig;
     rig_open(&rig, setup);
@@ -339,13 +353,15 @@ static const struct setup setups[] = {
     {1, 64, 1, 1024, 1, 257, 512, PRECISION_FP32, 2, 0},
 };
 
-static void test_model_fp32(void **state) {
+static void test_model_fp32(void **state)
+{
     (void)state;
     for (size_t i = 0; i < ARRAY_COUNT(setups); i++)
         check_model(&setups[i]);
 }
 
-static void test_model_bf16(void **state) {
+static void test_model_bf16(void **state)
+{
     (void)state;
     for (size_t i = 0; i < ARRAY_COUNT(setups); i++) {
         struct setup setup = setups[i];
@@ -355,7 +371,8 @@ static void test_model_bf16(void **state) {
 }
 
 /* Central differences of the reference's loss, in double: h^2 and rounding both leave 1e-7. */
-static void test_reference_finite_differences(void **state) {
+static void test_reference_finite_differences(void **state)
+{
     (void)state;
     struct config config = {.layers = 2,
                             .channels = 32,
@@ -394,7 +411,8 @@ static void test_reference_finite_differences(void **state) {
 
 /* -- The same bits -- */
 
-static uint64_t run_and_hash(const struct setup *setup) {
+static uint64_t run_and_hash(const struct setup *setup)
+{
     struct rig rig;
     rig_open(&rig, setup);
     struct reference reference;
@@ -418,7 +436,8 @@ static uint64_t run_and_hash(const struct setup *setup) {
     return hash;
 }
 
-static void test_same_bits(void **state) {
+static void test_same_bits(void **state)
+{
     (void)state;
     for (unsigned precision = 0; precision < 2; precision++) {
         struct setup setup = {2, 128, 4, 1100, 3, 150, 600, (enum precision)precision, 1, 0};
@@ -429,7 +448,8 @@ static void test_same_bits(void **state) {
     }
 }
 
-static void test_recomputed_inner_is_the_same(void **state) {
+static void test_recomputed_inner_is_the_same(void **state)
+{
     (void)state;
     for (unsigned precision = 0; precision < 2; precision++) {
         struct setup setup = {1, 64, 2, 131, 2, 33, 131, (enum precision)precision, 2, 0};
@@ -457,7 +477,8 @@ static void test_recomputed_inner_is_the_same(void **state) {
 
 /* -- What is not a model -- */
 
-static void test_nan_reaches_loss_and_gradients(void **state) {
+static void test_nan_reaches_loss_and_gradients(void **state)
+{
     (void)state;
     for (unsigned precision = 0; precision < 2; precision++) {
         for (unsigned infinite = 0; infinite < 2; infinite++) {
@@ -484,7 +505,8 @@ static void test_nan_reaches_loss_and_gradients(void **state) {
     }
 }
 
-static void test_logits(void **state) {
+static void test_logits(void **state)
+{
     (void)state;
     for (unsigned precision = 0; precision < 2; precision++) {
         struct setup setup = {2, 64, 2, 700, 1, 33, 300, (enum precision)precision, 2, 0};
@@ -519,7 +541,8 @@ static void test_logits(void **state) {
 static const uint64_t flat_counts[] = {1,     15,     2048,   65535,  65536,
                                        65537, 131072, 200001, 262144, 327680 + 64};
 
-static void test_gradient_store(void **state) {
+static void test_gradient_store(void **state)
+{
     (void)state;
     for (unsigned precision = 0; precision < 2; precision++) {
         struct setup setup = {1, 32, 1, 5, 1, 1, 5, (enum precision)precision, 2, 0};
@@ -558,7 +581,8 @@ static void test_gradient_store(void **state) {
     }
 }
 
-static void test_unpack(void **state) {
+static void test_unpack(void **state)
+{
     (void)state;
     const uint64_t count = 2048 * 70;
     for (unsigned precision = 0; precision < 2; precision++) {
@@ -587,7 +611,8 @@ static void test_unpack(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_finite_differences),
         cmocka_unit_test(test_model_fp32),

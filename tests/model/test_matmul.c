@@ -1,0 +1,158 @@
+/*
+ * Products by the library against float64, at every combination of transposed factors and
+ * accumulation, at shapes from 1 up, with strides that leave gaps: gaps are not touched. The test
+ * runs a second time in a process where oneDNN is told that the CPU has no AVX-512, where bf16
+ * products are widened.
+ */
+#include "core/base.h"
+#include "core/float.h"
+#include "core/mem.h"
+#include "core/rng.h"
+#include "model/cpu/matmul.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+// clang-format off
+#include <cmocka.h>
+// clang-format on
+
+#define GAP       5
+#define UNTOUCHED 12345.0f
+
+static const struct {
+    uint32_t m, n, k;
+} sizes[] = {{1, 1, 1}, {7, 5, 3}, {33, 64, 1}, {1, 70, 64}, {128, 96, 130}, {130, 31, 257}};
+
+static float element(const void *matrix, size_t index, enum precision precision)
+{
+    return precision == PRECISION_BF16 ? float_from_bf16(((const uint16_t *)matrix)[index])
+                                       : ((const float *)matrix)[index];
+}
+
+static void *draw(uint64_t stream, size_t count, enum precision precision)
+{
+    void *matrix = mem_alloc(count, precision_bytes(precision));
+    for (size_t i = 0; i < count; i++) {
+        float value = (float)rng_normal(1, stream, i);
+        if (precision == PRECISION_BF16)
+            ((uint16_t *)matrix)[i] = float_to_bf16(value);
+        else
+            ((float *)matrix)[i] = value;
+    }
+    return matrix;
+}
+
+/* Row r, column c of op(matrix). */
+static float at(const void *matrix, const struct matmul_product *p, bool is_a, uint32_t r,
+                uint32_t c)
+{
+    bool transposed = is_a ? p->a_transposed : p->b_transposed;
+    size_t stride = is_a ? p->a_stride : p->b_stride;
+    return element(matrix, transposed ? c * stride + r : r * stride + c, p->precision);
+}
+
+static void check_product(const struct matmul_product *p, uint32_t worker)
+{
+    struct err err;
+    struct matmul *matmul;
+    assert_int_equal(matmul_open(&matmul, 2, &err), 0);
+    uint32_t product = matmul_declare(matmul, p);
+    assert_int_equal(matmul_declare(matmul, p), product);
+    matmul_ready(matmul);
+    void *a = draw(2, (size_t)(p->a_transposed ? p->k : p->m) * p->a_stride, p->precision);
+    void *b = draw(3, (size_t)(p->b_transposed ? p->n : p->k) * p->b_stride, p->precision);
+    float *c = mem_alloc((size_t)p->m * p->c_stride, sizeof(float));
+    for (size_t i = 0; i < (size_t)p->m * p->c_stride; i++)
+        c[i] = UNTOUCHED;
+    for (uint32_t i = 0; i < p->m && p->accumulate; i++)
+        for (uint32_t j = 0; j < p->n; j++)
+            c[(size_t)i * p->c_stride + j] = 0.5f;
+    matmul_run(matmul, product, worker, a, b, c);
+    double difference = 0.0, size = 0.0;
+    for (uint32_t i = 0; i < p->m; i++) {
+        for (uint32_t j = 0; j < p->n; j++) {
+            double sum = p->accumulate ? 0.5 : 0.0;
+            for (uint32_t l = 0; l < p->k; l++)
+                sum += (double)at(a, p, true, i, l) * (double)at(b, p, false, l, j);
+            double error = (double)c[(size_t)i * p->c_stride + j] - sum;
+            difference += error * error;
+            size += sum * sum;
+        }
+        for (uint32_t j = p->n; j < p->c_stride; j++)
+            assert_true(c[(size_t)i * p->c_stride + j] == UNTOUCHED);
+    }
+    assert_true(sqrt(difference) < 1e-6 * sqrt(size));
+    mem_free(a);
+    mem_free(b);
+    mem_free(c);
+    matmul_close(matmul);
+}
+
+static void test_products(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(sizes); i++) {
+        for (unsigned kind = 0; kind < 32; kind++) {
+            bool a_transposed = kind & 1, b_transposed = kind & 2;
+            uint32_t gap = kind & 16 ? GAP : 0;
+            struct matmul_product product = {
+                .m = sizes[i].m,
+                .n = sizes[i].n,
+                .k = sizes[i].k,
+                .a_stride = (a_transposed ? sizes[i].m : sizes[i].k) + gap,
+                .b_stride = (b_transposed ? sizes[i].k : sizes[i].n) + gap,
+                .c_stride = sizes[i].n + gap,
+                .a_transposed = a_transposed,
+                .b_transposed = b_transposed,
+                .accumulate = kind & 4,
+                .precision = kind & 8 ? PRECISION_BF16 : PRECISION_FP32};
+            check_product(&product, kind & 1);
+        }
+    }
+}
+
+#define WITHOUT_AVX512 "SPILLWAY_TEST_WITHOUT_AVX512"
+
+static void test_products_without_avx512(void **state)
+{
+    (void)state;
+    if (getenv(WITHOUT_AVX512))
+        skip();
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        setenv(WITHOUT_AVX512, "1", 1);
+        setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
+        setenv("ONEDNN_MAX_CPU_ISA", "AVX2", 1);
+        execl("/proc/self/exe", "test_matmul", (char *)NULL);
+        _exit(127);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void test_has_bf16_follows_the_limit(void **state)
+{
+    (void)state;
+    if (getenv(WITHOUT_AVX512))
+        assert_false(matmul_has_bf16());
+    else
+        assert_int_equal(matmul_has_bf16(), __builtin_cpu_supports("avx512bf16") != 0);
+    assert_non_null(strstr(matmul_library(), "oneDNN "));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products_without_avx512),
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_has_bf16_follows_the_limit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
