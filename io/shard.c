@@ -35,11 +35,13 @@ struct shard_header {
 _Static_assert(sizeof(struct shard_header) == 64, "the header's layout is the file's");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tokens are stored little endian");
 
-static uint32_t token_bytes_for(uint32_t vocab_size) {
+static uint32_t token_bytes_for(uint32_t vocab_size)
+{
     return vocab_size <= (1u << 16) ? 2 : 4;
 }
 
-static uint64_t header_checksum(const void *header_page) {
+static uint64_t header_checksum(const void *header_page)
+{
     uint8_t page[SHARD_HEADER_BYTES];
     memcpy(page, header_page, sizeof(page));
     memset(page + offsetof(struct shard_header, header_checksum), 0, sizeof(uint64_t));
@@ -50,13 +52,15 @@ static uint64_t header_checksum(const void *header_page) {
  * Reading
  * ------------------------------------------------------------------------------------------- */
 
-static const char *path_of(const struct shard *shard) {
+static const char *path_of(const struct shard *shard)
+{
     return shard->path != NULL ? shard->path : "the token shard";
 }
 
 /* The size that a file with this header has. False where it is more than any file can have, which
  * a forged header could ask for. */
-static bool expected_bytes(const struct shard_header *header, uint64_t *bytes) {
+static bool expected_bytes(const struct shard_header *header, uint64_t *bytes)
+{
     uint64_t tokens, index;
     if (__builtin_mul_overflow(header->token_count, (uint64_t)header->token_bytes, &tokens) ||
         __builtin_mul_overflow(header->document_count, (uint64_t)8, &index) ||
@@ -66,7 +70,8 @@ static bool expected_bytes(const struct shard_header *header, uint64_t *bytes) {
     return true;
 }
 
-static int header_check(const void *map, uint64_t map_bytes, const char *path, struct err *err) {
+static int header_check(const void *map, uint64_t map_bytes, const char *path, struct err *err)
+{
     const struct shard_header *header = map;
     if (memcmp(header->magic, shard_magic, sizeof(shard_magic)) != 0)
         return err_set(err, ERR_INPUT,
@@ -99,7 +104,8 @@ static int header_check(const void *map, uint64_t map_bytes, const char *path, s
     return 0;
 }
 
-static int map_file(const char *path, const void **map, uint64_t *map_bytes, struct err *err) {
+static int map_file(const char *path, const void **map, uint64_t *map_bytes, struct err *err)
+{
     int code = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -128,7 +134,8 @@ out:
     return code;
 }
 
-int shard_open(struct shard *shard, const char *path, struct err *err) {
+int shard_open(struct shard *shard, const char *path, struct err *err)
+{
     memset(shard, 0, sizeof(*shard));
     int code = map_file(path, &shard->map, &shard->map_bytes, err);
     if (code != 0)
@@ -153,7 +160,8 @@ int shard_open(struct shard *shard, const char *path, struct err *err) {
     return 0;
 }
 
-void shard_close(struct shard *shard) {
+void shard_close(struct shard *shard)
+{
     if (shard->map != NULL)
         munmap((void *)(uintptr_t)shard->map, shard->map_bytes);
     mem_free(shard->path);
@@ -163,15 +171,16 @@ void shard_close(struct shard *shard) {
 /* A fault maps the pages around it too (64 KiB, or a huge page where the file system has them), so
  * what is given back is rounded out by as much; otherwise each read would leave 15 pages behind
  * that count as ours. */
-static void give_back(const struct shard *shard, uint64_t offset, uint64_t bytes) {
+static void give_back(const struct shard *shard, uint64_t offset, uint64_t bytes)
+{
     const uint64_t around = 2 * MIB;
     uint64_t first = offset / around * around;
     uint64_t end = MIN(round_up(offset + bytes, around), shard->map_bytes);
     (void)madvise((uint8_t *)(uintptr_t)shard->map + first, end - first, MADV_DONTNEED);
 }
 
-static uint32_t widen_tokens(const void *from, uint32_t token_bytes, uint32_t *tokens,
-                             size_t count) {
+static uint32_t widen_tokens(const void *from, uint32_t token_bytes, uint32_t *tokens, size_t count)
+{
     uint32_t greatest = 0;
     if (token_bytes == 2) {
         const uint16_t *narrow = from;
@@ -187,7 +196,8 @@ static uint32_t widen_tokens(const void *from, uint32_t token_bytes, uint32_t *t
     return greatest;
 }
 
-void shard_read(const struct shard *shard, uint64_t start, uint32_t *tokens, size_t count) {
+void shard_read(const struct shard *shard, uint64_t start, uint32_t *tokens, size_t count)
+{
     ASSERT(shard->map != NULL);
     ASSERT(start <= shard->token_count && count <= shard->token_count - start);
     uint64_t offset = start * shard->token_bytes;
@@ -200,43 +210,58 @@ void shard_read(const struct shard *shard, uint64_t start, uint32_t *tokens, siz
               path_of(shard), greatest, (unsigned long long)start, shard->vocab_size);
 }
 
-/* The checksum of everything behind the header, block by block, giving each block's pages back. */
-static uint64_t contents_checksum(const struct shard *shard) {
+/* The greatest of the tokens that lie in contents [start, start + bytes); 0 where none does. Blocks
+ * hold whole tokens. */
+static uint32_t greatest_token(const struct shard *shard, uint64_t start, size_t bytes)
+{
+    uint64_t first = start / shard->token_bytes;
+    uint64_t end = MIN(first + bytes / shard->token_bytes, shard->token_count);
+    uint32_t greatest = 0;
+    for (uint64_t i = first; i < end; i++) {
+        uint32_t token = shard->token_bytes == 2 ? ((const uint16_t *)shard->tokens)[i]
+                                                 : ((const uint32_t *)shard->tokens)[i];
+        greatest = MAX(greatest, token);
+    }
+    return greatest;
+}
+
+/* Everything behind the header, block by block, giving each block's pages back. */
+static int verify_contents(const struct shard *shard, const char *path, struct err *err)
+{
+    const struct shard_header *header = shard->map;
     const uint8_t *contents = (const uint8_t *)shard->map + SHARD_HEADER_BYTES;
     uint64_t contents_bytes = shard->map_bytes - SHARD_HEADER_BYTES;
     uint64_t checksum = 0;
+    uint32_t greatest = 0;
     for (uint64_t done = 0; done < contents_bytes;) {
         size_t bytes = (size_t)MIN((uint64_t)SHARD_BLOCK_BYTES, contents_bytes - done);
+        uint32_t token = greatest_token(shard, done, bytes);
         checksum = hash_bytes(contents + done, bytes, checksum);
+        greatest = MAX(greatest, token);
         give_back(shard, SHARD_HEADER_BYTES + done, bytes);
         done += bytes;
     }
-    return checksum;
-}
-
-static int verify_tokens(const struct shard *shard, const char *path, struct err *err) {
-    uint32_t tokens[4096];
-    for (uint64_t start = 0; start < shard->token_count;) {
-        size_t count = (size_t)MIN((uint64_t)ARRAY_COUNT(tokens), shard->token_count - start);
-        uint64_t offset = start * shard->token_bytes;
-        uint32_t greatest = widen_tokens((const uint8_t *)shard->tokens + offset,
-                                         shard->token_bytes, tokens, count);
-        if (greatest >= shard->vocab_size)
-            return err_set(err, ERR_CORRUPT,
-                           "%s holds token %u near position %llu, and its "
-                           "vocabulary has %u: prepare the text again with `spillway prep`",
-                           path, greatest, (unsigned long long)start, shard->vocab_size);
-        start += count;
-        if (start % SHARD_BLOCK_BYTES == 0)
-            give_back(shard, offset, 2 * MIB);
-    }
+    if (checksum != header->contents_checksum)
+        return err_set(err, ERR_CORRUPT,
+                       "%s is damaged: its contents do not match their checksum; copy it again, "
+                       "or prepare the text again with `spillway prep`",
+                       path);
+    if (shard->token_count > 0 && greatest >= shard->vocab_size)
+        return err_set(err, ERR_CORRUPT,
+                       "%s holds token %u, and its vocabulary has %u: prepare the text again with "
+                       "`spillway prep`",
+                       path, greatest, shard->vocab_size);
     return 0;
 }
 
-static int verify_documents(const struct shard *shard, const char *path, struct err *err) {
+static int verify_documents(const struct shard *shard, const char *path, struct err *err)
+{
     for (uint64_t i = 0; i < shard->document_count; i++) {
         uint64_t least = i == 0 ? 0 : shard->documents[i - 1] + 1;
         uint64_t most = i == 0 ? 0 : shard->token_count - 1;
+        if (i % (SHARD_BLOCK_BYTES / 8) == 0 && i > 0)
+            give_back(shard, shard->map_bytes - (shard->document_count - i) * 8 - SHARD_BLOCK_BYTES,
+                      SHARD_BLOCK_BYTES);
         if (shard->documents[i] < least || shard->documents[i] > most)
             return err_set(err, ERR_CORRUPT,
                            "the document index of %s is wrong at entry %llu: "
@@ -246,18 +271,11 @@ static int verify_documents(const struct shard *shard, const char *path, struct 
     return 0;
 }
 
-int shard_verify(const struct shard *shard, const char *path, struct err *err) {
+int shard_verify(const struct shard *shard, const char *path, struct err *err)
+{
     ASSERT(shard->map != NULL);
-    const struct shard_header *header = shard->map;
     (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes, MADV_SEQUENTIAL);
-    int code = 0;
-    if (contents_checksum(shard) != header->contents_checksum)
-        code = err_set(err, ERR_CORRUPT,
-                       "%s is damaged: its contents do not match their checksum; copy it again, "
-                       "or prepare the text again with `spillway prep`",
-                       path);
-    if (code == 0)
-        code = verify_tokens(shard, path, err);
+    int code = verify_contents(shard, path, err);
     if (code == 0)
         code = verify_documents(shard, path, err);
     give_back(shard, 0, shard->map_bytes);
@@ -282,7 +300,8 @@ struct shard_writer {
     uint8_t block[SHARD_BLOCK_BYTES];
 };
 
-static void writer_free(struct shard_writer *writer) {
+static void writer_free(struct shard_writer *writer)
+{
     if (writer->fd >= 0)
         close(writer->fd);
     if (writer->index_fd >= 0)
@@ -294,7 +313,8 @@ static void writer_free(struct shard_writer *writer) {
 
 /* A file without a name: created, opened and unlinked at once, so that a killed process leaves
  * nothing. (O_TMPFILE is not offered by every file system.) */
-static int nameless_file(const char *path_tmp, int *fd, struct err *err) {
+static int nameless_file(const char *path_tmp, int *fd, struct err *err)
+{
     char name[PATH_BYTES_MAX + 8];
     snprintf(name, sizeof(name), "%s.index", path_tmp);
     *fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -306,7 +326,8 @@ static int nameless_file(const char *path_tmp, int *fd, struct err *err) {
 }
 
 int shard_writer_open(struct shard_writer **writer, const char *path, uint32_t vocab_size,
-                      uint64_t tokenizer_hash, struct err *err) {
+                      uint64_t tokenizer_hash, struct err *err)
+{
     ASSERT(vocab_size > 0);
     *writer = NULL;
     char path_tmp[PATH_BYTES_MAX];
@@ -341,7 +362,8 @@ int shard_writer_open(struct shard_writer **writer, const char *path, uint32_t v
     return 0;
 }
 
-static int flush_block(struct shard_writer *writer, struct err *err) {
+static int flush_block(struct shard_writer *writer, struct err *err)
+{
     if (writer->block_used == 0)
         return 0;
     writer->checksum = hash_bytes(writer->block, writer->block_used, writer->checksum);
@@ -350,7 +372,8 @@ static int flush_block(struct shard_writer *writer, struct err *err) {
     return code;
 }
 
-static int flush_index(struct shard_writer *writer, struct err *err) {
+static int flush_index(struct shard_writer *writer, struct err *err)
+{
     size_t bytes = writer->index_used * sizeof(writer->index[0]);
     writer->index_used = 0;
     return bytes == 0
@@ -358,7 +381,8 @@ static int flush_index(struct shard_writer *writer, struct err *err) {
                : file_write_all(writer->index_fd, writer->index, bytes, writer->path_tmp, err);
 }
 
-static int begin_document(struct shard_writer *writer, struct err *err) {
+static int begin_document(struct shard_writer *writer, struct err *err)
+{
     writer->in_document = true;
     writer->index[writer->index_used++] = writer->header.token_count;
     writer->header.document_count++;
@@ -366,7 +390,8 @@ static int begin_document(struct shard_writer *writer, struct err *err) {
 }
 
 /* Appends count tokens, which fit into what is left of the block. */
-static void pack_tokens(struct shard_writer *writer, const uint32_t *tokens, size_t count) {
+static void pack_tokens(struct shard_writer *writer, const uint32_t *tokens, size_t count)
+{
     uint8_t *to = writer->block + writer->block_used;
     for (size_t i = 0; i < count; i++) {
         ASSERT(tokens[i] < writer->header.vocab_size);
@@ -380,7 +405,8 @@ static void pack_tokens(struct shard_writer *writer, const uint32_t *tokens, siz
 }
 
 int shard_writer_append(struct shard_writer *writer, const uint32_t *tokens, size_t count,
-                        struct err *err) {
+                        struct err *err)
+{
     int code = 0;
     if (count > 0 && !writer->in_document)
         code = begin_document(writer, err);
@@ -396,13 +422,15 @@ int shard_writer_append(struct shard_writer *writer, const uint32_t *tokens, siz
     return code;
 }
 
-void shard_writer_end_document(struct shard_writer *writer) {
+void shard_writer_end_document(struct shard_writer *writer)
+{
     ASSERT(writer->in_document);
     writer->in_document = false;
 }
 
 int shard_writer_add(struct shard_writer *writer, const uint32_t *tokens, size_t count,
-                     struct err *err) {
+                     struct err *err)
+{
     ASSERT(!writer->in_document && count > 0);
     int code = shard_writer_append(writer, tokens, count, err);
     if (code == 0)
@@ -410,16 +438,19 @@ int shard_writer_add(struct shard_writer *writer, const uint32_t *tokens, size_t
     return code;
 }
 
-uint64_t shard_writer_token_count(const struct shard_writer *writer) {
+uint64_t shard_writer_token_count(const struct shard_writer *writer)
+{
     return writer->header.token_count;
 }
 
-uint64_t shard_writer_document_count(const struct shard_writer *writer) {
+uint64_t shard_writer_document_count(const struct shard_writer *writer)
+{
     return writer->header.document_count;
 }
 
 /* Copies the document index behind the tokens, through the same blocks and checksum. */
-static int append_index(struct shard_writer *writer, struct err *err) {
+static int append_index(struct shard_writer *writer, struct err *err)
+{
     int code = flush_index(writer, err);
     if (code == 0 && lseek(writer->index_fd, 0, SEEK_SET) != 0)
         code = err_set_errno(err, errno, "cannot read back the index of %s", writer->path_tmp);
@@ -441,7 +472,8 @@ static int append_index(struct shard_writer *writer, struct err *err) {
     return code == 0 ? flush_block(writer, err) : code;
 }
 
-static int write_header(struct shard_writer *writer, struct err *err) {
+static int write_header(struct shard_writer *writer, struct err *err)
+{
     uint8_t page[SHARD_HEADER_BYTES] = {0};
     writer->header.contents_checksum = writer->checksum;
     memcpy(page, &writer->header, sizeof(writer->header));
@@ -452,7 +484,8 @@ static int write_header(struct shard_writer *writer, struct err *err) {
     return file_write_all(writer->fd, page, sizeof(page), writer->path_tmp, err);
 }
 
-static int publish(const struct shard_writer *writer, struct err *err) {
+static int publish(const struct shard_writer *writer, struct err *err)
+{
     if (fsync(writer->fd) != 0)
         return err_set_errno(err, errno, "cannot write %s to the drive", writer->path_tmp);
     if (rename(writer->path_tmp, writer->path) != 0)
@@ -466,7 +499,8 @@ static int publish(const struct shard_writer *writer, struct err *err) {
     return file_sync_dir(dir, err);
 }
 
-int shard_writer_close(struct shard_writer *writer, struct err *err) {
+int shard_writer_close(struct shard_writer *writer, struct err *err)
+{
     ASSERT(!writer->in_document);
     /* The block's room is a multiple of 8 whenever it is flushed, so the padding fits. */
     while (writer->block_used % 8 != 0)
@@ -488,7 +522,8 @@ int shard_writer_close(struct shard_writer *writer, struct err *err) {
     return 0;
 }
 
-void shard_writer_abort(struct shard_writer *writer) {
+void shard_writer_abort(struct shard_writer *writer)
+{
     if (writer == NULL)
         return;
     if (writer->fd >= 0)

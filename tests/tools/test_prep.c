@@ -353,6 +353,27 @@ static void test_existing_out(void **state)
     assert_false(file_exists(scratch_path("model/train.tok")));
 }
 
+/* The kernel's own count of the most that prep held stays under --ram-budget, also for a text whose
+ * words never repeat; the tokenizer is then learned from part of it. */
+static void test_budget(void **state)
+{
+    (void)state;
+    if (!mem_heap_has_stats())
+        skip(); /* the sanitizers' heap is not held to a budget */
+    const size_t bytes = 24 * MIB;
+    struct err err;
+    char *text = mem_alloc(bytes, 1);
+    for (size_t i = 0; i < bytes; i += 8)
+        memcpy(text + i, &(uint64_t){rng_u64(4, 0, i)}, 8);
+    assert_int_equal(file_replace(scratch_path("random"), text, bytes, &err), 0);
+    mem_free(text);
+    succeed("@/random --format text --out @/budget --vocab-size 5000 --threads 2 --ram-budget 88M");
+    assert_said("err", "% of the text");
+    struct rusage usage;
+    assert_int_equal(getrusage(RUSAGE_CHILDREN, &usage), 0);
+    assert_true((uint64_t)usage.ru_maxrss * KIB <= 88 * MIB);
+}
+
 /* ---------------------------------------------------------------------------------------------
  * Death
  * ------------------------------------------------------------------------------------------- */
@@ -402,15 +423,11 @@ static void test_killed_while_replacing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_documents),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_one_document),
-        cmocka_unit_test(test_two_documents),
-        cmocka_unit_test(test_bad_usage),
-        cmocka_unit_test(test_bad_input),
-        cmocka_unit_test(test_existing_out),
-        cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_killed_while_replacing),
+        cmocka_unit_test(test_documents),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_one_document), cmocka_unit_test(test_two_documents),
+        cmocka_unit_test(test_bad_usage),    cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_existing_out), cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_killed),       cmocka_unit_test(test_killed_while_replacing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
