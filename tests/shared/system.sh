@@ -7,7 +7,8 @@
 # Only bash, coreutils, awk, sed, grep and (for the seccomp filter) perl-base are needed.
 set -uo pipefail
 export LC_ALL=C
-spillway=$(realpath "${SPILLWAY:-build/release/spillway}")
+spillway=$(realpath "${SPILLWAY:-build/release/spillway}" 2>/dev/null)
+[ -x "$spillway" ] || { echo "${SPILLWAY:-build/release/spillway} is not built: run make first" >&2 && exit 1; }
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/spillway-system-XXXXXX")
 passed=0 failed=0 skipped=0
 last_name= # of the last refusal, for what is checked after it

@@ -3,15 +3,16 @@
 # bit for bit the run that was never disturbed: the same losses, gradient norms and weights_hash.
 # Method: a run of 12 steps with a commit at each is killed after a random time, from before its
 # first commit to its last steps, and resumed, again and again, until KILLS kills have hit a living
-# process (5; 50 with SOAK=1). All state is on the drive, and again with some of it in RAM.
+# process (10; 50 with SOAK=1). All state is on the drive, and again with some of it in RAM.
 . tests/shared/system.sh
 make_data
-kills=${KILLS:-$([ -n "${SOAK:-}" ] && echo 50 || echo 5)}
+kills=${KILLS:-$([ -n "${SOAK:-}" ] && echo 50 || echo 10)}
 steps=12
 RANDOM=${SEED:-7}
-common=(train --model gpt-tiny --data "$work/data" --seq 32 --batch 2 --accum 2 --steps $steps
+common=(train --model gpt-tiny --data "$work/data" --seq 64 --batch 4 --accum 2 --steps $steps
     --checkpoint-every 1 --eval-every 5)
 
+seconds() { awk -v ms="$1" 'BEGIN { print ms / 1000 }'; }
 # kill_case NAME ARGUMENT...
 kill_case() {
     local name=$1 calm=$work/calm run_dir=$work/run hit=0 attempt=0 start_ns run_ms bad=0
@@ -22,12 +23,15 @@ kill_case() {
     run_ms=$((($(date +%s%N) - start_ns) / 1000000))
     while [ $hit -lt "$kills" ] && [ $attempt -lt $((kills * 20)) ]; do
         attempt=$((attempt + 1))
-        # Each round begins anew or goes on from what the last kill left, at the toss of a coin.
+        # Each round begins anew or goes on from what the last kill left, as a die says.
         [ $((RANDOM % 3)) -ne 0 ] || rm -rf "$run_dir" "$work/nvme-run"
+        # The braces take the shell's own word that a child was killed.
         status=0
-        timeout -s KILL "$(awk -v ms=$((RANDOM * run_ms / 32768 + 1)) 'BEGIN { print ms / 1000 }')" \
-            "$spillway" "${common[@]}" --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume \
-            >"$work/out" 2>"$work/err" </dev/null || status=$?
+        {
+            timeout -s KILL $(seconds $((RANDOM * run_ms / 32768 + 1))) "$spillway" "${common[@]}" \
+                --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume \
+                >"$work/out" 2>"$work/err" </dev/null || status=$?
+        } 2>/dev/null
         case $status in
         137) hit=$((hit + 1)) ;;
         0) rm -rf "$run_dir" "$work/nvme-run" ;;

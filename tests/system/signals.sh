@@ -39,25 +39,32 @@ for signal in INT TERM; do
     check "SIG$signal after $done_steps steps leaves no lock behind" "$spillway" check "$work/run"
 done
 
-# The printed command of a run with an end is bit for bit the run that was not stopped.
-rm -rf "$work/run" "$work/nvme"
-"$spillway" "${common[@]}" --out "$work/run" --nvme "$work/nvme" >"$work/out" 2>"$work/err" </dev/null &
-pid=$!
-wait_for_steps "$work/run/metrics.jsonl" 2 $pid
-kill -TERM $pid 2>/dev/null
-ended
-resume=$(grep -ho 'spillway train .*--resume.*' "$work/out" "$work/err" | tail -n 1)
-if [ -n "$resume" ]; then
-    check "the printed command runs" \
-        bash -c "cd '$PWD' && ${resume/spillway train/\"$spillway\" train} >'$work/out' 2>'$work/err'"
-else
-    run "${common[@]}" --out "$work/run" --nvme "$work/nvme" --resume # it had ended already
-fi
-same "stopped and resumed is the undisturbed run" \
-    "$(last_value "$work/run/metrics.jsonl" weights_hash)" "$calm_hash"
-run "${common[@]}" --out "$work/run" --nvme "$work/nvme" --resume
+# The printed command is bit for bit the run that was not stopped. Its steps are long, so that the
+# signal comes in time.
+long=("${common[@]}" --seq 64 --batch 8 --accum 8)
+must "${long[@]}" --out "$work/long" --nvme "$work/nvme-long"
+long_hash=$(last_value "$work/long/metrics.jsonl" weights_hash)
+for arguments in "--resident none" "--vram-budget 64M"; do
+    rm -rf "$work/run" "$work/nvme"
+    "$spillway" "${long[@]}" $arguments --out "$work/run" --nvme "$work/nvme" \
+        >"$work/out" 2>"$work/err" </dev/null &
+    pid=$!
+    wait_for_steps "$work/run/metrics.jsonl" 2 $pid
+    kill -TERM $pid 2>/dev/null
+    ended
+    stopped_at=$(last_value "$work/run/metrics.jsonl" step)
+    check "$arguments: stopped before its end (at $stopped_at)" test "$stopped_at" -lt $steps
+    resume=$(grep -ho 'spillway train .*--resume.*' "$work/out" "$work/err" | tail -n 1)
+    ${resume/#spillway/"$spillway"} >"$work/out" 2>"$work/err" </dev/null
+    check "$arguments: the printed command runs" test $? -eq 0
+    same "$arguments: stopped and resumed is the undisturbed run" \
+        "$(last_value "$work/run/metrics.jsonl" weights_hash)" "$long_hash"
+    same "$arguments: so are its losses and norms" \
+        "$(mathematics "$work/run/metrics.jsonl")" "$(mathematics "$work/long/metrics.jsonl")"
+done
+run train --out "$work/run" --resume
 check "a finished run resumes with status 0" test $status -eq 0
-same "and changes nothing" "$(last_value "$work/run/metrics.jsonl" weights_hash)" "$calm_hash"
+same "and changes nothing" "$(last_value "$work/run/metrics.jsonl" weights_hash)" "$long_hash"
 
 # Two signals in a row: quit, whatever is in flight.
 start --checkpoint-every 1
