@@ -761,8 +761,5 @@ int prep_main(int argc, char **argv) {
     if (code == 0)
         code = run(&prep, &err);
     mem_free(inputs);
-    if (code >= 0)
-        return 0;
-    fprintf(stderr, "spillway: %s\n", err.message);
-    return code == ERR_USAGE ? 2 : 1;
+    return commands_status(code, &err);
 }
