@@ -88,8 +88,8 @@ static void fill_piece(void *context, uint32_t task, uint32_t worker)
     }
 }
 
-static const struct safetensors_tensor *find_weights(const struct safetensors *weights,
-                                                     const char *name)
+const struct safetensors_tensor *state_find_weights(const struct safetensors *weights,
+                                                    const char *name)
 {
     static const char prefix[] = "transformer.";
     const struct safetensors_tensor *found = safetensors_find(weights, name);
@@ -104,7 +104,7 @@ int state_check_weights(const struct safetensors *weights, const struct tensors 
 {
     for (uint32_t t = 0; t < tensors->count; t++) {
         const struct tensor *tensor = &tensors->list[t];
-        const struct safetensors_tensor *found = find_weights(weights, tensor->name);
+        const struct safetensors_tensor *found = state_find_weights(weights, tensor->name);
         if (!found)
             return err_set(err, ERR_INPUT, "the weight file has no tensor %s", tensor->name);
         bool same = found->dim_count == tensor->dim_count;
@@ -132,7 +132,7 @@ static int fill_from_weights(struct fill_job *job, const struct safetensors *wei
         uint64_t to = MIN(chunk->first + chunk->real_count, tensor->offset + tensor->count);
         if (from >= to)
             continue;
-        const struct safetensors_tensor *found = find_weights(weights, tensor->name);
+        const struct safetensors_tensor *found = state_find_weights(weights, tensor->name);
         ASSERT(found); /* state_check_weights */
         int result =
             safetensors_read(weights, found, from - tensor->offset, values, to - from, err);

@@ -11,6 +11,7 @@
 
 struct ring;
 struct safetensors;
+struct safetensors_tensor;
 
 /* Master weights from (seed, tensor, index), or from `weights` when it is not NULL; moments zero. */
 int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors,
@@ -31,5 +32,10 @@ int state_commit(struct exec *exec, struct ring *ring, uint64_t *written, struct
 /* Checks names and shapes of a Hugging Face GPT-2 weight file against the model. */
 int state_check_weights(const struct safetensors *weights, const struct tensors *tensors,
                         struct err *err);
+
+/* A tensor by its canonical name, also where the file leaves "transformer." away; NULL when there
+ * is none. */
+const struct safetensors_tensor *state_find_weights(const struct safetensors *weights,
+                                                    const char *name);
 
 #endif
