@@ -8,7 +8,8 @@
 #define FEISTEL_ROUNDS 8
 
 int batch_init(struct batch_source *source, const struct shard *shard, uint64_t seed, uint32_t seq,
-               struct err *err) {
+               struct err *err)
+{
     ASSERT(seq > 0 && seq <= BATCH_SEQ_MAX);
     if (shard->token_count < (uint64_t)seq + 1)
         return err_set(err, ERR_INPUT,
@@ -25,13 +26,15 @@ int batch_init(struct batch_source *source, const struct shard *shard, uint64_t 
 
 /* The greatest offset at which window_count windows fit; seq - 1 in all but the smallest corpora,
  * which is why window_count leaves up to one window unused. */
-static uint64_t offset_max(const struct batch_source *source) {
+static uint64_t offset_max(const struct batch_source *source)
+{
     uint64_t slack = source->shard->token_count - 1 - source->window_count * source->seq;
     return MIN(slack, (uint64_t)source->seq - 1);
 }
 
 /* One evaluation of the network over [0, 4^half_bits): a bijection whatever the round function. */
-static uint64_t feistel(uint64_t value, uint32_t half_bits, uint64_t key) {
+static uint64_t feistel(uint64_t value, uint32_t half_bits, uint64_t key)
+{
     uint64_t mask = ((uint64_t)1 << half_bits) - 1;
     uint64_t left = value >> half_bits, right = value & mask;
     for (uint64_t round = 0; round < FEISTEL_ROUNDS; round++) {
@@ -46,7 +49,8 @@ static uint64_t feistel(uint64_t value, uint32_t half_bits, uint64_t key) {
 /* The index-th element of a permutation of [0, count). Walking the cycle comes back into the range
  * because index itself is on it; the domain is less than 4 * count (or 4), so it takes less than
  * four evaluations on average. */
-static uint64_t permute(uint64_t index, uint64_t count, uint64_t key) {
+static uint64_t permute(uint64_t index, uint64_t count, uint64_t key)
+{
     ASSERT(index < count && count < (uint64_t)1 << 62);
     uint32_t half_bits = 1;
     while (((uint64_t)1 << (2 * half_bits)) < count)
@@ -62,7 +66,8 @@ static uint64_t permute(uint64_t index, uint64_t count, uint64_t key) {
 }
 
 void batch_sequence(const struct batch_source *source, uint64_t sequence, uint32_t *inputs,
-                    uint32_t *targets) {
+                    uint32_t *targets)
+{
     uint64_t epoch = sequence / source->window_count;
     uint64_t key = rng_u64(source->seed, RNG_STREAM_BATCH, epoch);
     uint64_t window = permute(sequence % source->window_count, source->window_count, key);

@@ -44,7 +44,8 @@ struct bpe_encoder {
     size_t long_capacity; /* bytes of the longest piece that they hold */
 };
 
-void bpe_free(struct bpe *bpe) {
+void bpe_free(struct bpe *bpe)
+{
     if (bpe == NULL)
         return;
     mem_free(bpe->tokens);
@@ -55,25 +56,30 @@ void bpe_free(struct bpe *bpe) {
     mem_free(bpe);
 }
 
-uint32_t bpe_vocab_size(const struct bpe *bpe) {
+uint32_t bpe_vocab_size(const struct bpe *bpe)
+{
     return bpe->vocab_size;
 }
 
-uint32_t bpe_end_of_text(const struct bpe *bpe) {
+uint32_t bpe_end_of_text(const struct bpe *bpe)
+{
     return bpe->end_of_text;
 }
 
-uint64_t bpe_hash(const struct bpe *bpe) {
+uint64_t bpe_hash(const struct bpe *bpe)
+{
     return bpe->hash;
 }
 
-const char *bpe_token_bytes(const struct bpe *bpe, uint32_t token, size_t *bytes) {
+const char *bpe_token_bytes(const struct bpe *bpe, uint32_t token, size_t *bytes)
+{
     ASSERT(token < bpe->vocab_size);
     *bytes = bpe->tokens[token].bytes;
     return bpe->text + bpe->tokens[token].start;
 }
 
-struct bpe_encoder *bpe_encoder_new(const struct bpe *bpe) {
+struct bpe_encoder *bpe_encoder_new(const struct bpe *bpe)
+{
     struct bpe_encoder *encoder = mem_alloc(1, sizeof(*encoder));
     encoder->bpe = bpe;
     encoder->pretoken = pretoken_new();
@@ -81,7 +87,8 @@ struct bpe_encoder *bpe_encoder_new(const struct bpe *bpe) {
     return encoder;
 }
 
-void bpe_encoder_free(struct bpe_encoder *encoder) {
+void bpe_encoder_free(struct bpe_encoder *encoder)
+{
     if (encoder == NULL)
         return;
     pretoken_free(encoder->pretoken);
@@ -97,13 +104,14 @@ void bpe_encoder_free(struct bpe_encoder *encoder) {
  * neighbours has a merge.
  * ------------------------------------------------------------------------------------------- */
 
-static void bytes_to_tokens(const struct bpe *bpe, const char *text, size_t bytes,
-                            uint32_t *tokens) {
+static void bytes_to_tokens(const struct bpe *bpe, const char *text, size_t bytes, uint32_t *tokens)
+{
     for (size_t i = 0; i < bytes; i++)
         tokens[i] = bpe->byte_token[(uint8_t)text[i]];
 }
 
-static size_t lowest(const uint32_t *ranks, size_t count) {
+static size_t lowest(const uint32_t *ranks, size_t count)
+{
     size_t best = 0;
     for (size_t i = 1; i < count; i++)
         if (ranks[i] < ranks[best])
@@ -111,7 +119,8 @@ static size_t lowest(const uint32_t *ranks, size_t count) {
     return best;
 }
 
-static size_t merge_by_scan(const struct bpe *bpe, uint32_t *tokens, size_t count) {
+static size_t merge_by_scan(const struct bpe *bpe, uint32_t *tokens, size_t count)
+{
     uint32_t ranks[SCAN_BYTES_MAX]; /* of the pair (i, i + 1) */
     ASSERT(count > 0 && count <= SCAN_BYTES_MAX);
     for (size_t i = 0; i + 1 < count; i++)
@@ -132,11 +141,13 @@ static size_t merge_by_scan(const struct bpe *bpe, uint32_t *tokens, size_t coun
     return count;
 }
 
-static bool before(const struct candidate *a, const struct candidate *b) {
+static bool before(const struct candidate *a, const struct candidate *b)
+{
     return a->rank != b->rank ? a->rank < b->rank : a->position < b->position;
 }
 
-static void heap_push(struct candidate *heap, size_t *count, struct candidate item) {
+static void heap_push(struct candidate *heap, size_t *count, struct candidate item)
+{
     size_t at = (*count)++;
     while (at > 0 && before(&item, &heap[(at - 1) / 2])) {
         heap[at] = heap[(at - 1) / 2];
@@ -145,7 +156,8 @@ static void heap_push(struct candidate *heap, size_t *count, struct candidate it
     heap[at] = item;
 }
 
-static struct candidate heap_pop(struct candidate *heap, size_t *count) {
+static struct candidate heap_pop(struct candidate *heap, size_t *count)
+{
     struct candidate top = heap[0], last = heap[--(*count)];
     size_t at = 0;
     for (size_t child = 1; child < *count; child = 2 * at + 1) {
@@ -160,7 +172,8 @@ static struct candidate heap_pop(struct candidate *heap, size_t *count) {
     return top;
 }
 
-static void reserve_long(struct bpe_encoder *encoder, size_t bytes) {
+static void reserve_long(struct bpe_encoder *encoder, size_t bytes)
+{
     if (bytes <= encoder->long_capacity)
         return;
     /* Every byte starts one pair; a merge takes one out and puts at most two in. */
@@ -172,7 +185,8 @@ static void reserve_long(struct bpe_encoder *encoder, size_t bytes) {
 
 /* Queues the pair that starts at position, if it has a merge. */
 static void consider(struct bpe_encoder *encoder, size_t *heap_count, const uint32_t *tokens,
-                     size_t position, size_t end) {
+                     size_t position, size_t end)
+{
     size_t after = encoder->next[position];
     if (after == end)
         return;
@@ -185,7 +199,8 @@ static void consider(struct bpe_encoder *encoder, size_t *heap_count, const uint
 
 /* tokens is a linked list through next and previous; a merged symbol's place gets BPE_NO_TOKEN, so
  * that candidates which start there are stale. */
-static size_t merge_by_heap(struct bpe_encoder *encoder, uint32_t *tokens, size_t count) {
+static size_t merge_by_heap(struct bpe_encoder *encoder, uint32_t *tokens, size_t count)
+{
     const size_t end = count;
     size_t heap_count = 0;
     ASSERT(count < UINT32_MAX);
@@ -217,7 +232,8 @@ static size_t merge_by_heap(struct bpe_encoder *encoder, uint32_t *tokens, size_
 }
 
 static size_t merge_piece(struct bpe_encoder *encoder, const char *text, size_t bytes,
-                          uint32_t *tokens) {
+                          uint32_t *tokens)
+{
     bytes_to_tokens(encoder->bpe, text, bytes, tokens);
     return bytes <= SCAN_BYTES_MAX ? merge_by_scan(encoder->bpe, tokens, bytes)
                                    : merge_by_heap(encoder, tokens, bytes);
@@ -228,7 +244,8 @@ static size_t merge_piece(struct bpe_encoder *encoder, const char *text, size_t 
  * ------------------------------------------------------------------------------------------- */
 
 static void cache_insert(struct cache_entry *set, const char *text, size_t bytes,
-                         const uint32_t *tokens, size_t count) {
+                         const uint32_t *tokens, size_t count)
+{
     set[1] = set[0];
     set[0].key_bytes = (uint8_t)bytes;
     set[0].token_count = (uint8_t)count;
@@ -237,7 +254,8 @@ static void cache_insert(struct cache_entry *set, const char *text, size_t bytes
 }
 
 static size_t encode_piece(struct bpe_encoder *encoder, const char *text, size_t bytes,
-                           uint32_t *tokens) {
+                           uint32_t *tokens)
+{
     if (bytes > CACHE_KEY_MAX)
         return merge_piece(encoder, text, bytes, tokens);
     uint64_t hash = hash_bytes(text, bytes, 0);
@@ -256,7 +274,8 @@ static size_t encode_piece(struct bpe_encoder *encoder, const char *text, size_t
 }
 
 size_t bpe_encode(struct bpe_encoder *encoder, const char *text, size_t bytes, uint32_t *tokens,
-                  size_t token_max) {
+                  size_t token_max)
+{
     ASSERT(token_max >= bytes);
     size_t count = 0, start, piece_bytes;
     pretoken_begin(encoder->pretoken, text, bytes);

@@ -7,7 +7,8 @@
 #define SLOT_BITS_FIRST 10
 
 /* Makes room for one more element of size bytes each, by doubling. */
-static void *grow_to_fit(void *array, uint32_t count, uint32_t *capacity, size_t size) {
+static void *grow_to_fit(void *array, uint32_t count, uint32_t *capacity, size_t size)
+{
     if (count < *capacity)
         return array;
     *capacity = *capacity == 0 ? 1024 : *capacity * 2;
@@ -18,21 +19,24 @@ static void *grow_to_fit(void *array, uint32_t count, uint32_t *capacity, size_t
  * Tokens
  * ------------------------------------------------------------------------------------------- */
 
-static void reset_token_slots(struct bpe *bpe, uint32_t slot_bits) {
+static void reset_token_slots(struct bpe *bpe, uint32_t slot_bits)
+{
     mem_free(bpe->token_slots);
     bpe->token_slot_bits = slot_bits;
     bpe->token_slots = mem_alloc((uint64_t)1 << slot_bits, sizeof(*bpe->token_slots));
     memset(bpe->token_slots, 0xff, ((size_t)1 << slot_bits) * sizeof(*bpe->token_slots));
 }
 
-static void reset_pair_slots(struct bpe *bpe, uint32_t slot_bits) {
+static void reset_pair_slots(struct bpe *bpe, uint32_t slot_bits)
+{
     mem_free(bpe->pair_slots);
     bpe->pair_slot_bits = slot_bits;
     bpe->pair_slots = mem_alloc((uint64_t)1 << slot_bits, sizeof(*bpe->pair_slots));
     memset(bpe->pair_slots, 0xff, ((size_t)1 << slot_bits) * sizeof(*bpe->pair_slots));
 }
 
-struct bpe *bpe_table_new(void) {
+struct bpe *bpe_table_new(void)
+{
     struct bpe *bpe = mem_alloc(1, sizeof(*bpe));
     bpe->end_of_text = BPE_NO_TOKEN;
     reset_token_slots(bpe, SLOT_BITS_FIRST);
@@ -41,7 +45,8 @@ struct bpe *bpe_table_new(void) {
 }
 
 /* The slot that holds these bytes, or the empty one where they belong. */
-static uint32_t *token_slot(const struct bpe *bpe, const char *text, size_t bytes) {
+static uint32_t *token_slot(const struct bpe *bpe, const char *text, size_t bytes)
+{
     uint32_t mask = (1u << bpe->token_slot_bits) - 1;
     uint32_t slot = (uint32_t)hash_bytes(text, bytes, 0) & mask;
     while (bpe->token_slots[slot] != BPE_NO_TOKEN) {
@@ -53,11 +58,13 @@ static uint32_t *token_slot(const struct bpe *bpe, const char *text, size_t byte
     return &bpe->token_slots[slot];
 }
 
-uint32_t bpe_table_find_token(const struct bpe *bpe, const char *text, size_t bytes) {
+uint32_t bpe_table_find_token(const struct bpe *bpe, const char *text, size_t bytes)
+{
     return *token_slot(bpe, text, bytes);
 }
 
-static void index_token(struct bpe *bpe, uint32_t id) {
+static void index_token(struct bpe *bpe, uint32_t id)
+{
     const struct bpe_token *token = &bpe->tokens[id];
     if ((token->flags & BPE_TOKEN_MODEL) == 0)
         return;
@@ -66,7 +73,8 @@ static void index_token(struct bpe *bpe, uint32_t id) {
     *slot = id;
 }
 
-static uint32_t append_text(struct bpe *bpe, const char *text, size_t bytes) {
+static uint32_t append_text(struct bpe *bpe, const char *text, size_t bytes)
+{
     if (bytes > bpe->text_capacity - bpe->text_bytes) {
         bpe->text_capacity = MAX(bpe->text_capacity * 2, bpe->text_bytes + bytes + 4096);
         bpe->text = mem_realloc(bpe->text, bpe->text_capacity, 1);
@@ -78,7 +86,8 @@ static uint32_t append_text(struct bpe *bpe, const char *text, size_t bytes) {
     return (uint32_t)start;
 }
 
-uint32_t bpe_table_add_token(struct bpe *bpe, const char *text, size_t bytes, uint32_t flags) {
+uint32_t bpe_table_add_token(struct bpe *bpe, const char *text, size_t bytes, uint32_t flags)
+{
     ASSERT(bpe->vocab_size < BPE_VOCAB_MAX && bytes > 0);
     uint32_t id = bpe->vocab_size;
     bpe->tokens = grow_to_fit(bpe->tokens, id, &bpe->token_capacity, sizeof(*bpe->tokens));
@@ -98,7 +107,8 @@ uint32_t bpe_table_add_token(struct bpe *bpe, const char *text, size_t bytes, ui
  * Merges
  * ------------------------------------------------------------------------------------------- */
 
-static void index_merge(struct bpe *bpe, uint32_t rank) {
+static void index_merge(struct bpe *bpe, uint32_t rank)
+{
     const struct bpe_merge *merge = &bpe->merges[rank];
     const struct bpe_pair_slot *found = bpe_table_find_merge(bpe, merge->left, merge->right);
     ASSERT(found->rank == BPE_NO_RANK);
@@ -109,7 +119,8 @@ static void index_merge(struct bpe *bpe, uint32_t rank) {
     };
 }
 
-void bpe_table_add_merge(struct bpe *bpe, struct bpe_merge merge) {
+void bpe_table_add_merge(struct bpe *bpe, struct bpe_merge merge)
+{
     ASSERT(merge.left < bpe->vocab_size && merge.right < bpe->vocab_size);
     ASSERT(merge.result < bpe->vocab_size && bpe->merge_count < BPE_VOCAB_MAX);
     uint32_t rank = bpe->merge_count;
@@ -129,7 +140,8 @@ void bpe_table_add_merge(struct bpe *bpe, struct bpe_merge merge) {
  * Finishing
  * ------------------------------------------------------------------------------------------- */
 
-static uint64_t hash_table(const struct bpe *bpe) {
+static uint64_t hash_table(const struct bpe *bpe)
+{
     uint64_t hash = hash_bytes(&bpe->end_of_text, sizeof(bpe->end_of_text), bpe->vocab_size);
     for (uint32_t i = 0; i < bpe->vocab_size; i++) {
         const struct bpe_token *token = &bpe->tokens[i];
@@ -139,7 +151,8 @@ static uint64_t hash_table(const struct bpe *bpe) {
     return hash_bytes(bpe->merges, bpe->merge_count * sizeof(*bpe->merges), hash);
 }
 
-static uint32_t find_end_of_text(const struct bpe *bpe) {
+static uint32_t find_end_of_text(const struct bpe *bpe)
+{
     size_t bytes = strlen(BPE_END_OF_TEXT);
     for (uint32_t i = 0; i < bpe->vocab_size; i++)
         if (bpe->tokens[i].bytes == bytes &&
@@ -148,7 +161,8 @@ static uint32_t find_end_of_text(const struct bpe *bpe) {
     return BPE_NO_TOKEN;
 }
 
-uint32_t bpe_table_finish(struct bpe *bpe) {
+uint32_t bpe_table_finish(struct bpe *bpe)
+{
     uint32_t missing = 256;
     for (uint32_t byte = 256; byte-- > 0;) {
         char text = (char)byte;
@@ -165,11 +179,13 @@ uint32_t bpe_table_finish(struct bpe *bpe) {
  * GPT-2's printable bytes
  * ------------------------------------------------------------------------------------------- */
 
-static bool printable(uint32_t byte) {
+static bool printable(uint32_t byte)
+{
     return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
 }
 
-uint32_t bpe_table_byte_character(uint8_t byte) {
+uint32_t bpe_table_byte_character(uint8_t byte)
+{
     if (printable(byte))
         return byte;
     uint32_t others = 0;
@@ -178,7 +194,8 @@ uint32_t bpe_table_byte_character(uint8_t byte) {
     return 256 + others;
 }
 
-void bpe_table_byte_order(uint8_t order[256]) {
+void bpe_table_byte_order(uint8_t order[256])
+{
     uint32_t count = 0;
     for (uint32_t byte = 0; byte < 256; byte++)
         if (printable(byte))

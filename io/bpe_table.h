@@ -74,19 +74,22 @@ void bpe_table_add_merge(struct bpe *bpe, struct bpe_merge merge);
 /* After the last token and merge. Returns the first byte that no token stands for, or 256. */
 uint32_t bpe_table_finish(struct bpe *bpe);
 
-static inline uint64_t bpe_table_pair(uint32_t left, uint32_t right) {
+static inline uint64_t bpe_table_pair(uint32_t left, uint32_t right)
+{
     return (uint64_t)left << 32 | right;
 }
 
 /* Fibonacci hashing (Knuth, TAOCP 6.4): the high bits of a product with 2^64 over the golden ratio.
  * The right id alone would fill only the low bits, hence the fold. */
-static inline uint32_t bpe_table_pair_slot(uint64_t pair, uint32_t slot_bits) {
+static inline uint32_t bpe_table_pair_slot(uint64_t pair, uint32_t slot_bits)
+{
     return (uint32_t)(((pair ^ pair >> 29) * 0x9e3779b97f4a7c15u) >> (64 - slot_bits));
 }
 
 /* The slot of the pair, or an empty one (rank BPE_NO_RANK). */
 static inline const struct bpe_pair_slot *bpe_table_find_merge(const struct bpe *bpe, uint32_t left,
-                                                               uint32_t right) {
+                                                               uint32_t right)
+{
     uint64_t pair = bpe_table_pair(left, right);
     uint32_t mask = (1u << bpe->pair_slot_bits) - 1;
     uint32_t slot = bpe_table_pair_slot(pair, bpe->pair_slot_bits);

@@ -47,7 +47,8 @@ struct bpe_trainer {
  * Counting pieces
  * ------------------------------------------------------------------------------------------- */
 
-struct bpe_trainer *bpe_trainer_new(void) {
+struct bpe_trainer *bpe_trainer_new(void)
+{
     struct bpe_trainer *trainer = mem_alloc(1, sizeof(*trainer));
     trainer->pretoken = pretoken_new();
     trainer->slot_bits = SLOT_BITS_FIRST;
@@ -55,7 +56,8 @@ struct bpe_trainer *bpe_trainer_new(void) {
     return trainer;
 }
 
-void bpe_trainer_free(struct bpe_trainer *trainer) {
+void bpe_trainer_free(struct bpe_trainer *trainer)
+{
     if (trainer == NULL)
         return;
     pretoken_free(trainer->pretoken);
@@ -65,7 +67,8 @@ void bpe_trainer_free(struct bpe_trainer *trainer) {
     mem_free(trainer);
 }
 
-static void rehash(struct bpe_trainer *trainer) {
+static void rehash(struct bpe_trainer *trainer)
+{
     mem_free(trainer->slots);
     trainer->slot_bits++;
     trainer->slots = mem_alloc((uint64_t)1 << trainer->slot_bits, sizeof(*trainer->slots));
@@ -80,7 +83,8 @@ static void rehash(struct bpe_trainer *trainer) {
 }
 
 static void new_piece(struct bpe_trainer *trainer, uint32_t slot, const char *text,
-                      struct piece piece) {
+                      struct piece piece)
+{
     if (trainer->piece_count == trainer->piece_capacity) {
         trainer->piece_capacity = trainer->piece_capacity == 0 ? 4096 : trainer->piece_capacity * 2;
         trainer->pieces =
@@ -101,7 +105,8 @@ static void new_piece(struct bpe_trainer *trainer, uint32_t slot, const char *te
 }
 
 static void count_piece(struct bpe_trainer *trainer, const char *text, uint32_t bytes,
-                        uint64_t times) {
+                        uint64_t times)
+{
     ASSERT(bytes > 0 && bytes <= PIECE_BYTES_MAX);
     uint64_t hash = hash_bytes(text, bytes, 0);
     uint32_t upper = (uint32_t)(hash >> 32);
@@ -118,7 +123,8 @@ static void count_piece(struct bpe_trainer *trainer, const char *text, uint32_t 
     new_piece(trainer, slot, text, (struct piece){0, times, upper, bytes});
 }
 
-void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes) {
+void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes)
+{
     size_t start, piece_bytes;
     pretoken_begin(trainer->pretoken, text, bytes);
     while (pretoken_next(trainer->pretoken, &start, &piece_bytes))
@@ -127,7 +133,8 @@ void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes
                         (uint32_t)MIN(piece_bytes - done, (size_t)PIECE_BYTES_MAX), 1);
 }
 
-void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from) {
+void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from)
+{
     ASSERT(into != from);
     for (uint64_t i = 0; i < from->piece_count; i++) {
         const struct piece *piece = &from->pieces[i];
@@ -135,7 +142,8 @@ void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from)
     }
 }
 
-uint64_t bpe_trainer_bytes(const struct bpe_trainer *trainer) {
+uint64_t bpe_trainer_bytes(const struct bpe_trainer *trainer)
+{
     return trainer->piece_capacity * sizeof(*trainer->pieces) + trainer->text_capacity +
            ((uint64_t)1 << trainer->slot_bits) * sizeof(*trainer->slots);
 }
@@ -180,7 +188,8 @@ struct learner {
     size_t raised_count, raised_capacity;
 };
 
-static void words_init(struct learner *learner, const struct bpe_trainer *trainer) {
+static void words_init(struct learner *learner, const struct bpe_trainer *trainer)
+{
     learner->word_count = (uint32_t)trainer->piece_count;
     learner->words = mem_alloc(MAX(trainer->piece_count, (uint64_t)1), sizeof(*learner->words));
     learner->symbols = mem_alloc(MAX(trainer->text_bytes, (uint64_t)1), sizeof(*learner->symbols));
@@ -192,7 +201,8 @@ static void words_init(struct learner *learner, const struct bpe_trainer *traine
     }
 }
 
-static uint32_t *slot_of(const struct learner *learner, uint32_t left, uint32_t right) {
+static uint32_t *slot_of(const struct learner *learner, uint32_t left, uint32_t right)
+{
     uint32_t mask = (1u << learner->slot_bits) - 1;
     uint32_t slot = bpe_table_pair_slot(bpe_table_pair(left, right), learner->slot_bits);
     while (learner->slots[slot] != NO_PAIR) {
@@ -204,7 +214,8 @@ static uint32_t *slot_of(const struct learner *learner, uint32_t left, uint32_t 
     return &learner->slots[slot];
 }
 
-static void reset_slots(struct learner *learner, uint32_t slot_bits) {
+static void reset_slots(struct learner *learner, uint32_t slot_bits)
+{
     mem_free(learner->slots);
     ASSERT(slot_bits < 32);
     learner->slot_bits = slot_bits;
@@ -214,7 +225,8 @@ static void reset_slots(struct learner *learner, uint32_t slot_bits) {
         *slot_of(learner, learner->pairs[i].left, learner->pairs[i].right) = i;
 }
 
-static uint32_t find_or_add_pair(struct learner *learner, uint32_t left, uint32_t right) {
+static uint32_t find_or_add_pair(struct learner *learner, uint32_t left, uint32_t right)
+{
     uint32_t *slot = slot_of(learner, left, right);
     if (*slot != NO_PAIR)
         return *slot;
@@ -231,7 +243,8 @@ static uint32_t find_or_add_pair(struct learner *learner, uint32_t left, uint32_
     return index;
 }
 
-static void note_word(struct pair *pair, uint32_t word) {
+static void note_word(struct pair *pair, uint32_t word)
+{
     if (pair->word_count > 0 && pair->words[pair->word_count - 1] == word)
         return;
     if (pair->word_count == pair->word_capacity) {
@@ -241,7 +254,8 @@ static void note_word(struct pair *pair, uint32_t word) {
     pair->words[pair->word_count++] = word;
 }
 
-static void raise_pair(struct learner *learner, uint32_t left, uint32_t right, uint32_t word) {
+static void raise_pair(struct learner *learner, uint32_t left, uint32_t right, uint32_t word)
+{
     uint32_t index = find_or_add_pair(learner, left, right);
     struct pair *pair = &learner->pairs[index];
     pair->count += learner->words[word].count;
@@ -257,7 +271,8 @@ static void raise_pair(struct learner *learner, uint32_t left, uint32_t right, u
     learner->raised[learner->raised_count++] = index;
 }
 
-static void lower_pair(struct learner *learner, uint32_t left, uint32_t right, uint64_t count) {
+static void lower_pair(struct learner *learner, uint32_t left, uint32_t right, uint64_t count)
+{
     uint32_t index = *slot_of(learner, left, right);
     ASSERT(index != NO_PAIR && learner->pairs[index].count >= count);
     learner->pairs[index].count -= count;
@@ -267,13 +282,15 @@ static void lower_pair(struct learner *learner, uint32_t left, uint32_t right, u
  * The heap: count descending, then left and right ascending
  * ------------------------------------------------------------------------------------------- */
 
-static bool before(const struct entry *a, const struct entry *b) {
+static bool before(const struct entry *a, const struct entry *b)
+{
     if (a->count != b->count)
         return a->count > b->count;
     return a->left != b->left ? a->left < b->left : a->right < b->right;
 }
 
-static void heap_push(struct learner *learner, uint32_t pair) {
+static void heap_push(struct learner *learner, uint32_t pair)
+{
     const struct pair *what = &learner->pairs[pair];
     if (what->count < COUNT_MIN)
         return;
@@ -290,7 +307,8 @@ static void heap_push(struct learner *learner, uint32_t pair) {
     learner->heap[at] = item;
 }
 
-static struct entry heap_pop(struct learner *learner) {
+static struct entry heap_pop(struct learner *learner)
+{
     struct entry *heap = learner->heap;
     struct entry top = heap[0], last = heap[--learner->heap_count];
     size_t count = learner->heap_count, at = 0;
@@ -306,7 +324,8 @@ static struct entry heap_pop(struct learner *learner) {
     return top;
 }
 
-static void push_raised(struct learner *learner) {
+static void push_raised(struct learner *learner)
+{
     for (size_t i = 0; i < learner->raised_count; i++) {
         learner->pairs[learner->raised[i]].raised = false;
         heap_push(learner, learner->raised[i]);
@@ -316,7 +335,8 @@ static void push_raised(struct learner *learner) {
 
 /* The pair to merge next, or NO_PAIR. Each stale entry is replaced by a lower one or by none, so
  * this ends. */
-static uint32_t best_pair(struct learner *learner) {
+static uint32_t best_pair(struct learner *learner)
+{
     while (learner->heap_count > 0) {
         struct entry top = heap_pop(learner);
         if (learner->pairs[top.pair].count == top.count)
@@ -333,7 +353,8 @@ static uint32_t best_pair(struct learner *learner) {
 
 /* Replaces (left, right) by result in one word, from the left, keeping the counts of what stood
  * beside it (invariant 1); the merged pair's own comes to nothing when all its words are done. */
-static void merge_in_word(struct learner *learner, uint32_t word, struct bpe_merge merge) {
+static void merge_in_word(struct learner *learner, uint32_t word, struct bpe_merge merge)
+{
     uint64_t count = learner->words[word].count;
     uint32_t *symbols = learner->symbols + learner->words[word].start;
     uint32_t length = learner->words[word].length, kept = 0;
@@ -357,7 +378,8 @@ static void merge_in_word(struct learner *learner, uint32_t word, struct bpe_mer
     learner->words[word].length = kept;
 }
 
-static void apply_merge(struct learner *learner, uint32_t index, struct bpe_merge merge) {
+static void apply_merge(struct learner *learner, uint32_t index, struct bpe_merge merge)
+{
     /* Taken out of the pair, because raising others may move the array of pairs. */
     uint32_t *words = learner->pairs[index].words;
     uint32_t word_count = learner->pairs[index].word_count;
@@ -371,7 +393,8 @@ static void apply_merge(struct learner *learner, uint32_t index, struct bpe_merg
 
 /* The token that the pair becomes: a new one, or the one of the same bytes that another pair has
  * made before ("a" "bc" after "ab" "c"). */
-static uint32_t result_token(struct bpe *bpe, uint32_t left, uint32_t right) {
+static uint32_t result_token(struct bpe *bpe, uint32_t left, uint32_t right)
+{
     uint32_t left_bytes = bpe->tokens[left].bytes, right_bytes = bpe->tokens[right].bytes;
     char text[PIECE_BYTES_MAX];
     ASSERT(left_bytes + right_bytes <= sizeof(text));
@@ -383,7 +406,8 @@ static uint32_t result_token(struct bpe *bpe, uint32_t left, uint32_t right) {
                : bpe_table_add_token(bpe, text, left_bytes + right_bytes, BPE_TOKEN_MODEL);
 }
 
-static void learn(struct learner *learner, uint32_t vocab_size) {
+static void learn(struct learner *learner, uint32_t vocab_size)
+{
     for (uint32_t word = 0; word < learner->word_count; word++) {
         const uint32_t *symbols = learner->symbols + learner->words[word].start;
         for (uint32_t i = 0; i + 1 < learner->words[word].length; i++)
@@ -402,7 +426,8 @@ static void learn(struct learner *learner, uint32_t vocab_size) {
     }
 }
 
-static void learner_deinit(struct learner *learner) {
+static void learner_deinit(struct learner *learner)
+{
     for (uint32_t i = 0; i < learner->pair_count; i++)
         mem_free(learner->pairs[i].words);
     mem_free(learner->pairs);
@@ -414,7 +439,8 @@ static void learner_deinit(struct learner *learner) {
 }
 
 /* End-of-text and the 256 bytes, before any merge. */
-static struct bpe *first_tokens(void) {
+static struct bpe *first_tokens(void)
+{
     struct bpe *bpe = bpe_table_new();
     uint8_t order[256];
     bpe_table_byte_order(order);
@@ -427,7 +453,8 @@ static struct bpe *first_tokens(void) {
     return bpe;
 }
 
-int bpe_train(struct bpe **bpe, struct bpe_trainer *trainer, uint32_t vocab_size, struct err *err) {
+int bpe_train(struct bpe **bpe, struct bpe_trainer *trainer, uint32_t vocab_size, struct err *err)
+{
     *bpe = NULL;
     if (vocab_size < BPE_TRAIN_VOCAB_MIN || vocab_size > BPE_TRAIN_VOCAB_MAX)
         return err_set(err, ERR_USAGE,

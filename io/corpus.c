@@ -43,13 +43,15 @@ static const struct {
     {NULL, "%PDF-", "a PDF"},
 };
 
-static bool ends_with(const char *path, const char *ending) {
+static bool ends_with(const char *path, const char *ending)
+{
     size_t path_bytes = strlen(path), ending_bytes = strlen(ending);
     return path_bytes > ending_bytes && strcmp(path + path_bytes - ending_bytes, ending) == 0;
 }
 
 /* The first bytes of the file; *bytes is how many there are. */
-static int sniff(const char *path, char head[SNIFF_BYTES], size_t *bytes, struct err *err) {
+static int sniff(const char *path, char head[SNIFF_BYTES], size_t *bytes, struct err *err)
+{
     *bytes = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -64,7 +66,8 @@ static int sniff(const char *path, char head[SNIFF_BYTES], size_t *bytes, struct
 }
 
 /* NULL for plain text, else what the file looks like. */
-static const char *foreign_kind(const char *path, const char *head, size_t bytes) {
+static const char *foreign_kind(const char *path, const char *head, size_t bytes)
+{
     for (size_t i = 0; i < ARRAY_COUNT(foreign_kinds); i++) {
         const char *magic = foreign_kinds[i].magic, *ending = foreign_kinds[i].ending;
         if (magic != NULL && bytes >= strlen(magic) && memcmp(head, magic, strlen(magic)) == 0)
@@ -79,7 +82,8 @@ static const char *foreign_kind(const char *path, const char *head, size_t bytes
  * Listing
  * ------------------------------------------------------------------------------------------- */
 
-static void add_file(struct corpus *corpus, const char *path, uint64_t bytes) {
+static void add_file(struct corpus *corpus, const char *path, uint64_t bytes)
+{
     if (bytes == 0) {
         corpus->empty_count++;
         return;
@@ -92,15 +96,16 @@ static void add_file(struct corpus *corpus, const char *path, uint64_t bytes) {
     corpus->total_bytes += bytes;
 }
 
-static void skip_file(struct corpus *corpus, const char *path) {
+static void skip_file(struct corpus *corpus, const char *path)
+{
     corpus->skipped_count++;
     if (corpus->skipped_example == NULL)
         corpus->skipped_example = mem_strdup(path);
 }
 
 /* A file that the user named. */
-static int add_named_file(struct corpus *corpus, const char *path, uint64_t bytes,
-                          struct err *err) {
+static int add_named_file(struct corpus *corpus, const char *path, uint64_t bytes, struct err *err)
+{
     char head[SNIFF_BYTES];
     size_t head_bytes;
     int code = sniff(path, head, &head_bytes, err);
@@ -119,8 +124,8 @@ static int add_named_file(struct corpus *corpus, const char *path, uint64_t byte
 
 /* A file that was met in a folder: --format text takes JSON and XML there too, and never what
  * holds NULs. */
-static int add_found_file(struct corpus *corpus, const char *path, uint64_t bytes,
-                          struct err *err) {
+static int add_found_file(struct corpus *corpus, const char *path, uint64_t bytes, struct err *err)
+{
     char head[SNIFF_BYTES];
     size_t head_bytes;
     int code = sniff(path, head, &head_bytes, err);
@@ -143,7 +148,8 @@ struct folders {
     size_t count, capacity;
 };
 
-static void add_folder(struct folders *folders, const char *path) {
+static void add_folder(struct folders *folders, const char *path)
+{
     if (folders->count == folders->capacity) {
         folders->capacity = MAX(folders->capacity * 2, (size_t)16);
         folders->paths = mem_realloc(folders->paths, folders->capacity, sizeof(*folders->paths));
@@ -152,7 +158,8 @@ static void add_folder(struct folders *folders, const char *path) {
 }
 
 static int add_entry(struct corpus *corpus, struct folders *folders, const char *dir,
-                     const char *name, struct err *err) {
+                     const char *name, struct err *err)
+{
     char path[FILE_PATH_MAX];
     struct stat status;
     if (name[0] == '.')
@@ -170,7 +177,8 @@ static int add_entry(struct corpus *corpus, struct folders *folders, const char 
 }
 
 static int read_folder(struct corpus *corpus, struct folders *folders, const char *dir,
-                       struct err *err) {
+                       struct err *err)
+{
     DIR *stream = opendir(dir);
     if (stream == NULL)
         return err_set_errno(err, errno, "cannot read the folder %s", dir);
@@ -187,11 +195,13 @@ static int read_folder(struct corpus *corpus, struct folders *folders, const cha
     return code;
 }
 
-static int compare_files(const void *a, const void *b) {
+static int compare_files(const void *a, const void *b)
+{
     return strcmp(((const struct corpus_file *)a)->path, ((const struct corpus_file *)b)->path);
 }
 
-static int add_tree(struct corpus *corpus, const char *root, struct err *err) {
+static int add_tree(struct corpus *corpus, const char *root, struct err *err)
+{
     struct folders folders = {0};
     size_t first_file = corpus->file_count;
     int code = 0;
@@ -207,7 +217,8 @@ static int add_tree(struct corpus *corpus, const char *root, struct err *err) {
     return code;
 }
 
-static int add_input(struct corpus *corpus, const char *path, struct err *err) {
+static int add_input(struct corpus *corpus, const char *path, struct err *err)
+{
     struct stat status;
     if (stat(path, &status) != 0)
         return errno == ENOENT
@@ -224,7 +235,8 @@ static int add_input(struct corpus *corpus, const char *path, struct err *err) {
 }
 
 int corpus_open(struct corpus *corpus, const char *const *inputs, size_t input_count,
-                enum corpus_format format, enum corpus_split split, struct err *err) {
+                enum corpus_format format, enum corpus_split split, struct err *err)
+{
     *corpus = (struct corpus){.fd = -1, .format = format, .split = split};
     int code = 0;
     for (size_t i = 0; code == 0 && i < input_count; i++)
@@ -236,7 +248,8 @@ int corpus_open(struct corpus *corpus, const char *const *inputs, size_t input_c
     return code;
 }
 
-void corpus_close(struct corpus *corpus) {
+void corpus_close(struct corpus *corpus)
+{
     corpus_rewind(corpus);
     for (size_t i = 0; i < corpus->file_count; i++)
         mem_free(corpus->files[i].path);
@@ -250,7 +263,8 @@ void corpus_close(struct corpus *corpus) {
  * Reading
  * ------------------------------------------------------------------------------------------- */
 
-static void close_file(struct corpus *corpus) {
+static void close_file(struct corpus *corpus)
+{
     if (corpus->fd >= 0)
         close(corpus->fd);
     corpus->fd = -1;
@@ -258,18 +272,21 @@ static void close_file(struct corpus *corpus) {
     corpus->start = corpus->end = 0;
 }
 
-void corpus_rewind(struct corpus *corpus) {
+void corpus_rewind(struct corpus *corpus)
+{
     close_file(corpus);
     corpus->in_document = false;
     corpus->file_next = 0;
     corpus->done_bytes = 0;
 }
 
-static const char *open_path(const struct corpus *corpus) {
+static const char *open_path(const struct corpus *corpus)
+{
     return corpus->files[corpus->file_next - 1].path;
 }
 
-static int open_next(struct corpus *corpus, struct err *err) {
+static int open_next(struct corpus *corpus, struct err *err)
+{
     ASSERT(corpus->fd < 0 && corpus->file_next < corpus->file_count);
     corpus->file_next++;
     corpus->fd = open(open_path(corpus), O_RDONLY | O_CLOEXEC);
@@ -280,7 +297,8 @@ static int open_next(struct corpus *corpus, struct err *err) {
 }
 
 /* Makes sure that the buffer holds LOOKAHEAD_BYTES or the rest of the file. */
-static int refill(struct corpus *corpus, struct err *err) {
+static int refill(struct corpus *corpus, struct err *err)
+{
     if (corpus->at_end || corpus->end - corpus->start >= LOOKAHEAD_BYTES)
         return 0;
     memmove(corpus->buffer, corpus->buffer + corpus->start, corpus->end - corpus->start);
@@ -302,13 +320,15 @@ static int refill(struct corpus *corpus, struct err *err) {
     return 0;
 }
 
-static bool blank_space(char c) {
+static bool blank_space(char c)
+{
     return c == ' ' || c == '\t' || c == '\r' || c == '\f' || c == '\v';
 }
 
 /* Whether the line at position is blank, and where the next one begins. A line that does not end
  * within the buffer (more than a piece of white space) is not blank, unless the file ends there. */
-static bool blank_line(const struct corpus *corpus, size_t position, size_t *next) {
+static bool blank_line(const struct corpus *corpus, size_t position, size_t *next)
+{
     while (position < corpus->end && blank_space(corpus->buffer[position]))
         position++;
     if (position == corpus->end) {
@@ -320,7 +340,8 @@ static bool blank_line(const struct corpus *corpus, size_t position, size_t *nex
 }
 
 /* Passes the blank lines before a document. */
-static int skip_blank_lines(struct corpus *corpus, struct err *err) {
+static int skip_blank_lines(struct corpus *corpus, struct err *err)
+{
     int code = 0;
     size_t next;
     while (code == 0) {
@@ -334,7 +355,8 @@ static int skip_blank_lines(struct corpus *corpus, struct err *err) {
 
 /* Where the document that goes on at start ends, looking no further than limit, or SIZE_MAX where
  * it goes on beyond. *after: where the search for the next one begins. */
-static size_t document_end(const struct corpus *corpus, size_t limit, size_t *after) {
+static size_t document_end(const struct corpus *corpus, size_t limit, size_t *after)
+{
     if (corpus->split == CORPUS_SPLIT_FILE || corpus->start == corpus->end) {
         *after = corpus->end;
         return corpus->at_end && corpus->end <= limit ? corpus->end : SIZE_MAX;
@@ -355,7 +377,8 @@ static size_t document_end(const struct corpus *corpus, size_t limit, size_t *af
 }
 
 /* Bytes of the next piece of a document that is longer than a piece. */
-static size_t torn_bytes(const char *text) {
+static size_t torn_bytes(const char *text)
+{
     size_t cut = pretoken_cut(text, CORPUS_PIECE_MAX);
     if (cut > 0)
         return cut;
@@ -366,7 +389,8 @@ static size_t torn_bytes(const char *text) {
     return cut;
 }
 
-static void take_piece(struct corpus *corpus, struct corpus_piece *piece) {
+static void take_piece(struct corpus *corpus, struct corpus_piece *piece)
+{
     size_t after, limit = corpus->start + CORPUS_PIECE_MAX;
     size_t end = document_end(corpus, limit, &after);
     piece->text = corpus->buffer + corpus->start;
@@ -377,7 +401,8 @@ static void take_piece(struct corpus *corpus, struct corpus_piece *piece) {
     corpus->in_document = !piece->last;
 }
 
-int corpus_next(struct corpus *corpus, struct corpus_piece *piece, struct err *err) {
+int corpus_next(struct corpus *corpus, struct corpus_piece *piece, struct err *err)
+{
     for (;;) {
         int code = 0;
         if (corpus->fd < 0) {

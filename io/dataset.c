@@ -16,13 +16,15 @@
 #define HASH_TEXT_BYTES     17
 #define PREPARE_AGAIN       "prepare the text again with `spillway prep`"
 
-static void hash_to_text(char text[HASH_TEXT_BYTES], uint64_t hash) {
+static void hash_to_text(char text[HASH_TEXT_BYTES], uint64_t hash)
+{
     snprintf(text, HASH_TEXT_BYTES, "%016" PRIx64, hash);
 }
 
 /* The hash of the tokenizer file's bytes: telling whether it is the file that was sealed costs
  * milliseconds this way, and building the tokenizer would cost its memory. */
-static int tokenizer_file_hash(const char *dir, char text[HASH_TEXT_BYTES], struct err *err) {
+static int tokenizer_file_hash(const char *dir, char text[HASH_TEXT_BYTES], struct err *err)
+{
     char path[FILE_PATH_MAX];
     char *data;
     size_t bytes;
@@ -36,13 +38,15 @@ static int tokenizer_file_hash(const char *dir, char text[HASH_TEXT_BYTES], stru
     return 0;
 }
 
-static int open_shard(struct shard *shard, const char *dir, const char *name, struct err *err) {
+static int open_shard(struct shard *shard, const char *dir, const char *name, struct err *err)
+{
     char path[FILE_PATH_MAX];
     int code = file_join(path, dir, name, err);
     return code == 0 ? shard_open(shard, path, err) : code;
 }
 
-static int open_shards(struct dataset *dataset, const char *dir, struct err *err) {
+static int open_shards(struct dataset *dataset, const char *dir, struct err *err)
+{
     int code = open_shard(&dataset->train, dir, DATASET_TRAIN_FILE, err);
     if (code == 0 && dataset->has_val)
         code = open_shard(&dataset->val, dir, DATASET_VAL_FILE, err);
@@ -58,7 +62,8 @@ static int open_shards(struct dataset *dataset, const char *dir, struct err *err
  * ------------------------------------------------------------------------------------------- */
 
 static int check_shard(const struct shard *shard, const struct json_value *root, const char *side,
-                       struct err *err) {
+                       struct err *err)
+{
     char hash[HASH_TEXT_BYTES];
     hash_to_text(hash, shard->tokenizer_hash);
     int64_t tokens = json_get_int(json_get(root, "tokens"), side, -1);
@@ -75,7 +80,8 @@ static int check_shard(const struct shard *shard, const struct json_value *root,
 }
 
 static int check_files(const struct dataset *dataset, const struct json_value *root,
-                       const char *dir, struct err *err) {
+                       const char *dir, struct err *err)
+{
     char hash[HASH_TEXT_BYTES];
     int code = check_shard(&dataset->train, root, "train", err);
     if (code == 0 && dataset->has_val)
@@ -90,7 +96,8 @@ static int check_files(const struct dataset *dataset, const struct json_value *r
     return code;
 }
 
-static int check_root(const struct json_value *root, const char *path, struct err *err) {
+static int check_root(const struct json_value *root, const char *path, struct err *err)
+{
     if (strcmp(json_get_string(root, "format", ""), DATASET_FORMAT) != 0)
         return err_set(err, ERR_INPUT,
                        "%s was not written by `spillway prep`: give --data a "
@@ -105,7 +112,8 @@ static int check_root(const struct json_value *root, const char *path, struct er
     return 0;
 }
 
-int dataset_open(struct dataset *dataset, const char *dir, struct err *err) {
+int dataset_open(struct dataset *dataset, const char *dir, struct err *err)
+{
     memset(dataset, 0, sizeof(*dataset));
     char path[FILE_PATH_MAX];
     int code = file_join(path, dir, DATASET_FILE, err);
@@ -131,7 +139,8 @@ int dataset_open(struct dataset *dataset, const char *dir, struct err *err) {
     return code;
 }
 
-void dataset_close(struct dataset *dataset) {
+void dataset_close(struct dataset *dataset)
+{
     shard_close(&dataset->train);
     shard_close(&dataset->val);
     memset(dataset, 0, sizeof(*dataset));
@@ -141,7 +150,8 @@ void dataset_close(struct dataset *dataset) {
  * Sealing
  * ------------------------------------------------------------------------------------------- */
 
-int dataset_unseal(const char *dir, struct err *err) {
+int dataset_unseal(const char *dir, struct err *err)
+{
     char path[FILE_PATH_MAX];
     int code = file_join(path, dir, DATASET_FILE, err);
     if (code != 0)
@@ -151,7 +161,8 @@ int dataset_unseal(const char *dir, struct err *err) {
     return file_sync_dir(dir, err);
 }
 
-static struct json_value *both_sides(const struct dataset *dataset, uint64_t train, uint64_t val) {
+static struct json_value *both_sides(const struct dataset *dataset, uint64_t train, uint64_t val)
+{
     struct json_value *sides = json_new_object();
     json_set_int(sides, "train", (int64_t)train);
     if (dataset->has_val)
@@ -159,7 +170,8 @@ static struct json_value *both_sides(const struct dataset *dataset, uint64_t tra
     return sides;
 }
 
-static struct json_value *describe(const struct dataset *dataset, const char *file_hash) {
+static struct json_value *describe(const struct dataset *dataset, const char *file_hash)
+{
     char hash[HASH_TEXT_BYTES];
     hash_to_text(hash, dataset->tokenizer_hash);
     struct json_value *root = json_new_object();
@@ -175,7 +187,8 @@ static struct json_value *describe(const struct dataset *dataset, const char *fi
     return root;
 }
 
-int dataset_seal(const char *dir, bool has_val, struct json_value *details, struct err *err) {
+int dataset_seal(const char *dir, bool has_val, struct json_value *details, struct err *err)
+{
     struct dataset dataset = {.has_val = has_val};
     struct json_value *root = NULL;
     char path[FILE_PATH_MAX], file_hash[HASH_TEXT_BYTES];

@@ -25,7 +25,8 @@ struct pretoken {
         valid_end; /* [position, valid_end) is UTF-8 and a byte that is none, or the end, follows */
 };
 
-struct pretoken *pretoken_new(void) {
+struct pretoken *pretoken_new(void)
+{
     struct pretoken *pretoken = mem_alloc(1, sizeof(*pretoken));
     int error;
     PCRE2_SIZE offset;
@@ -45,7 +46,8 @@ struct pretoken *pretoken_new(void) {
     return pretoken;
 }
 
-void pretoken_free(struct pretoken *pretoken) {
+void pretoken_free(struct pretoken *pretoken)
+{
     if (pretoken == NULL)
         return;
     pcre2_match_data_free(pretoken->match);
@@ -57,12 +59,14 @@ void pretoken_free(struct pretoken *pretoken) {
  * UTF-8 (RFC 3629, Unicode's table 3-7)
  * ------------------------------------------------------------------------------------------- */
 
-static bool in_range(uint8_t byte, uint8_t first, uint8_t last) {
+static bool in_range(uint8_t byte, uint8_t first, uint8_t last)
+{
     return byte >= first && byte <= last;
 }
 
 /* Bytes of the valid character at text, 1..4, or 0 where none stands. */
-static size_t character_bytes(const uint8_t *text, size_t bytes) {
+static size_t character_bytes(const uint8_t *text, size_t bytes)
+{
     if (bytes == 0)
         return 0;
     uint8_t lead = text[0];
@@ -85,7 +89,8 @@ static size_t character_bytes(const uint8_t *text, size_t bytes) {
     return 0;
 }
 
-static size_t valid_run(const uint8_t *text, size_t bytes) {
+static size_t valid_run(const uint8_t *text, size_t bytes)
+{
     size_t done = 0;
     while (done < bytes) {
         uint64_t eight;
@@ -103,7 +108,8 @@ static size_t valid_run(const uint8_t *text, size_t bytes) {
     return done;
 }
 
-static size_t invalid_run(const uint8_t *text, size_t bytes) {
+static size_t invalid_run(const uint8_t *text, size_t bytes)
+{
     size_t done = 0;
     while (done < bytes && character_bytes(text + done, bytes - done) == 0)
         done++;
@@ -114,14 +120,16 @@ static size_t invalid_run(const uint8_t *text, size_t bytes) {
  * Pieces
  * ------------------------------------------------------------------------------------------- */
 
-void pretoken_begin(struct pretoken *pretoken, const char *text, size_t bytes) {
+void pretoken_begin(struct pretoken *pretoken, const char *text, size_t bytes)
+{
     pretoken->text = text;
     pretoken->bytes = bytes;
     pretoken->position = 0;
     pretoken->valid_end = bytes == 0 ? 0 : valid_run((const uint8_t *)text, bytes);
 }
 
-static void take_invalid(struct pretoken *pretoken) {
+static void take_invalid(struct pretoken *pretoken)
+{
     const uint8_t *text = (const uint8_t *)pretoken->text;
     pretoken->position +=
         invalid_run(text + pretoken->position, pretoken->bytes - pretoken->position);
@@ -129,7 +137,8 @@ static void take_invalid(struct pretoken *pretoken) {
                                                          pretoken->bytes - pretoken->position);
 }
 
-bool pretoken_next(struct pretoken *pretoken, size_t *start, size_t *bytes) {
+bool pretoken_next(struct pretoken *pretoken, size_t *start, size_t *bytes)
+{
     *start = pretoken->position;
     if (pretoken->position == pretoken->bytes)
         return false;
@@ -151,13 +160,15 @@ bool pretoken_next(struct pretoken *pretoken, size_t *start, size_t *bytes) {
  * Safe cuts
  * ------------------------------------------------------------------------------------------- */
 
-static bool ascii_space(char c) {
+static bool ascii_space(char c)
+{
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
 /* Any byte >= 0x80 may end a white space of more than one byte. U+0085 and U+00A0 end in 85 and
  * A0, U+1680 in 9A 80, the U+20xx in 80 8x and 80 A8/A9/AF or 81 9F, U+3000 in 80 80. */
-static bool may_end_space(const uint8_t *end, size_t bytes) {
+static bool may_end_space(const uint8_t *end, size_t bytes)
+{
     ASSERT(bytes > 0);
     if (end[-1] < 0x80)
         return ascii_space((char)end[-1]);
@@ -168,7 +179,8 @@ static bool may_end_space(const uint8_t *end, size_t bytes) {
     return false;
 }
 
-size_t pretoken_cut(const char *text, size_t bytes) {
+size_t pretoken_cut(const char *text, size_t bytes)
+{
     for (size_t cut = bytes; cut > 1;) {
         cut--;
         if (ascii_space(text[cut]) && !may_end_space((const uint8_t *)text + cut, cut))

@@ -18,7 +18,8 @@ static const struct command {
     {"check", check_main, "verify every checksum of a run or of prepared data"},
 };
 
-static void print_help(FILE *to) {
+static void print_help(FILE *to)
+{
     fprintf(to, "Usage: spillway COMMAND [options]\n\n"
                 "Trains GPT models that are bigger than the memory of the machine.\n\n");
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++)
@@ -29,7 +30,8 @@ static void print_help(FILE *to) {
                 "  spillway sample --run run --prompt \"Once\"\n");
 }
 
-static const struct command *find_command(const char *name) {
+static const struct command *find_command(const char *name)
+{
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++)
         if (strcmp(commands[i].name, name) == 0)
             return &commands[i];
@@ -38,7 +40,8 @@ static const struct command *find_command(const char *name) {
 
 /* Letters that two words share in order (their longest common subsequence), for a hint only: words
  * longer than 15 letters share none. */
-static size_t shared_letters(const char *a, const char *b) {
+static size_t shared_letters(const char *a, const char *b)
+{
     size_t best[16][16] = {{0}};
     size_t a_length = strlen(a), b_length = strlen(b);
     if (a_length > 15 || b_length > 15)
@@ -50,7 +53,8 @@ static size_t shared_letters(const char *a, const char *b) {
     return best[a_length][b_length];
 }
 
-static int unknown_command(const char *name) {
+static int unknown_command(const char *name)
+{
     const struct command *nearest = NULL;
     size_t most = strlen(name) / 2;
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++) {
@@ -68,12 +72,14 @@ static int unknown_command(const char *name) {
     return 2;
 }
 
-static int run_command(const char *name, int argc, char **argv) {
+static int run_command(const char *name, int argc, char **argv)
+{
     const struct command *command = find_command(name);
     return command == NULL ? unknown_command(name) : command->main(argc, argv);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     if (argc < 2) {
         print_help(stderr);
         return 2;

@@ -115,7 +115,8 @@ struct prep {
  * The command line
  * ------------------------------------------------------------------------------------------- */
 
-static int choose_format(struct prep *prep, const char *name, struct err *err) {
+static int choose_format(struct prep *prep, const char *name, struct err *err)
+{
     if (strcmp(name, "auto") == 0)
         prep->format = CORPUS_FORMAT_AUTO;
     else if (strcmp(name, "text") == 0)
@@ -130,7 +131,8 @@ static int choose_format(struct prep *prep, const char *name, struct err *err) {
     return 0;
 }
 
-static int choose_split(struct prep *prep, const char *name, struct err *err) {
+static int choose_split(struct prep *prep, const char *name, struct err *err)
+{
     if (strcmp(name, "file") == 0)
         prep->corpus_split = CORPUS_SPLIT_FILE;
     else if (strcmp(name, "blank") == 0)
@@ -140,7 +142,8 @@ static int choose_split(struct prep *prep, const char *name, struct err *err) {
     return 0;
 }
 
-static int check_options(const struct prep *prep, bool vocab_given, struct err *err) {
+static int check_options(const struct prep *prep, bool vocab_given, struct err *err)
+{
     if (prep->input_count == 0)
         return err_set(err, ERR_USAGE, "prep needs at least one file or folder of text");
     if (prep->out == NULL)
@@ -168,7 +171,8 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
 
 /* 0, 1 after --help, or a negative code. */
 static int parse_options(struct prep *prep, const char **inputs, int argc, char **argv,
-                         struct err *err) {
+                         struct err *err)
+{
     const char *format = "auto", *split = "file";
     bool vocab_given = false;
     const struct args_option options[] = {
@@ -215,7 +219,8 @@ static int parse_options(struct prep *prep, const char **inputs, int argc, char 
  * The output folder
  * ------------------------------------------------------------------------------------------- */
 
-static bool out_has(const struct prep *prep, const char *name) {
+static bool out_has(const struct prep *prep, const char *name)
+{
     char path[FILE_PATH_MAX];
     struct err ignored;
     return file_join(path, prep->out, name, &ignored) == 0 && file_exists(path);
@@ -223,7 +228,8 @@ static bool out_has(const struct prep *prep, const char *name) {
 
 /* Refuses what this prep must not overwrite. A train.tok without dataset.json is left over from a
  * prep that was killed, and a tokenizer.json alone is somebody's tokenizer. */
-static int check_out(const struct prep *prep, struct err *err) {
+static int check_out(const struct prep *prep, struct err *err)
+{
     if (prep->force)
         return 0;
     if (out_has(prep, DATASET_FILE))
@@ -243,7 +249,8 @@ static int check_out(const struct prep *prep, struct err *err) {
  * Blocks
  * ------------------------------------------------------------------------------------------- */
 
-static void blocks_init(struct prep *prep) {
+static void blocks_init(struct prep *prep)
+{
     prep->block_count = (uint32_t)prep->threads * BLOCKS_PER_THREAD;
     prep->blocks = mem_alloc(prep->block_count, sizeof(*prep->blocks));
     for (uint32_t i = 0; i < prep->block_count; i++) {
@@ -254,7 +261,8 @@ static void blocks_init(struct prep *prep) {
     }
 }
 
-static void blocks_deinit(struct prep *prep) {
+static void blocks_deinit(struct prep *prep)
+{
     for (uint32_t i = 0; prep->blocks != NULL && i < prep->block_count; i++) {
         mem_free(prep->blocks[i].text);
         mem_free(prep->blocks[i].segments);
@@ -264,7 +272,8 @@ static void blocks_deinit(struct prep *prep) {
 }
 
 static void add_segment(struct block *block, const char *text, size_t bytes, enum side side,
-                        bool ends_document) {
+                        bool ends_document)
+{
     ASSERT(block->segment_count < BLOCK_SEGMENTS_MAX && bytes <= BLOCK_BYTES - block->text_bytes);
     memcpy(block->text + block->text_bytes, text, bytes);
     block->segments[block->segment_count++] =
@@ -272,14 +281,16 @@ static void add_segment(struct block *block, const char *text, size_t bytes, enu
     block->text_bytes += (uint32_t)bytes;
 }
 
-static enum side side_of(const struct prep *prep, const struct corpus_piece *piece) {
+static enum side side_of(const struct prep *prep, const struct corpus_piece *piece)
+{
     uint64_t hash = hash_bytes(piece->text, piece->bytes, prep->seed);
     return hash < prep->split.val_below ? SIDE_VAL : SIDE_TRAIN;
 }
 
 /* Where in the piece val begins, when the text is cut in two: before white space at or before
  * tail_start, or else at the end of the piece. */
-static size_t train_bytes(const struct prep *prep, const struct corpus_piece *piece) {
+static size_t train_bytes(const struct prep *prep, const struct corpus_piece *piece)
+{
     uint64_t tail_start = prep->split.tail_start;
     if (prep->position + piece->bytes <= tail_start)
         return piece->bytes;
@@ -287,7 +298,8 @@ static size_t train_bytes(const struct prep *prep, const struct corpus_piece *pi
     return cut > 0 ? cut : piece->bytes;
 }
 
-static void place_piece(struct prep *prep, struct block *block, const struct corpus_piece *piece) {
+static void place_piece(struct prep *prep, struct block *block, const struct corpus_piece *piece)
+{
     if (prep->split.tail_start == UINT64_MAX) {
         if (piece->first)
             prep->side = side_of(prep, piece);
@@ -308,14 +320,16 @@ static void place_piece(struct prep *prep, struct block *block, const struct cor
 }
 
 /* What the split has to know of a document. */
-static void notice_document(struct split *split, uint64_t hash) {
+static void notice_document(struct split *split, uint64_t hash)
+{
     split->hash_min = split->documents == 0 ? hash : MIN(split->hash_min, hash);
     split->hash_max = split->documents == 0 ? hash : MAX(split->hash_max, hash);
     split->documents++;
 }
 
 /* The first pass: every piece is looked at, and a sample of them goes to the trainers. */
-static void survey_piece(struct prep *prep, struct block *block, const struct corpus_piece *piece) {
+static void survey_piece(struct prep *prep, struct block *block, const struct corpus_piece *piece)
+{
     uint64_t hash = hash_bytes(piece->text, piece->bytes, prep->seed);
     if (piece->first)
         notice_document(&prep->split, hash);
@@ -329,7 +343,8 @@ static void survey_piece(struct prep *prep, struct block *block, const struct co
  * blocks is the end. */
 static int fill_blocks(struct prep *prep,
                        void (*place)(struct prep *, struct block *, const struct corpus_piece *),
-                       struct err *err) {
+                       struct err *err)
+{
     prep->blocks_used = 0;
     for (uint32_t i = 0; i < prep->block_count; i++) {
         struct block *block = &prep->blocks[i];
@@ -359,7 +374,8 @@ static int fill_blocks(struct prep *prep,
 static int run_pass(struct prep *prep, const char *label,
                     void (*place)(struct prep *, struct block *, const struct corpus_piece *),
                     void (*task)(void *context, uint32_t block, uint32_t worker),
-                    int (*finish)(struct prep *, struct err *), struct err *err) {
+                    int (*finish)(struct prep *, struct err *), struct err *err)
+{
     struct log_progress progress;
     log_progress_start(&progress, label, "MB", (double)prep->corpus.total_bytes / 1e6);
     corpus_rewind(&prep->corpus);
@@ -386,7 +402,8 @@ static int run_pass(struct prep *prep, const char *label,
  * The first pass
  * ------------------------------------------------------------------------------------------- */
 
-static void count_words(void *context, uint32_t index, uint32_t worker) {
+static void count_words(void *context, uint32_t index, uint32_t worker)
+{
     struct prep *prep = context;
     const struct block *block = &prep->blocks[index];
     for (uint32_t i = 0; i < block->segment_count; i++)
@@ -394,13 +411,15 @@ static void count_words(void *context, uint32_t index, uint32_t worker) {
                         block->segments[i].bytes);
 }
 
-static uint64_t table_budget(const struct prep *prep) {
+static uint64_t table_budget(const struct prep *prep)
+{
     return prep->ram_budget - FIXED_BYTES - prep->threads * THREAD_BYTES;
 }
 
 /* After each batch of the first pass; 1 ends the pass. The tables of all threads count, so where
  * they fill up the sample may depend on the number of threads; nothing else ever does. */
-static int check_tables(struct prep *prep, struct err *err) {
+static int check_tables(struct prep *prep, struct err *err)
+{
     (void)err;
     uint64_t bytes = 0;
     for (uint32_t i = 0; prep->trainers != NULL && i < prep->threads; i++)
@@ -409,21 +428,24 @@ static int check_tables(struct prep *prep, struct err *err) {
     return prep->tables_full;
 }
 
-static void trainers_init(struct prep *prep) {
+static void trainers_init(struct prep *prep)
+{
     prep->trainers = mem_alloc(prep->threads, sizeof(struct bpe_trainer *));
     for (uint32_t i = 0; i < prep->threads; i++)
         prep->trainers[i] = bpe_trainer_new();
     prep->sample_below = prep->sample < 1 ? (uint64_t)(prep->sample * 0x1p64) : UINT64_MAX;
 }
 
-static void trainers_deinit(struct prep *prep) {
+static void trainers_deinit(struct prep *prep)
+{
     for (uint32_t i = 0; prep->trainers != NULL && i < prep->threads; i++)
         bpe_trainer_free(prep->trainers[i]);
     mem_free(prep->trainers);
     prep->trainers = NULL;
 }
 
-static int learn_tokenizer(struct prep *prep, struct err *err) {
+static int learn_tokenizer(struct prep *prep, struct err *err)
+{
     for (uint32_t i = 1; i < prep->threads; i++) {
         bpe_trainer_merge(prep->trainers[0], prep->trainers[i]);
         bpe_trainer_free(prep->trainers[i]);
@@ -438,7 +460,8 @@ static int learn_tokenizer(struct prep *prep, struct err *err) {
     return code;
 }
 
-static int no_text(const struct prep *prep, struct err *err) {
+static int no_text(const struct prep *prep, struct err *err)
+{
     if (prep->corpus.skipped_count > 0)
         return err_set(err, ERR_INPUT,
                        "there is no plain text in %s: %" PRIu64 " files there are "
@@ -448,7 +471,8 @@ static int no_text(const struct prep *prep, struct err *err) {
                    prep->inputs[0], prep->input_count > 1 ? " and the others" : "");
 }
 
-static void plan_split(struct prep *prep) {
+static void plan_split(struct prep *prep)
+{
     struct split *split = &prep->split;
     split->tail_start = UINT64_MAX;
     split->val_below = 0;
@@ -469,7 +493,8 @@ static void plan_split(struct prep *prep) {
 }
 
 /* The first pass with the sample at hand. 1: the tables were too small for it. */
-static int survey_sample(struct prep *prep, struct err *err) {
+static int survey_sample(struct prep *prep, struct err *err)
+{
     prep->split = (struct split){0};
     prep->tables_full = false;
     trainers_init(prep);
@@ -480,7 +505,8 @@ static int survey_sample(struct prep *prep, struct err *err) {
     return code;
 }
 
-static int survey_and_learn(struct prep *prep, struct err *err) {
+static int survey_and_learn(struct prep *prep, struct err *err)
+{
     double most = (double)prep->ram_budget / SAMPLE_SHARE;
     prep->sample = MIN(most / (double)prep->corpus.total_bytes, 1.0);
     int code = 1;
@@ -497,7 +523,8 @@ static int survey_and_learn(struct prep *prep, struct err *err) {
     return code == 0 ? learn_tokenizer(prep, err) : code;
 }
 
-static int survey(struct prep *prep, struct err *err) {
+static int survey(struct prep *prep, struct err *err)
+{
     int code = prep->tokenizer_path == NULL
                    ? survey_and_learn(prep, err)
                    : run_pass(prep, "reading", survey_piece, NULL, NULL, err);
@@ -508,7 +535,8 @@ static int survey(struct prep *prep, struct err *err) {
     return code;
 }
 
-static int load_tokenizer(struct prep *prep, struct err *err) {
+static int load_tokenizer(struct prep *prep, struct err *err)
+{
     int code = bpe_load(&prep->bpe, prep->tokenizer_path, err);
     if (code == 0 && bpe_end_of_text(prep->bpe) == UINT32_MAX)
         code = err_set(err, ERR_INPUT,
@@ -522,7 +550,8 @@ static int load_tokenizer(struct prep *prep, struct err *err) {
  * The second pass
  * ------------------------------------------------------------------------------------------- */
 
-static void encode_block(void *context, uint32_t index, uint32_t worker) {
+static void encode_block(void *context, uint32_t index, uint32_t worker)
+{
     struct prep *prep = context;
     struct block *block = &prep->blocks[index];
     uint32_t *tokens = block->tokens;
@@ -539,7 +568,8 @@ static void encode_block(void *context, uint32_t index, uint32_t worker) {
     }
 }
 
-static int write_blocks(struct prep *prep, struct err *err) {
+static int write_blocks(struct prep *prep, struct err *err)
+{
     int code = 0;
     for (uint32_t b = 0; b < prep->blocks_used; b++) {
         const struct block *block = &prep->blocks[b];
@@ -556,7 +586,8 @@ static int write_blocks(struct prep *prep, struct err *err) {
     return code;
 }
 
-static int open_writers(struct prep *prep, struct err *err) {
+static int open_writers(struct prep *prep, struct err *err)
+{
     static const char *const names[SIDE_COUNT] = {DATASET_TRAIN_FILE, DATASET_VAL_FILE};
     int code = 0;
     for (int side = 0; code == 0 && side < SIDE_COUNT; side++) {
@@ -570,7 +601,8 @@ static int open_writers(struct prep *prep, struct err *err) {
 }
 
 /* Everything but dataset.json, in the order that check_out relies on. */
-static int close_writers(struct prep *prep, struct err *err) {
+static int close_writers(struct prep *prep, struct err *err)
+{
     char val_path[FILE_PATH_MAX];
     struct shard_writer *train = prep->writers[SIDE_TRAIN], *val = prep->writers[SIDE_VAL];
     prep->has_val = shard_writer_token_count(val) > 0;
@@ -587,7 +619,8 @@ static int close_writers(struct prep *prep, struct err *err) {
     return code == 0 ? bpe_save(prep->bpe, prep->out, err) : code;
 }
 
-static int encode(struct prep *prep, struct err *err) {
+static int encode(struct prep *prep, struct err *err)
+{
     uint64_t surveyed_bytes = prep->split.text_bytes;
     prep->encoders = mem_alloc(prep->threads, sizeof(struct bpe_encoder *));
     for (uint32_t i = 0; i < prep->threads; i++)
@@ -604,7 +637,8 @@ static int encode(struct prep *prep, struct err *err) {
  * Sealing and telling
  * ------------------------------------------------------------------------------------------- */
 
-static struct json_value *details(const struct prep *prep) {
+static struct json_value *details(const struct prep *prep)
+{
     struct json_value *inputs = json_new_array();
     for (size_t i = 0; i < prep->input_count; i++)
         json_append(inputs, json_new_string(prep->inputs[i], strlen(prep->inputs[i])));
@@ -625,7 +659,8 @@ static struct json_value *details(const struct prep *prep) {
 
 /* 19110483 -> "19,110,483". */
 #define GROUPED_MAX 32
-static const char *grouped(char text[GROUPED_MAX], uint64_t value) {
+static const char *grouped(char text[GROUPED_MAX], uint64_t value)
+{
     char digits[GROUPED_MAX];
     int length = snprintf(digits, sizeof(digits), "%" PRIu64, value), used = 0;
     for (int i = 0; i < length; i++) {
@@ -637,12 +672,14 @@ static const char *grouped(char text[GROUPED_MAX], uint64_t value) {
     return text;
 }
 
-static void print_count(const char *label, uint64_t value, const char *note) {
+static void print_count(const char *label, uint64_t value, const char *note)
+{
     char text[GROUPED_MAX];
     printf("  %-18s %15s%s\n", label, grouped(text, value), note);
 }
 
-static void print_skipped(const struct prep *prep) {
+static void print_skipped(const struct prep *prep)
+{
     if (prep->corpus.empty_count > 0)
         log_warn("%" PRIu64 " empty files were left out", prep->corpus.empty_count);
     if (prep->corpus.skipped_count > 0)
@@ -650,7 +687,8 @@ static void print_skipped(const struct prep *prep) {
                  prep->corpus.skipped_count, prep->corpus.skipped_example);
 }
 
-static void print_table(const struct prep *prep, const struct dataset *dataset, double seconds) {
+static void print_table(const struct prep *prep, const struct dataset *dataset, double seconds)
+{
     char text[LOG_BYTES_MAX], note[64];
     uint64_t train = dataset->train.token_count, val = dataset->val.token_count;
     uint64_t ends = dataset->train.document_count + dataset->val.document_count;
@@ -670,7 +708,8 @@ static void print_table(const struct prep *prep, const struct dataset *dataset, 
     printf("  %-18s %s\n", "written to", prep->out);
 }
 
-static void warn_of_val(const struct prep *prep, const struct dataset *dataset) {
+static void warn_of_val(const struct prep *prep, const struct dataset *dataset)
+{
     double share = (double)dataset->val.token_count /
                    (double)(dataset->train.token_count + dataset->val.token_count);
     if (prep->val_fraction > 0 && !dataset->has_val)
@@ -682,7 +721,8 @@ static void warn_of_val(const struct prep *prep, const struct dataset *dataset) 
                      : "");
 }
 
-static int seal(struct prep *prep, uint64_t start_ns, struct err *err) {
+static int seal(struct prep *prep, uint64_t start_ns, struct err *err)
+{
     struct dataset dataset;
     int code = dataset_seal(prep->out, prep->has_val, details(prep), err);
     if (code == 0)
@@ -700,7 +740,8 @@ static int seal(struct prep *prep, uint64_t start_ns, struct err *err) {
  * The command
  * ------------------------------------------------------------------------------------------- */
 
-static int prepare(struct prep *prep, struct err *err) {
+static int prepare(struct prep *prep, struct err *err)
+{
     uint64_t start_ns = clock_ns();
     int code = survey(prep, err);
     if (code == 0)
@@ -712,7 +753,8 @@ static int prepare(struct prep *prep, struct err *err) {
     return code == 0 ? seal(prep, start_ns, err) : code;
 }
 
-static int run(struct prep *prep, struct err *err) {
+static int run(struct prep *prep, struct err *err)
+{
     int lock = -1;
     int code = check_out(prep, err);
     if (code == 0)
@@ -748,7 +790,8 @@ static int run(struct prep *prep, struct err *err) {
     return code;
 }
 
-int prep_main(int argc, char **argv) {
+int prep_main(int argc, char **argv)
+{
     struct err err;
     struct prep prep = {
         .vocab_size = VOCAB_DEFAULT,
