@@ -253,6 +253,15 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     return metrics_write_step(&run->metrics, m, err);
 }
 
+/* The plan keeps the budget; should the kernel count more all the same, the user must know. */
+static void check_budget(const struct run *run, const struct metrics_step *m)
+{
+    char held[LOG_BYTES_MAX], budget[LOG_BYTES_MAX];
+    if (run->done == run->start_done + 2 && m->ram_peak_bytes > run->settings->ram_budget)
+        log_warn("the process holds %s, more than the RAM budget of %s",
+                 log_bytes(held, m->ram_peak_bytes), log_bytes(budget, run->settings->ram_budget));
+}
+
 static void show_step(struct run *run, struct log_progress *progress, const struct metrics_step *m)
 {
     char note[160];
@@ -295,6 +304,7 @@ static int loop(struct run *run, struct err *err)
         if (code)
             break;
         show_step(run, &progress, &m);
+        check_budget(run, &m);
         check_sealed(run);
         if (should_stop(run))
             break;

@@ -1,7 +1,6 @@
 /*
  * train: a training run from its settings to its end: places, plans, fills the tiers, walks the
- * plans, logs, evaluates, commits, and stops when it is told to. Called by tools/train.c and, for
- * the plan alone, by tools/plan.c.
+ * plans, logs, evaluates, commits, and stops when it is told to. Called by tools/train.c.
  */
 #ifndef SPILLWAY_OFFLOAD_TRAIN_H
 #define SPILLWAY_OFFLOAD_TRAIN_H
@@ -41,9 +40,5 @@ struct train_settings {
 
 /* Runs to the end of `steps`, or until a signal or max_time_s; 0, or an error. */
 int train_run(struct train_settings *settings, struct err *err);
-
-/* Places and plans only, and prints what would happen. data_dir and nvme_dir may be NULL; with
- * dump, the ops of a step follow. */
-int train_plan(struct train_settings *settings, bool json, bool dump, struct err *err);
 
 #endif
