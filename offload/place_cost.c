@@ -118,6 +118,7 @@ void place_least(const struct place *place, bool update, bool forward, bool back
             least->ssd_read_bytes += state_spilled(place, c);
             least->ssd_write_bytes += state_spilled(place, c);
         }
+    add_gradients(place, update, backward, least);
     if (!forward)
         return;
     struct weight_cost cost = {0};
@@ -143,7 +144,6 @@ void place_least(const struct place *place, bool update, bool forward, bool back
             least->d2h_bytes += (uint64_t)layout->chunk_count * PLAN_SQUARES_PER_CHUNK * 8;
     }
     add_activations(place, backward, least);
-    add_gradients(place, update, backward, least);
 }
 
 void place_flops(const struct place_spec *spec, uint64_t *forward, uint64_t *backward)

@@ -1,0 +1,316 @@
+#include "tests/shared/tiny.h"
+
+#include "core/json.h"
+#include "core/rng.h"
+#include "io/dataset.h"
+#include "io/ring.h"
+#include "tests/shared/check.h"
+#include "tests/shared/scratch.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define TRAIN_TOKENS 4001
+#define VAL_TOKENS   801
+#define RING_DEPTH   32
+
+/* ---- Models and placements --------------------------------------------------------------------
+ */
+
+static void tiny_config(struct config *config, uint32_t layers, uint32_t channels, uint32_t vocab)
+{
+    *config = (struct config){
+        .name = "tiny",
+        .layers = layers,
+        .channels = channels,
+        .heads = channels / 16,
+        .positions = 32,
+        .vocab = vocab,
+        .norm_epsilon = 1e-5f,
+    };
+}
+
+void tiny_model_init(struct tiny_model *model, uint32_t layers, uint32_t channels, uint32_t vocab,
+                     uint64_t chunk, uint64_t tile)
+{
+    tiny_config(&model->config, layers, channels, vocab);
+    tensors_init(&model->tensors, &model->config);
+    layout_init_sized(&model->layout, &model->tensors, chunk ? chunk : LAYOUT_CHUNK_PARAMETERS,
+                      tile ? tile : LAYOUT_TILE_PARAMETERS);
+}
+
+void tiny_model_deinit(struct tiny_model *model)
+{
+    layout_deinit(&model->layout);
+    tensors_deinit(&model->tensors);
+}
+
+void tiny_spec(struct place_spec *spec, const struct tiny_model *model)
+{
+    *spec = (struct place_spec){
+        .config = &model->config,
+        .layout = &model->layout,
+        .precision = PRECISION_FP32,
+        .seq = 16,
+        .batch = 2,
+        .accum = 1,
+        .ram_budget = UINT64_MAX,
+        .nvme_budget = UINT64_MAX,
+        .nvme = true,
+        .clip = true,
+        .resident_planes = PLACE_RESIDENT_AUTO,
+    };
+}
+
+uint64_t tiny_flag(const char *message, const char *flag)
+{
+    size_t bytes = strlen(flag);
+    const char *found = strstr(message, flag);
+    while (found && strstr(found + 1, flag))
+        found = strstr(found + 1, flag);
+    if (!found || found[bytes] != ' ')
+        fail_msg("no %s in: %s", flag, message);
+    char *end;
+    uint64_t value = strtoull(found + bytes + 1, &end, 10);
+    if (value == 0 || strcmp(end, "M") != 0)
+        fail_msg("the sentence does not end with %s NUMBERM: %s", flag, message);
+    return value * MIB;
+}
+
+/* ---- Boxes ------------------------------------------------------------------------------------
+ */
+
+static void require(int result, const struct err *err)
+{
+    if (result != 0)
+        fail_msg("%s", err->message);
+}
+
+static void open_tier(struct tiny_box *box, const char *name, bool create)
+{
+    struct err err;
+    char dir[64];
+    snprintf(dir, sizeof(dir), "box-%s", name);
+    strcpy(box->run_dir, scratch_path(dir));
+    require(file_make_dirs(box->run_dir, &err), &err);
+    require(file_join(box->state_path, box->run_dir, "state.bin", &err), &err);
+    require(tier_open(&box->tier, &box->model->layout, &box->memory, box->state_path, create, &err),
+            &err);
+}
+
+void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
+                   const struct place_spec *spec, const char *name, bool create)
+{
+    struct err err;
+    *box = (struct tiny_box){.model = model};
+    require(place_choose(&box->place, spec, &err), &err);
+    plan_memory_init(&box->memory, &box->place);
+    require(pool_open(&box->pool, "tiny", 2, false, &err), &err);
+    struct kernels_shape shape = {
+        .precision = spec->precision,
+        .batch = spec->batch,
+        .seq = spec->seq,
+        .channels = spec->config->channels,
+        .heads = spec->config->heads,
+        .vocab = spec->config->vocab,
+        .tile_rows_max = spec->layout->tile_rows_max,
+        .norm_epsilon = spec->config->norm_epsilon,
+    };
+    require(kernels_cpu_open(&box->kernels, &shape, &model->tensors, box->pool, &err), &err);
+    require(ring_open(&box->ring, RING_DEPTH, &err), &err);
+    open_tier(box, name, create);
+    checkpoint_init(&box->checkpoint, box->run_dir, &model->layout);
+    box->exec = (struct exec){
+        .place = &box->place,
+        .memory = &box->memory,
+        .layout = &model->layout,
+        .kernels = box->kernels,
+        .cpu_pool = box->pool,
+        .tier = &box->tier,
+        .checkpoint = &box->checkpoint,
+        .loss_scale = 1.0f / (float)(spec->batch * spec->seq * spec->accum),
+    };
+    require(exec_open(&box->exec, &model->tensors, &err), &err);
+}
+
+void tiny_box_close(struct tiny_box *box)
+{
+    ring_close(box->ring);
+    exec_close(&box->exec);
+    checkpoint_deinit(&box->checkpoint);
+    tier_close(&box->tier);
+    kernels_close(box->kernels);
+    pool_close(box->pool);
+    plan_memory_deinit(&box->memory);
+    place_deinit(&box->place);
+}
+
+/* ---- Data -------------------------------------------------------------------------------------
+ */
+
+/* Each token follows from the one before, but for a random one in eight: something to learn. */
+static void write_shard(const char *path, uint32_t vocab, uint32_t count, uint64_t seed)
+{
+    struct err err;
+    struct shard_writer *writer;
+    require(shard_writer_open(&writer, path, vocab, 1, &err), &err);
+    uint32_t token = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t random = rng_u64(seed, RNG_STREAM_SAMPLE, i);
+        token = random % 8 ? (token * 5 + 3) % vocab : (uint32_t)(random / 8 % vocab);
+        require(shard_writer_append(writer, &token, 1, &err), &err);
+    }
+    shard_writer_end_document(writer);
+    require(shard_writer_close(writer, &err), &err);
+}
+
+const char *tiny_data(uint32_t vocab)
+{
+    static char dirs[4][FILE_PATH_MAX];
+    static uint32_t vocabs[4];
+    size_t i = 0;
+    while (i < ARRAY_COUNT(vocabs) && vocabs[i] && vocabs[i] != vocab)
+        i++;
+    ASSERT(i < ARRAY_COUNT(vocabs));
+    if (vocabs[i])
+        return dirs[i];
+    vocabs[i] = vocab;
+    char name[64], file[96];
+    struct err err;
+    snprintf(name, sizeof(name), "data-%u", vocab);
+    strcpy(dirs[i], scratch_path(name));
+    require(file_make_dirs(dirs[i], &err), &err);
+    snprintf(file, sizeof(file), "%s/%s", name, DATASET_TRAIN_FILE);
+    write_shard(scratch_path(file), vocab, TRAIN_TOKENS, 1);
+    snprintf(file, sizeof(file), "%s/%s", name, DATASET_VAL_FILE);
+    write_shard(scratch_path(file), vocab, VAL_TOKENS, 2);
+    snprintf(file, sizeof(file), "%s/%s", name, DATASET_TOKENIZER_FILE);
+    scratch_write(file, "{}\n");
+    require(dataset_seal(dirs[i], true, json_new_object(), &err), &err);
+    return dirs[i];
+}
+
+/* ---- Runs -------------------------------------------------------------------------------------
+ */
+
+static struct json_value *empty_record(void)
+{
+    static struct json_value *record;
+    if (!record)
+        record = json_new_object();
+    return record;
+}
+
+void tiny_run_init(struct tiny_run *run, const char *name)
+{
+    char folder[128];
+    *run = (struct tiny_run){0};
+    snprintf(folder, sizeof(folder), "run-%s", name);
+    strcpy(run->run_dir, scratch_path(folder));
+    snprintf(folder, sizeof(folder), "nvme-%s", name);
+    strcpy(run->nvme_dir, scratch_path(folder));
+    run->settings = (struct train_settings){
+        .data_dir = tiny_data(300),
+        .precision = PRECISION_FP32,
+        .seq = 16,
+        .batch = 2,
+        .accum = 1,
+        .seed = 7,
+        .optim = {.lr = 1e-2,
+                  .min_lr = 1e-3,
+                  .warmup_steps = 4,
+                  .total_steps = 20,
+                  .beta1 = 0.9,
+                  .beta2 = 0.95,
+                  .eps = 1e-8,
+                  .weight_decay = 0.1,
+                  .clip = 1.0},
+        .run_dir = run->run_dir,
+        .ram_budget = GIB,
+        .nvme_budget = GIB,
+        .resident_planes = PLACE_RESIDENT_AUTO,
+        .threads = 1,
+        .steps = 20,
+        .record = empty_record(),
+    };
+    tiny_config(&run->settings.config, 3, 64, 0);
+}
+
+void tiny_train(struct tiny_run *run)
+{
+    struct err err;
+    if (train_run(&run->settings, &err) != 0)
+        fail_msg("%s: %s", run->run_dir, err.message);
+}
+
+static void log_line_of(const struct json_value *line, FILE *out)
+{
+    if (json_get(line, "commit")) {
+        fprintf(out, "commit %" PRId64 " %s\n", json_get_int(line, "commit", -1),
+                json_get_string(line, "weights_hash", "?"));
+        return;
+    }
+    fprintf(out, "step %" PRId64 " %.17g %.17g\n", json_get_int(line, "step", -1),
+            json_get_number(line, "loss", -1), json_get_number(line, "grad_norm", -1));
+}
+
+char *tiny_log(const struct tiny_run *run)
+{
+    struct err err;
+    char path[FILE_PATH_MAX], *log = NULL;
+    size_t bytes = 0;
+    require(file_join(path, run->run_dir, "metrics.jsonl", &err), &err);
+    char *text = scratch_read(path), *rest = text;
+    FILE *out = open_memstream(&log, &bytes);
+    ASSERT(out != NULL);
+    for (char *line; (line = strsep(&rest, "\n")) && *line;) {
+        struct json_value *value = json_parse(line, strlen(line), path, &err);
+        if (!value)
+            fail_msg("%s", err.message);
+        log_line_of(value, out);
+        json_free(value);
+    }
+    fclose(out);
+    free(text);
+    return log;
+}
+
+uint64_t tiny_hash(const struct tiny_run *run, uint64_t *step)
+{
+    struct err err;
+    struct checkpoint_manifest manifest;
+    int result = checkpoint_load(&manifest, run->run_dir, NULL, &err);
+    if (result == 1)
+        fail_msg("%s has no commit", run->run_dir);
+    require(result, &err);
+    uint64_t hash = manifest.weights_hash;
+    *step = manifest.step;
+    checkpoint_unload(&manifest);
+    return hash;
+}
+
+int tiny_fork(void (*fn)(void *context), void *context, char **output)
+{
+    static unsigned number;
+    char name[64];
+    snprintf(name, sizeof(name), "child-%u.err", number++);
+    const char *path = scratch_write(name, "");
+    fflush(NULL);
+    pid_t child = fork();
+    ASSERT(child >= 0);
+    if (child == 0) {
+        ASSERT(freopen(path, "a", stderr) && freopen("/dev/null", "w", stdout));
+        fn(context);
+        _exit(0);
+    }
+    int status;
+    ASSERT(waitpid(child, &status, 0) == child);
+    *output = scratch_read(path);
+    unlink(path);
+    return status;
+}

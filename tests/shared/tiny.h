@@ -1,0 +1,77 @@
+/*
+ * tiny: models, data and settings so small that a test can train them hundreds of times, and the
+ * memory, tiers and threads that ops run on, cut into many small chunks and tiles. All files lie
+ * in the scratch folder (tests/shared/scratch.h), on a real drive.
+ */
+#ifndef SPILLWAY_TESTS_SHARED_TINY_H
+#define SPILLWAY_TESTS_SHARED_TINY_H
+
+#include "offload/checkpoint.h"
+#include "offload/exec.h"
+#include "offload/train.h"
+
+struct ring;
+
+/* A model and its layout. Chunks and tiles in parameters; 0: as the trainer cuts them. */
+struct tiny_model {
+    struct config config;
+    struct tensors tensors;
+    struct layout layout;
+};
+void tiny_model_init(struct tiny_model *model, uint32_t layers, uint32_t channels, uint32_t vocab,
+                     uint64_t chunk, uint64_t tile);
+void tiny_model_deinit(struct tiny_model *model);
+
+/* What places a tiny model: B 2, T 16, M 1, fp32, a drive, no device of its own, budgets without
+ * end. */
+void tiny_spec(struct place_spec *spec, const struct tiny_model *model);
+
+/* The number after the flag that ends a refusal, in bytes; fails the test when the sentence does
+ * not end with it. */
+uint64_t tiny_flag(const char *message, const char *flag);
+
+/* Everything that ops run on, short of an engine: arenas, state file, run folder, ring. The
+ * state file is fresh and holds nothing yet; state_create or state_load fill it. */
+struct tiny_box {
+    const struct tiny_model *model; /* borrowed */
+    struct place place;
+    struct plan_memory memory;
+    struct pool *pool;
+    struct kernels *kernels;
+    struct ring *ring;
+    struct tier tier;
+    struct checkpoint checkpoint;
+    struct exec exec;
+    char run_dir[FILE_PATH_MAX], state_path[FILE_PATH_MAX];
+};
+/* name: of the run's folder below the scratch folder. create false: the state file is there. */
+void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
+                   const struct place_spec *spec, const char *name, bool create);
+void tiny_box_close(struct tiny_box *box);
+
+/* A prepared data folder of `tokens` tokens, with validation data; made by the first call for this
+ * vocabulary. The path is good until the test ends. */
+const char *tiny_data(uint32_t vocab);
+
+/* Settings of a run that takes a fraction of a second. The paths are this struct's own. */
+struct tiny_run {
+    struct train_settings settings;
+    char run_dir[FILE_PATH_MAX], nvme_dir[FILE_PATH_MAX];
+};
+/* 3 layers, 64 channels, T 16, B 2, M 1, fp32, 1 thread, no drive, 20 steps, one commit at the end.
+ * The folders are run-<name> and nvme-<name>; settings.nvme_dir is NULL. */
+void tiny_run_init(struct tiny_run *run, const char *name);
+/* train_run, which must succeed. */
+void tiny_train(struct tiny_run *run);
+
+/* What a run has logged, as text: one line per step "step loss grad_norm", one per commit "commit
+ * weights_hash", in the order of the file; freed with free. */
+char *tiny_log(const struct tiny_run *run);
+/* weights_hash of the run's last commit and its step. */
+uint64_t tiny_hash(const struct tiny_run *run, uint64_t *step);
+
+/* Runs fn in a child process and returns its wait status; what it wrote to stderr is put into
+ * *output (freed with free). */
+int tiny_fork(void (*fn)(void *context), void *context, char **output);
+
+#endif
