@@ -71,10 +71,9 @@ bench: $(BENCHMARK_BINARIES) all
 	@for b in $(BENCHMARK_RUNS); do \
 	    echo "== $$b"; SPILLWAY=$(B)/spillway TMPDIR=$(B)/bench $$b || exit 1; done
 #: make reference       the same training in PyTorch, step by step beside ours
-reference: all
+reference: all $(B)/tests/reference/dump_batches
 	@tools/packages.sh reference
-	@for r in $(sort $(wildcard tests/reference/*.py)); do \
-	    echo "== $$r"; SPILLWAY=$(B)/spillway /usr/bin/python3 $$r || exit 1; done
+	@tests/reference/compare.sh $(B)/spillway $(B)/tests/reference/dump_batches $(B)/reference
 #: make format          clang-format over everything
 format:
 	@tools/packages.sh format
@@ -96,7 +95,7 @@ $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
 	@rm -f $@ && ar qcs $@ $^
-$(BENCHMARK_BINARIES): %: %.o $(LIBRARY)
+$(BENCHMARK_BINARIES) $(B)/tests/reference/dump_batches: %: %.o $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(TEST_BINARIES) $(SOAK_BINARIES): %: %.o $(TEST_SHARED) $(LIBRARY)
