@@ -2,10 +2,10 @@
  * Matrix products at GPT-2's shapes, and how much of their rate a whole training step keeps.
  *
  * First table: GFLOP/s of oneDNN (through model/cpu/matmul.h, in the tiles that the kernels use)
- * beside OpenBLAS where it is installed (opened at run time: nothing of the program needs it), on 1
- * and 2 threads. Second: one forward and backward of gpt2-124m's block and of its head at 4 x 256
- * tokens, in GFLOP/s of products, and as a share of the first table's mean.
- * Usage: bench_matmul [threads]
+ * beside OpenBLAS where it is installed (opened at run time: nothing of the program needs it), on
+ * one thread and on all that were asked for. Second: one forward and backward of gpt2-124m's block
+ * and of its head at 4 x 256 tokens, in GFLOP/s of products, and as a share of the first table's
+ * mean. Usage: bench_matmul [threads]
  */
 #include "core/base.h"
 #include "core/clock.h"
@@ -43,11 +43,13 @@ static const struct shape shapes[] = {
     {"logits", ROWS_COUNT, HEAD_TILE, CHANNELS, false, true},
 };
 
-static double gflops(const struct shape *s, uint64_t best_ns) {
+static double gflops(const struct shape *s, uint64_t best_ns)
+{
     return 2.0 * s->m * s->n * s->k / (double)best_ns;
 }
 
-static void *fill(uint64_t bytes, enum precision precision) {
+static void *fill(uint64_t bytes, enum precision precision)
+{
     void *memory = mem_alloc_aligned(4096, bytes);
     uint64_t count = bytes / precision_bytes(precision);
     for (uint64_t i = 0; i < count; i++) {
@@ -70,7 +72,8 @@ struct tiled {
     float *c;
 };
 
-static void tiled_task(void *context, uint32_t task, uint32_t worker) {
+static void tiled_task(void *context, uint32_t task, uint32_t worker)
+{
     const struct tiled *t = context;
     const struct shape *s = t->shape;
     size_t row = task / (s->n / TILE_COLUMN) * TILE_ROWS;
@@ -80,7 +83,8 @@ static void tiled_task(void *context, uint32_t task, uint32_t worker) {
                t->c + row * s->n + column);
 }
 
-static double run_onednn(const struct shape *s, enum precision precision, uint32_t threads) {
+static double run_onednn(const struct shape *s, enum precision precision, uint32_t threads)
+{
     struct err err;
     struct pool *pool;
     struct tiled t = {.shape = s, .element = precision_bytes(precision)};
@@ -133,7 +137,8 @@ struct openblas {
     char *(*core_name)(void);
 };
 
-static bool openblas_open(struct openblas *blas) {
+static bool openblas_open(struct openblas *blas)
+{
     blas->library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
     if (!blas->library)
         return false;
@@ -143,7 +148,8 @@ static bool openblas_open(struct openblas *blas) {
     return blas->sgemm && blas->set_threads && blas->core_name;
 }
 
-static double run_openblas(const struct openblas *blas, const struct shape *s, uint32_t threads) {
+static double run_openblas(const struct openblas *blas, const struct shape *s, uint32_t threads)
+{
     float *a = fill((uint64_t)s->m * s->k * sizeof(float), PRECISION_FP32);
     float *b = fill((uint64_t)s->k * s->n * sizeof(float), PRECISION_FP32);
     float *c = fill((uint64_t)s->m * s->n * sizeof(float), PRECISION_FP32);
@@ -173,7 +179,8 @@ struct step {
     uint32_t *tokens;
 };
 
-static void step_block(struct step *s) {
+static void step_block(struct step *s)
+{
     kernels_block_forward(s->k, &(struct kernels_block_forward){.weights = s->weights,
                                                                 .x_in = s->x_in,
                                                                 .x_out = s->x_out,
@@ -187,7 +194,8 @@ static void step_block(struct step *s) {
                                                                   .scratch = s->scratch});
 }
 
-static void step_head(struct step *s) {
+static void step_head(struct step *s)
+{
     kernels_head_forward(s->k, &(struct kernels_head_forward){.tile = s->tile,
                                                               .row_count = HEAD_TILE,
                                                               .y = s->y,
@@ -207,7 +215,8 @@ static void step_head(struct step *s) {
                                                                 .scratch = s->scratch});
 }
 
-static uint64_t best_of(struct step *s, void (*run)(struct step *)) {
+static uint64_t best_of(struct step *s, void (*run)(struct step *))
+{
     uint64_t best_ns = UINT64_MAX;
     for (int i = 0; i < REPEATS; i++) {
         /* A gradient that grows over the repeats would end in infinities. */
@@ -219,13 +228,13 @@ static uint64_t best_of(struct step *s, void (*run)(struct step *)) {
     return best_ns;
 }
 
-static void bench_step(enum precision precision, uint32_t threads, double ceiling) {
+static void bench_step(enum precision precision, uint32_t threads, double ceiling)
+{
     struct err err;
     struct pool *pool;
     struct config config;
     struct tensors tensors;
     struct kernels_sizes sizes;
-    struct mem_usage before, after;
     if (config_from_name(&config, "gpt2-124m", &err) ||
         pool_open(&pool, "bench", threads, true, &err))
         fatal("%s", err.message);
@@ -238,7 +247,6 @@ static void bench_step(enum precision precision, uint32_t threads, double ceilin
                                .vocab = config.vocab,
                                .tile_rows_max = HEAD_TILE,
                                .norm_epsilon = config.norm_epsilon}};
-    mem_usage_read(&before);
     if (kernels_cpu_open(&s.k, &s.shape, &tensors, pool, &err))
         fatal("%s", err.message);
     kernels_sizes(&s.shape, &sizes);
@@ -266,16 +274,11 @@ static void bench_step(enum precision precision, uint32_t threads, double ceilin
     double head_flop = 8.0 * HEAD_TILE * CHANNELS * ROWS_COUNT;
     double block = block_flop / (double)best_of(&s, step_block);
     double head = head_flop / (double)best_of(&s, step_head);
-    mem_usage_read(&after);
-    uint64_t ours = sizes.inner_bytes + sizes.scratch_bytes + count * (element + sizeof(float)) +
-                    3 * flow + HEAD_TILE * CHANNELS * (element + sizeof(float)) +
-                    rows * CHANNELS * element;
     printf("%s, %u thread(s): block %.0f GFLOP/s (%.0f %%), head %.0f (%.0f %%)\n",
            precision == PRECISION_BF16 ? "bf16" : "fp32", threads, block, 100.0 * block / ceiling,
            head, 100.0 * head / ceiling);
-    printf("  inner %.1f MiB, scratch %.1f MiB; the library and the workers hold %.1f MiB\n",
-           (double)sizes.inner_bytes / MIB, (double)sizes.scratch_bytes / MIB,
-           ((double)after.rss_bytes - (double)before.rss_bytes - (double)ours) / MIB);
+    printf("  inner %.1f MiB, scratch %.1f MiB\n", (double)sizes.inner_bytes / MIB,
+           (double)sizes.scratch_bytes / MIB);
     kernels_close(s.k);
     pool_close(pool);
     tensors_deinit(&tensors);
@@ -285,7 +288,8 @@ static void bench_step(enum precision precision, uint32_t threads, double ceilin
         mem_free(owned[i]);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     uint32_t threads_max = argc > 1 ? (uint32_t)atoi(argv[1]) : 2;
     if (threads_max < 1 || threads_max > POOL_THREADS_MAX)
         fatal("usage: bench_matmul [threads, 1 to %d]", POOL_THREADS_MAX);

@@ -12,23 +12,27 @@
 
 /* -- Sizes, opening, closing -- */
 
-static uint64_t norm_backward_scratch_bytes(const struct kernels_shape *shape) {
+static uint64_t norm_backward_scratch_bytes(const struct kernels_shape *shape)
+{
     return round_up(device_norm_partial_bytes(shape), IO_ALIGN);
 }
 
-void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes) {
+void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes)
+{
     block_sizes(shape, sizes);
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, head_scratch_bytes(shape));
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, norm_backward_scratch_bytes(shape));
 }
 
-static uint64_t worker_bytes(const struct kernels_shape *shape) {
+static uint64_t worker_bytes(const struct kernels_shape *shape)
+{
     uint64_t tile = (uint64_t)PRODUCT_ROWS * PRODUCT_COLUMNS * sizeof(float);
     uint64_t bytes = MAX(tile, attention_worker_bytes(shape));
     return round_up(MAX(bytes, head_worker_bytes(shape)), DEVICE_ALIGN);
 }
 
-static void read_spans(struct kernels *k, const struct tensors *tensors) {
+static void read_spans(struct kernels *k, const struct tensors *tensors)
+{
     ASSERT(tensors->group_count >= 3);
     const struct tensor_group *block = &tensors->groups[1];
     const struct tensor_group *final = &tensors->groups[tensors->group_count - 1];
@@ -46,8 +50,15 @@ static void read_spans(struct kernels *k, const struct tensors *tensors) {
     ASSERT(k->block[BLOCK_LN1_WEIGHT].count == k->shape.channels);
 }
 
+static void warm_task(void *context, uint32_t task, uint32_t worker)
+{
+    (void)task;
+    matmul_warm(((struct kernels *)context)->matmul, worker);
+}
+
 int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
-                     const struct tensors *tensors, struct pool *pool, struct err *err) {
+                     const struct tensors *tensors, struct pool *pool, struct err *err)
+{
     ASSERT(shape->channels % (2 * ROWS_LANES) == 0 && shape->heads > 0);
     struct kernels *k = mem_alloc(1, sizeof(*k));
     k->shape = *shape;
@@ -68,11 +79,14 @@ int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
     k->worker_bytes = worker_bytes(shape);
     k->worker_memory =
         mem_alloc_aligned(DEVICE_ALIGN, mul_checked(k->worker_bytes, pool_thread_count(pool)));
+    /* Twice as many tasks as workers: enough that all of them meet in the library once. */
+    pool_run(pool, warm_task, k, 2 * pool_thread_count(pool));
     *out = k;
     return 0;
 }
 
-void kernels_close(struct kernels *k) {
+void kernels_close(struct kernels *k)
+{
     if (!k)
         return;
     matmul_close(k->matmul);
@@ -80,7 +94,8 @@ void kernels_close(struct kernels *k) {
     mem_free(k);
 }
 
-bool kernels_cpu_has_bf16(void) {
+bool kernels_cpu_has_bf16(void)
+{
     return matmul_has_bf16();
 }
 
@@ -91,7 +106,8 @@ struct norm_pass {
     const struct device_norm *args;
 };
 
-static void norm_task(void *context, uint32_t task, uint32_t worker) {
+static void norm_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct norm_pass *pass = context;
     const struct kernels *k = pass->k;
@@ -116,13 +132,15 @@ static void norm_task(void *context, uint32_t task, uint32_t worker) {
         k->rows->norm(&rows, y);
 }
 
-void device_norm(struct kernels *k, const struct device_norm *args) {
+void device_norm(struct kernels *k, const struct device_norm *args)
+{
     struct norm_pass pass = {k, args};
     pool_run(k->pool, norm_task, &pass, (uint32_t)div_up(k->row_count, PASS_ROWS));
 }
 
 /* [R / SUM_ROWS, 2, C]: each run of rows' part of the weight's and the bias's gradient. */
-uint64_t device_norm_partial_bytes(const struct kernels_shape *shape) {
+uint64_t device_norm_partial_bytes(const struct kernels_shape *shape)
+{
     uint64_t runs = div_up(shape_row_count(shape), SUM_ROWS);
     return mul_checked(runs * 2, shape->channels * sizeof(float));
 }
@@ -132,7 +150,8 @@ struct norm_backward_pass {
     const struct device_norm_backward *args;
 };
 
-static void norm_backward_task(void *context, uint32_t task, uint32_t worker) {
+static void norm_backward_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct norm_backward_pass *pass = context;
     const struct kernels *k = pass->k;
@@ -157,7 +176,8 @@ static void norm_backward_task(void *context, uint32_t task, uint32_t worker) {
     k->rows->norm_backward(&rows);
 }
 
-void device_norm_backward(struct kernels *k, const struct device_norm_backward *args) {
+void device_norm_backward(struct kernels *k, const struct device_norm_backward *args)
+{
     struct norm_backward_pass pass = {k, args};
     uint32_t runs = (uint32_t)div_up(k->row_count, SUM_ROWS), channels = k->shape.channels;
     pool_run(k->pool, norm_backward_task, &pass, runs);
@@ -167,7 +187,8 @@ void device_norm_backward(struct kernels *k, const struct device_norm_backward *
                          args->accumulate_gradient, false);
 }
 
-void kernels_norm_forward(struct kernels *k, const struct kernels_norm_forward *args) {
+void kernels_norm_forward(struct kernels *k, const struct kernels_norm_forward *args)
+{
     enum precision precision = k->shape.precision;
     device_norm(
         k, &(struct device_norm){.x = args->x,
@@ -177,7 +198,8 @@ void kernels_norm_forward(struct kernels *k, const struct kernels_norm_forward *
                                  .y = args->y});
 }
 
-void kernels_norm_backward(struct kernels *k, const struct kernels_norm_backward *args) {
+void kernels_norm_backward(struct kernels *k, const struct kernels_norm_backward *args)
+{
     if (!args->accumulate)
         device_zero_gaps(args->gradient, k->final, 2, k->final_count);
     device_norm_backward(
@@ -200,7 +222,8 @@ struct sums_pass {
     const struct device_sums *args;
 };
 
-static void sums_task(void *context, uint32_t task, uint32_t worker) {
+static void sums_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct sums_pass *pass = context;
     const struct device_sums *args = pass->args;
@@ -211,7 +234,8 @@ static void sums_task(void *context, uint32_t task, uint32_t worker) {
                                args->accumulate, args->bf16);
 }
 
-void device_column_sums(struct kernels *k, const struct device_sums *args) {
+void device_column_sums(struct kernels *k, const struct device_sums *args)
+{
     struct sums_pass pass = {k, args};
     pool_run(k->pool, sums_task, &pass, (uint32_t)div_up(args->columns, PASS_COLUMNS));
 }
@@ -225,7 +249,8 @@ struct flat_pass {
     double *square_sums;
 };
 
-static void narrow_task(void *context, uint32_t task, uint32_t worker) {
+static void narrow_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct flat_pass *pass = context;
     uint64_t first = (uint64_t)task * PASS_PARAMETERS;
@@ -233,17 +258,20 @@ static void narrow_task(void *context, uint32_t task, uint32_t worker) {
                           MIN(PASS_PARAMETERS, pass->count - first));
 }
 
-static void flat_run(struct flat_pass *pass, void (*task)(void *, uint32_t, uint32_t)) {
+static void flat_run(struct flat_pass *pass, void (*task)(void *, uint32_t, uint32_t))
+{
     pool_run(pass->k->pool, task, pass, (uint32_t)div_up(pass->count, PASS_PARAMETERS));
 }
 
-void device_narrow(struct kernels *k, const float *from, uint16_t *to, uint64_t count) {
+void device_narrow(struct kernels *k, const float *from, uint16_t *to, uint64_t count)
+{
     struct flat_pass pass = {.k = k, .count = count, .from = from, .to = to};
     flat_run(&pass, narrow_task);
 }
 
 void device_zero_gaps(float *vector, const struct tensor_span *spans, uint32_t span_count,
-                      uint64_t count) {
+                      uint64_t count)
+{
     for (uint32_t i = 0; i < span_count; i++) {
         uint64_t end = spans[i].offset + spans[i].count;
         uint64_t next = i + 1 < span_count ? spans[i + 1].offset : count;
@@ -252,7 +280,8 @@ void device_zero_gaps(float *vector, const struct tensor_span *spans, uint32_t s
     }
 }
 
-static void join_task(void *context, uint32_t task, uint32_t worker) {
+static void join_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct flat_pass *pass = context;
     uint64_t first = (uint64_t)task * PASS_PARAMETERS;
@@ -265,7 +294,8 @@ static void join_task(void *context, uint32_t task, uint32_t worker) {
 }
 
 void kernels_unpack(struct kernels *k, const uint16_t *hi, const int16_t *lo, void *out,
-                    uint64_t count) {
+                    uint64_t count)
+{
     ASSERT((lo == NULL) == k->bf16);
     struct flat_pass pass = {.k = k, .count = count, .from = hi, .low = lo, .to = out};
     flat_run(&pass, join_task);
@@ -273,7 +303,8 @@ void kernels_unpack(struct kernels *k, const uint16_t *hi, const int16_t *lo, vo
 
 _Static_assert(PASS_PARAMETERS == KERNELS_NORM_BLOCK, "a task writes one sum of squares");
 
-static void store_task(void *context, uint32_t task, uint32_t worker) {
+static void store_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct flat_pass *pass = context;
     const struct rows *rows = pass->k->rows;
@@ -295,7 +326,8 @@ static void store_task(void *context, uint32_t task, uint32_t worker) {
 }
 
 void kernels_gradient_store(struct kernels *k, const float *gradient, void *stored, uint64_t count,
-                            double *square_sums) {
+                            double *square_sums)
+{
     struct flat_pass pass = {
         .k = k, .count = count, .from = gradient, .to = stored, .square_sums = square_sums};
     flat_run(&pass, store_task);
@@ -315,7 +347,8 @@ struct embed_pass {
     const struct kernels_embed_backward *backward;
 };
 
-static void embed_task(void *context, uint32_t task, uint32_t worker) {
+static void embed_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct embed_pass *pass = context;
     const struct kernels *k = pass->k;
@@ -332,13 +365,15 @@ static void embed_task(void *context, uint32_t task, uint32_t worker) {
     }
 }
 
-void kernels_embed_forward(struct kernels *k, const struct kernels_embed_forward *args) {
+void kernels_embed_forward(struct kernels *k, const struct kernels_embed_forward *args)
+{
     struct embed_pass pass = {.k = k, .forward = args};
     pool_run(k->pool, embed_task, &pass, (uint32_t)div_up(k->row_count, PASS_ROWS));
 }
 
 /* One run of columns for all rows: rows with the same token add up in order of r. */
-static void embed_backward_task(void *context, uint32_t task, uint32_t worker) {
+static void embed_backward_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct embed_pass *pass = context;
     const struct kernels *k = pass->k;
@@ -354,7 +389,8 @@ static void embed_backward_task(void *context, uint32_t task, uint32_t worker) {
     }
 }
 
-void kernels_embed_backward(struct kernels *k, const struct kernels_embed_backward *args) {
+void kernels_embed_backward(struct kernels *k, const struct kernels_embed_backward *args)
+{
     struct embed_pass pass = {.k = k, .backward = args};
     pool_run(k->pool, embed_backward_task, &pass,
              (uint32_t)div_up(k->shape.channels, PASS_COLUMNS));
@@ -366,7 +402,8 @@ struct position_pass {
     const struct kernels_position_backward *backward;
 };
 
-static void position_task(void *context, uint32_t task, uint32_t worker) {
+static void position_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct position_pass *pass = context;
     const struct kernels *k = pass->k;
@@ -380,12 +417,14 @@ static void position_task(void *context, uint32_t task, uint32_t worker) {
     }
 }
 
-void kernels_position_forward(struct kernels *k, const struct kernels_position_forward *args) {
+void kernels_position_forward(struct kernels *k, const struct kernels_position_forward *args)
+{
     struct position_pass pass = {.k = k, .forward = args};
     pool_run(k->pool, position_task, &pass, (uint32_t)div_up(k->row_count, PASS_ROWS));
 }
 
-static void position_backward_task(void *context, uint32_t task, uint32_t worker) {
+static void position_backward_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct position_pass *pass = context;
     const struct kernels *k = pass->k;
@@ -401,7 +440,8 @@ static void position_backward_task(void *context, uint32_t task, uint32_t worker
     }
 }
 
-void kernels_position_backward(struct kernels *k, const struct kernels_position_backward *args) {
+void kernels_position_backward(struct kernels *k, const struct kernels_position_backward *args)
+{
     struct position_pass pass = {.k = k, .backward = args};
     pool_run(k->pool, position_backward_task, &pass, (uint32_t)div_up(args->positions, PASS_ROWS));
 }

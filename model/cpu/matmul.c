@@ -15,6 +15,7 @@
 #include <dlfcn.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #define SCRATCH_ALIGN 64
 
@@ -46,7 +47,8 @@ struct matmul {
     struct primitive products[MATMUL_PRODUCTS_MAX];
 };
 
-static void check(dnnl_status_t status, const char *what) {
+static void check(dnnl_status_t status, const char *what)
+{
     if (status != dnnl_success)
         fatal("oneDNN failed in %s with status %d: this is a defect of the installed library", what,
               (int)status);
@@ -61,27 +63,33 @@ struct layout {
 };
 
 static void layout_init(struct layout *layout, const dnnl_dims_t dims, dnnl_data_type_t type,
-                        const dnnl_dims_t strides) {
+                        const dnnl_dims_t strides)
+{
     check(dnnl_memory_desc_create_with_strides(&layout->desc, 2, dims, type, strides),
           "dnnl_memory_desc_create_with_strides");
 }
-static void layout_deinit(struct layout *layout) {
+static void layout_deinit(struct layout *layout)
+{
     dnnl_memory_desc_destroy(layout->desc);
 }
-static const_dnnl_memory_desc_t layout_desc(const struct layout *layout) {
+static const_dnnl_memory_desc_t layout_desc(const struct layout *layout)
+{
     return layout->desc;
 }
-static uint64_t desc_bytes(const_dnnl_memory_desc_t desc) {
+static uint64_t desc_bytes(const_dnnl_memory_desc_t desc)
+{
     return dnnl_memory_desc_get_size(desc);
 }
 
 static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine,
                               const struct layout *a, const struct layout *b,
-                              const struct layout *c, dnnl_primitive_attr_t attributes) {
+                              const struct layout *c, dnnl_primitive_attr_t attributes)
+{
     return dnnl_matmul_primitive_desc_create(desc, engine, a->desc, b->desc, NULL, c->desc,
                                              attributes);
 }
-static dnnl_status_t append_sum(dnnl_post_ops_t operations) {
+static dnnl_status_t append_sum(dnnl_post_ops_t operations)
+{
     return dnnl_post_ops_append_sum(operations, 1.0f, 0, dnnl_data_type_undef);
 }
 #else
@@ -90,29 +98,35 @@ struct layout {
 };
 
 static void layout_init(struct layout *layout, const dnnl_dims_t dims, dnnl_data_type_t type,
-                        const dnnl_dims_t strides) {
+                        const dnnl_dims_t strides)
+{
     check(dnnl_memory_desc_init_by_strides(&layout->desc, 2, dims, type, strides),
           "dnnl_memory_desc_init_by_strides");
 }
-static void layout_deinit(struct layout *layout) {
+static void layout_deinit(struct layout *layout)
+{
     (void)layout;
 }
-static const dnnl_memory_desc_t *layout_desc(const struct layout *layout) {
+static const dnnl_memory_desc_t *layout_desc(const struct layout *layout)
+{
     return &layout->desc;
 }
-static uint64_t desc_bytes(const dnnl_memory_desc_t *desc) {
+static uint64_t desc_bytes(const dnnl_memory_desc_t *desc)
+{
     return dnnl_memory_desc_get_size(desc);
 }
 
 static dnnl_status_t describe(dnnl_primitive_desc_t *desc, dnnl_engine_t engine,
                               const struct layout *a, const struct layout *b,
-                              const struct layout *c, dnnl_primitive_attr_t attributes) {
+                              const struct layout *c, dnnl_primitive_attr_t attributes)
+{
     dnnl_matmul_desc_t operation;
     check(dnnl_matmul_desc_init(&operation, &a->desc, &b->desc, NULL, &c->desc),
           "dnnl_matmul_desc_init");
     return dnnl_primitive_desc_create(desc, &operation, attributes, engine, NULL);
 }
-static dnnl_status_t append_sum(dnnl_post_ops_t operations) {
+static dnnl_status_t append_sum(dnnl_post_ops_t operations)
+{
     return dnnl_post_ops_append_sum(operations, 1.0f);
 }
 #endif
@@ -121,7 +135,8 @@ struct layouts {
     struct layout a, b, c;
 };
 
-static void layouts_init(struct layouts *layouts, const struct matmul_product *p) {
+static void layouts_init(struct layouts *layouts, const struct matmul_product *p)
+{
     dnnl_data_type_t type = p->precision == PRECISION_BF16 ? dnnl_bf16 : dnnl_f32;
     dnnl_dims_t a = {p->m, p->k}, b = {p->k, p->n}, c = {p->m, p->n};
     dnnl_dims_t a_strides = {p->a_transposed ? 1 : p->a_stride, p->a_transposed ? p->a_stride : 1};
@@ -132,13 +147,15 @@ static void layouts_init(struct layouts *layouts, const struct matmul_product *p
     layout_init(&layouts->c, c, dnnl_f32, c_strides);
 }
 
-static void layouts_deinit(struct layouts *layouts) {
+static void layouts_deinit(struct layouts *layouts)
+{
     layout_deinit(&layouts->a);
     layout_deinit(&layouts->b);
     layout_deinit(&layouts->c);
 }
 
-static dnnl_primitive_attr_t attributes_create(bool accumulate) {
+static dnnl_primitive_attr_t attributes_create(bool accumulate)
+{
     dnnl_primitive_attr_t attributes;
     check(dnnl_primitive_attr_create(&attributes), "dnnl_primitive_attr_create");
     check(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user),
@@ -155,7 +172,8 @@ static dnnl_primitive_attr_t attributes_create(bool accumulate) {
 }
 
 static dnnl_status_t primitive_create(struct primitive *primitive, dnnl_engine_t engine,
-                                      const struct matmul_product *product) {
+                                      const struct matmul_product *product)
+{
     struct layouts layouts;
     layouts_init(&layouts, product);
     dnnl_primitive_attr_t attributes = attributes_create(product->accumulate);
@@ -174,7 +192,8 @@ static dnnl_status_t primitive_create(struct primitive *primitive, dnnl_engine_t
 
 /* -- Opening and declaring -- */
 
-int matmul_open(struct matmul **out, uint32_t worker_count, struct err *err) {
+int matmul_open(struct matmul **out, uint32_t worker_count, struct err *err)
+{
     ASSERT(worker_count > 0);
     struct matmul *matmul = mem_alloc(1, sizeof(*matmul));
     matmul->worker_count = worker_count;
@@ -195,7 +214,8 @@ int matmul_open(struct matmul **out, uint32_t worker_count, struct err *err) {
     return 0;
 }
 
-static bool same(const struct matmul_product *p, const struct matmul_product *q) {
+static bool same(const struct matmul_product *p, const struct matmul_product *q)
+{
     return p->m == q->m && p->n == q->n && p->k == q->k && p->a_stride == q->a_stride &&
            p->b_stride == q->b_stride && p->c_stride == q->c_stride &&
            p->a_transposed == q->a_transposed && p->b_transposed == q->b_transposed &&
@@ -203,7 +223,8 @@ static bool same(const struct matmul_product *p, const struct matmul_product *q)
 }
 
 /* The float product that stands in for a bf16 one: its factors are dense copies. */
-static struct matmul_product widen(const struct matmul_product *product) {
+static struct matmul_product widen(const struct matmul_product *product)
+{
     struct matmul_product wide = *product;
     wide.precision = PRECISION_FP32;
     wide.a_stride = product->a_transposed ? product->m : product->k;
@@ -211,7 +232,8 @@ static struct matmul_product widen(const struct matmul_product *product) {
     return wide;
 }
 
-uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *product) {
+uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *product)
+{
     ASSERT(!matmul->ready);
     ASSERT(product->m > 0 && product->n > 0 && product->k > 0);
     for (uint32_t i = 0; i < matmul->product_count; i++)
@@ -230,7 +252,8 @@ uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *prod
     return matmul->product_count++;
 }
 
-static dnnl_memory_t memory_create(struct matmul *matmul, const struct layout *layout) {
+static dnnl_memory_t memory_create(struct matmul *matmul, const struct layout *layout)
+{
     dnnl_memory_t memory;
     check(dnnl_memory_create(&memory, layout_desc(layout), matmul->engine, DNNL_MEMORY_NONE),
           "dnnl_memory_create");
@@ -238,7 +261,8 @@ static dnnl_memory_t memory_create(struct matmul *matmul, const struct layout *l
 }
 
 static void operands_create(struct matmul *matmul, const struct primitive *primitive,
-                            struct worker *worker, struct operands *operands) {
+                            struct worker *worker, struct operands *operands)
+{
     struct matmul_product product =
         primitive->widened ? widen(&primitive->product) : primitive->product;
     struct layouts layouts;
@@ -258,7 +282,8 @@ static void operands_create(struct matmul *matmul, const struct primitive *primi
     layout_deinit(&scratch);
 }
 
-void matmul_ready(struct matmul *matmul) {
+void matmul_ready(struct matmul *matmul)
+{
     ASSERT(!matmul->ready);
     matmul->ready = true;
     uint64_t scratch_bytes = 0, a_bytes = 0, b_bytes = 0;
@@ -284,7 +309,8 @@ void matmul_ready(struct matmul *matmul) {
     }
 }
 
-static void worker_deinit(struct worker *worker, uint32_t product_count) {
+static void worker_deinit(struct worker *worker, uint32_t product_count)
+{
     for (uint32_t i = 0; worker->operands && i < product_count; i++) {
         dnnl_memory_destroy(worker->operands[i].a);
         dnnl_memory_destroy(worker->operands[i].b);
@@ -300,7 +326,8 @@ static void worker_deinit(struct worker *worker, uint32_t product_count) {
     mem_free(worker->wide_b);
 }
 
-void matmul_close(struct matmul *matmul) {
+void matmul_close(struct matmul *matmul)
+{
     if (!matmul)
         return;
     for (uint32_t w = 0; w < matmul->worker_count; w++)
@@ -317,14 +344,16 @@ void matmul_close(struct matmul *matmul) {
 
 /* A dense float copy of a [rows, columns] matrix of bf16. */
 static void widen_matrix(const uint16_t *from, uint32_t stride, uint32_t rows, uint32_t columns,
-                         float *to) {
+                         float *to)
+{
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t i = 0; i < columns; i++)
             to[(size_t)r * columns + i] = float_from_bf16(from[(size_t)r * stride + i]);
 }
 
 static void execute(struct matmul *matmul, const struct primitive *primitive, struct worker *worker,
-                    const struct operands *operands, const void *a, const void *b, float *c) {
+                    const struct operands *operands, const void *a, const void *b, float *c)
+{
     /* The setting is the calling thread's own, and which thread is a worker is not ours to know. */
     if (matmul->set_threads)
         matmul->set_threads(1);
@@ -343,7 +372,8 @@ static void execute(struct matmul *matmul, const struct primitive *primitive, st
 }
 
 void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker_index, const void *a,
-                const void *b, float *c) {
+                const void *b, float *c)
+{
     ASSERT(matmul->ready && product < matmul->product_count);
     ASSERT(worker_index < matmul->worker_count);
     const struct primitive *primitive = &matmul->products[product];
@@ -361,12 +391,46 @@ void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker_index, 
     mem_library_leave();
 }
 
-bool matmul_has_bf16(void) {
+/* Bytes from a matrix's first to its last element. */
+static uint64_t matrix_bytes(uint32_t rows, uint32_t columns, uint32_t stride, uint32_t element)
+{
+    return (mul_checked(rows - 1, stride) + columns) * element;
+}
+
+void matmul_warm(struct matmul *matmul, uint32_t worker)
+{
+    uint64_t read_bytes = 0, write_bytes = 0;
+    for (uint32_t i = 0; i < matmul->product_count; i++) {
+        const struct matmul_product *p = &matmul->products[i].product;
+        bool at = p->a_transposed, bt = p->b_transposed;
+        uint32_t element = precision_bytes(p->precision);
+        uint64_t a = matrix_bytes(at ? p->k : p->m, at ? p->m : p->k, p->a_stride, element);
+        uint64_t b = matrix_bytes(bt ? p->n : p->k, bt ? p->k : p->n, p->b_stride, element);
+        read_bytes = MAX(read_bytes, MAX(a, b));
+        write_bytes = MAX(write_bytes, matrix_bytes(p->m, p->n, p->c_stride, sizeof(float)));
+    }
+    /* Anonymous pages that are only read are all the kernel's one page of zeros: they cost nothing.
+     */
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *zeros = mmap(NULL, read_bytes, PROT_READ, flags, -1, 0);
+    void *result = mmap(NULL, write_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (zeros == MAP_FAILED || result == MAP_FAILED)
+        fatal("cannot map %llu bytes for a first run of the matrix products",
+              (unsigned long long)(read_bytes + write_bytes));
+    for (uint32_t i = 0; i < matmul->product_count; i++)
+        matmul_run(matmul, i, worker, zeros, zeros, result);
+    munmap(zeros, read_bytes);
+    munmap(result, write_bytes);
+}
+
+bool matmul_has_bf16(void)
+{
     uint32_t wanted = dnnl_cpu_isa_avx512_core_bf16;
     return ((uint32_t)dnnl_get_effective_cpu_isa() & wanted) == wanted;
 }
 
-const char *matmul_library(void) {
+const char *matmul_library(void)
+{
     static char text[64];
     const dnnl_version_t *version = dnnl_version();
     snprintf(text, sizeof(text), "oneDNN %d.%d.%d", version->major, version->minor, version->patch);

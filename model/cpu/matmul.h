@@ -48,6 +48,10 @@ void matmul_ready(struct matmul *matmul);
 void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker, const void *a,
                 const void *b, float *c);
 
+/* Runs every product once on zeros, so that the library's code and packing buffers are in memory
+ * before memory is counted. Not while another call has the same worker. */
+void matmul_warm(struct matmul *matmul, uint32_t worker);
+
 /* Whether bf16 products run on bf16 instructions of this CPU. */
 bool matmul_has_bf16(void);
 
