@@ -28,11 +28,11 @@
 
 struct kernels_shape {
     enum precision precision;
-    uint32_t batch;    /* B */
-    uint32_t seq;      /* T, <= positions */
-    uint32_t channels; /* C */
-    uint32_t heads;    /* H */
-    uint32_t vocab;    /* V */
+    uint32_t batch;         /* B */
+    uint32_t seq;           /* T, <= positions */
+    uint32_t channels;      /* C */
+    uint32_t heads;         /* H */
+    uint32_t vocab;         /* V */
     uint32_t tile_rows_max; /* most rows of wte in one head tile */
     float norm_epsilon;
 };
@@ -119,10 +119,10 @@ struct kernels_norm_backward {
 struct kernels_head_forward {
     const void *tile; /* E [row_count, C] rows of wte */
     uint32_t row_first, row_count;
-    const void *y; /* E [R, C] */
+    const void *y;           /* E [R, C] */
     const uint32_t *targets; /* [R] */
-    float *running; /* [3, R]: maximum, sum, target's logit */
-    bool first;     /* row_first is the first tile: running is initialised */
+    float *running;          /* [3, R]: maximum, sum, target's logit */
+    bool first;              /* row_first is the first tile: running is initialised */
     void *scratch;
 };
 
@@ -141,10 +141,10 @@ struct kernels_head_backward {
     const uint32_t *targets;
     const float *running;
     float loss_scale;
-    float *dy;             /* [R, C]; accumulated over tiles; zeroed first when first is set */
-    bool first;            /* the first tile of this micro-batch */
-    float *gradient;       /* [row_count, C] */
-    bool accumulate;       /* false for the first micro-batch */
+    float *dy;       /* [R, C]; accumulated over tiles; zeroed first when first is set */
+    bool first;      /* the first tile of this micro-batch */
+    float *gradient; /* [row_count, C] */
+    bool accumulate; /* false for the first micro-batch */
     void *scratch;
 };
 
@@ -166,10 +166,10 @@ void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *size
 
 /* CPU device. pool is borrowed; threads of it run the kernels. Creates all primitives up front:
  * afterwards calls allocate nothing of ours (the library of matrix products does, inside
- * mem_library_enter and mem_library_leave). Beside what the caller gives as scratch, it costs 1.5 to
- * 2.2 MiB per worker and 4 to 8 MiB for all (the library's code, data and primitives, measured at
- * gpt2-124m); all of that is touched here, by a first run of every product, which takes some tenths
- * of a second. tensors is read here only. */
+ * mem_library_enter and mem_library_leave). Beside what the caller gives as scratch, it costs 1.5
+ * to 2.2 MiB per worker and 4 to 8 MiB for all (the library's code, data and primitives, measured
+ * at gpt2-124m); all of that is touched here, by a first run of every product, which takes some
+ * tenths of a second. tensors is read here only. */
 int kernels_cpu_open(struct kernels **kernels, const struct kernels_shape *shape,
                      const struct tensors *tensors, struct pool *pool, struct err *err);
 void kernels_close(struct kernels *kernels); /* NULL is legal */
@@ -187,8 +187,8 @@ void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args);
 void kernels_head_backward(struct kernels *k, const struct kernels_head_backward *args);
 void kernels_logits(struct kernels *k, const struct kernels_logits *args);
 
-/* Weights from their planes: fp32: out[i] = join(hi[i], lo[i]) as float; bf16: out = hi (a copy). lo
- * is NULL in bf16. count is a multiple of 2048. */
+/* Weights from their planes: fp32: out[i] = join(hi[i], lo[i]) as float; bf16: out = hi (a copy).
+ * lo is NULL in bf16. count is a multiple of 2048. */
 void kernels_unpack(struct kernels *k, const uint16_t *hi, const int16_t *lo, void *out,
                     uint64_t count);
 
@@ -196,8 +196,8 @@ void kernels_unpack(struct kernels *k, const uint16_t *hi, const int16_t *lo, vo
  * of squares of the *stored* values: one double per block of KERNELS_NORM_BLOCK parameters
  * counted from gradient, in order. stored may be the same memory as gradient. */
 #define KERNELS_NORM_BLOCK 65536
-void kernels_gradient_store(struct kernels *k, const float *gradient, void *stored,
-                            uint64_t count, double *square_sums);
+void kernels_gradient_store(struct kernels *k, const float *gradient, void *stored, uint64_t count,
+                            double *square_sums);
 
 /* What the machine can do: true when bf16 products run on matrix instructions. */
 bool kernels_cpu_has_bf16(void);

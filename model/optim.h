@@ -18,8 +18,8 @@ struct optim_settings {
     double clip; /* 0: no clipping */
 };
 
-/* Linear warm-up from lr / warmup, then cosine to min_lr at total_steps (Loshchilov and Hutter 2017,
- * SGDR, without restarts). step counts from 0. */
+/* Linear warm-up from lr / warmup, then cosine to min_lr at total_steps (Loshchilov and Hutter
+ * 2017, SGDR, without restarts). step counts from 0. */
 double optim_learning_rate(const struct optim_settings *settings, uint64_t step);
 
 /* The factor for gradients: min(1, clip / norm); 1 when clip is 0 (Pascanu et al. 2013). */

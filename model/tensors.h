@@ -40,13 +40,13 @@ enum block_tensor {
 struct tensor {
     char name[TENSORS_NAME_MAX];
     uint32_t group;
-    uint32_t dim_count;  /* 1 or 2 */
-    uint32_t shape[2];   /* [rows, columns], or [count] */
-    uint64_t offset;     /* of its first parameter in the group's vector */
-    uint64_t count;      /* parameters */
-    bool decay;          /* weight decay applies: matrices (embeddings included), not vectors */
-    float init_std;      /* N(0, init_std); 0: constant init_value */
-    float init_value;    /* LayerNorm weights 1, biases 0 */
+    uint32_t dim_count; /* 1 or 2 */
+    uint32_t shape[2];  /* [rows, columns], or [count] */
+    uint64_t offset;    /* of its first parameter in the group's vector */
+    uint64_t count;     /* parameters */
+    bool decay;         /* weight decay applies: matrices (embeddings included), not vectors */
+    float init_std;     /* N(0, init_std); 0: constant init_value */
+    float init_value;   /* LayerNorm weights 1, biases 0 */
 };
 
 struct tensor_group {
@@ -68,7 +68,8 @@ struct tensors {
 void tensors_init(struct tensors *tensors, const struct config *config);
 void tensors_deinit(struct tensors *tensors);
 
-/* The tensor's value at initialisation for parameter index i of it, from (seed, tensor index, i). */
+/* The tensor's value at initialisation for parameter index i of it, from (seed, tensor index, i).
+ */
 float tensors_initial_value(const struct tensors *tensors, uint32_t tensor, uint64_t index,
                             uint64_t seed);
 
