@@ -91,6 +91,9 @@ refused() {
     fi
 }
 
+# The value of a budget's flag that ends the last refusal: the smallest that works.
+least_flag() { tail -n 1 "$work/err" | sed -n "s/.*$1 \([0-9.]*[KMGT]\{0,1\}\)\$/\1/p"; }
+
 # A text of about $2 KiB from a small vocabulary, the same on every machine: words drawn by a linear
 # congruential generator, so that a model has something to learn and merges exist.
 make_text() {

@@ -36,7 +36,8 @@ for signal in INT TERM; do
         "$(values "$work/run/metrics.jsonl" step | tail -n 1)"
     resume=$(grep -ho 'spillway train .*--resume.*' "$work/out" "$work/err" | tail -n 1)
     check "SIG$signal prints the command that resumes" test -n "$resume"
-    check "SIG$signal after $done_steps steps leaves no lock behind" "$spillway" check "$work/run"
+    run check "$work/run"
+    check "SIG$signal after $done_steps steps leaves every checksum right" test $status -eq 0
 done
 
 # The printed command is bit for bit the run that was not stopped. Its steps are long, so that the
@@ -90,6 +91,23 @@ run "${common[@]}" --out "$work/kept" --nvme "$work/nvme-kept" --checkpoint-ever
 check "--keep-every ends well" test $status -eq 0
 same "--keep-every leaves the training alone" \
     "$(last_value "$work/kept/metrics.jsonl" weights_hash)" "$calm_hash"
+
+same "--keep-every 4 keeps steps 4, 8 and 12" "$(ls "$work/kept/kept" | tr '\n' ' ')" \
+    "step-00000004 step-00000008 step-00000012 "
+hash_of_step() { sed -n "s/.*\"commit\": $1, .*\"weights_hash\": \"\([0-9a-f]*\)\".*/\1/p" "$2"; }
+for step in 4 8; do
+    folder=$work/kept/kept/step-0000000$step
+    run check "$folder"
+    check "the kept commit of step $step is whole" test $status -eq 0
+    run sample --run "$folder" --prompt "voda" --tokens 4
+    check "and can be sampled" test $status -eq 0
+    run export --run "$folder" --out "$work/hf-kept"
+    run train --model "$work/hf-kept" --data "$work/data" --out "$work/from-kept" --steps 0
+    same "and holds the weights of step $step" \
+        "$(hash_of_step 0 "$work/from-kept/metrics.jsonl")" \
+        "$(hash_of_step $step "$work/kept/metrics.jsonl")"
+    rm -rf "$work/hf-kept" "$work/from-kept"
+done
 
 start --checkpoint-every 1
 run sample --run "$work/run" --prompt "voda" --tokens 8
