@@ -12,7 +12,15 @@ RANDOM=${SEED:-7}
 common=(train --model gpt-tiny --data "$work/data" --seq 64 --batch 4 --accum 2 --steps $steps
     --checkpoint-every 1)
 
-seconds() { awk -v ms="$1" 'BEGIN { print ms / 1000 }'; }
+# kill_after MILLISECONDS PID: leaves its exit status in $status once it is wholly gone (timeout -s KILL
+# would end before its child does, which then still holds the lock). The caller sends away what the
+# shell has to say about a child that was killed.
+kill_after() {
+    timeout "$(awk -v ms="$1" 'BEGIN { print ms / 1000 }')" tail -s 0.01 --pid="$2" -f /dev/null
+    kill -KILL "$2"
+    status=0
+    wait "$2" || status=$?
+}
 # kill_case NAME ARGUMENT...
 kill_case() {
     local name=$1 calm=$work/calm run_dir=$work/run hit=0 attempt=0 start_ns run_ms bad=0
@@ -25,13 +33,9 @@ kill_case() {
         attempt=$((attempt + 1))
         # Each round begins anew or goes on from what the last kill left, as a die says.
         [ $((RANDOM % 3)) -ne 0 ] || rm -rf "$run_dir" "$work/nvme-run"
-        # The braces take the shell's own word that a child was killed.
-        status=0
-        {
-            timeout -s KILL $(seconds $((RANDOM * run_ms / 32768 + 1))) "$spillway" "${common[@]}" \
-                --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume \
-                >"$work/out" 2>"$work/err" </dev/null || status=$?
-        } 2>/dev/null
+        "$spillway" "${common[@]}" --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume \
+            >"$work/out" 2>"$work/err" </dev/null &
+        kill_after $((RANDOM * run_ms / 32768 + 1)) $! 2>/dev/null
         case $status in
         137) hit=$((hit + 1)) ;;
         0) rm -rf "$run_dir" "$work/nvme-run" ;;

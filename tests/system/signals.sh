@@ -2,7 +2,7 @@
 # Property: a long run is looked after (DESIGN section 6). SIGINT and SIGTERM finish the step,
 # commit and print the command that resumes, and that command goes on bit for bit; a second signal
 # quits at once and loses nothing committed; --max-time ends by itself; --eval-every and --keep-every
-# do what they say; sample, eval and export work on a running RUN; two trainers never share one.
+# do what they say; a loss that is not finite stops the run with its last commit intact; sample, eval and export work on a running RUN; two trainers never share one.
 # Method: signals are sent when metrics.jsonl shows that a step was done, never after a time.
 . tests/shared/system.sh
 make_data
@@ -91,6 +91,13 @@ run "${common[@]}" --out "$work/kept" --nvme "$work/nvme-kept" --checkpoint-ever
 check "--keep-every ends well" test $status -eq 0
 same "--keep-every leaves the training alone" \
     "$(last_value "$work/kept/metrics.jsonl" weights_hash)" "$calm_hash"
+
+run "${common[@]}" --out "$work/wild" --nvme "$work/nvme-wild" --lr 1e30 --clip 0 --warmup 0 \
+    --steps 100 --checkpoint-every 1
+refused "a loss that is not finite ends the run, naming the step and the commit" 1 \
+    "of step [0-9]+ is not finite.*the commit of step [0-9]+ is intact"
+run check "$work/wild"
+check "and that commit is whole" test $status -eq 0
 
 same "--keep-every 4 keeps steps 4, 8 and 12" "$(ls "$work/kept/kept" | tr '\n' ' ')" \
     "step-00000004 step-00000008 step-00000012 "
