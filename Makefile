@@ -17,9 +17,10 @@ CFLAGS_cov := -O0 -g --coverage
 HEAP := $(if $(filter asan tsan,$(config)),,-ljemalloc)
 
 CC := gcc
+# -ffp-contract=off: the same bits whatever the instruction set; -fno-math-errno: sqrt in vectors.
 # -Wno-psabi: the kernels' vectors cross no call, so how they would is no news.
 CFLAGS := -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wno-psabi -Werror -I. \
-          -MMD -MP -pthread $(CFLAGS_$(config))
+          -MMD -MP -pthread -ffp-contract=off -fno-math-errno $(CFLAGS_$(config))
 LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))

@@ -98,6 +98,24 @@ static bool heap_counted;
 static unsigned library_arena;
 static __thread unsigned library_depth, arena_before;
 
+/* jemalloc purges an arena whenever its last thread leaves it, that is, after every bracket: a matrix
+ * product would fault its packing buffers in again each time (a third of its speed). So the
+ * library's arena may not give pages back; it stays as large as one call of each thread needs. */
+static void keep_library_pages(void) {
+    static extent_hooks_t hooks;
+    extent_hooks_t *former, *kept = &hooks;
+    char name[64];
+    size_t size = sizeof(former);
+    snprintf(name, sizeof(name), "arena.%u.extent_hooks", library_arena);
+    ASSERT(mallctl(name, &former, &size, NULL, 0) == 0);
+    hooks = *former;
+    hooks.dalloc = NULL;
+    hooks.decommit = NULL;
+    hooks.purge_lazy = NULL;
+    hooks.purge_forced = NULL;
+    ASSERT(mallctl(name, NULL, NULL, &kept, sizeof(kept)) == 0);
+}
+
 __attribute__((constructor)) static void heap_start(void) {
     bool stats = false;
     size_t size = sizeof(stats);
@@ -105,6 +123,8 @@ __attribute__((constructor)) static void heap_start(void) {
         return;
     size = sizeof(library_arena);
     heap_counted = mallctl("arenas.create", &library_arena, &size, NULL, 0) == 0;
+    if (heap_counted)
+        keep_library_pages();
 }
 
 bool mem_heap_has_stats(void) {
