@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define MANIFEST_NAME      "commit.json"
+#define STATE_NAME         "state.bin" /* where the run holds its state itself */
 #define MANIFEST_BYTES_MAX (256 * MIB)
 #define SUM_TEXT_BYTES     20 /* "16 digits", and a line end now and then */
 
@@ -155,7 +156,7 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
     if (result == 0)
         result = file_make_dirs(dir, err);
     if (result == 0)
-        result = file_join(path, dir, "state.bin", err);
+        result = file_join(path, dir, STATE_NAME, err);
     if (result == 0)
         result = copy_slot(tier, path, err);
     if (result == 0)
@@ -213,6 +214,17 @@ static int parse_manifest(struct checkpoint_manifest *manifest, const struct jso
     return 0;
 }
 
+/* A run without an NVMe folder, and a kept commit, hold their state themselves: they may be moved to
+ * another place as a whole. */
+static void find_moved_state(struct checkpoint_manifest *manifest, const char *run_dir)
+{
+    char path[FILE_PATH_MAX], real[PATH_MAX];
+    struct err ignored;
+    if (!file_exists(manifest->state_path) && file_join(path, run_dir, STATE_NAME, &ignored) == 0 &&
+        realpath(path, real) && strlen(real) < sizeof(manifest->state_path))
+        strcpy(manifest->state_path, real);
+}
+
 int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
                     const struct layout *layout, struct err *err)
 {
@@ -228,6 +240,8 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
         return err->code;
     result = parse_manifest(manifest, root, path, err);
     json_free(root);
+    if (result == 0)
+        find_moved_state(manifest, run_dir);
     if (result == 0 && layout &&
         (manifest->chunk_count != layout->chunk_count ||
          manifest->parameters != layout->real_parameters))

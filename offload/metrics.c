@@ -65,6 +65,11 @@ void metrics_close(struct metrics *metrics)
     metrics->fd = -1;
 }
 
+void metrics_sync(struct metrics *metrics)
+{
+    fdatasync(metrics->fd);
+}
+
 /* JSON has no infinity: a number that is not finite becomes null. */
 static int add_number(char *line, int used, const char *name, double value)
 {

@@ -33,6 +33,10 @@ int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_ste
                  struct err *err);
 void metrics_close(struct metrics *metrics);
 
+/* To be called before a commit: what was logged is on the drive then. A failure is not told: the log
+ * is no part of the state. */
+void metrics_sync(struct metrics *metrics);
+
 int metrics_write_step(struct metrics *metrics, const struct metrics_step *step, struct err *err);
 int metrics_write_commit(struct metrics *metrics, uint64_t step, uint64_t weights_hash,
                          uint64_t bytes, double seconds, struct err *err);

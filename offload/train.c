@@ -2,7 +2,8 @@
  * train: see train.h. The trainer's own rules:
  * 1. A step's gradients wait until the next step's forward pass, which applies them. `pending` says
  *    that they do. Evaluation and the end apply them by a plan that only updates.
- * 2. A commit of step s rides on the plan that applies the gradients of s.
+ * 2. A commit of step s rides on the plan that applies the gradients of s, after the log line of s is
+ *    on the drive: a resumed run finds a line for every step it does not repeat.
  * 3. A loss or norm that is not finite ends the run before its gradients are applied.
  * 4. From the end of the second step on, nothing allocates (check_sealed).
  */
@@ -125,6 +126,8 @@ static int flush(struct run *run, bool commit, struct err *err)
     struct sched_result result;
     run->checkpoint.step = run->done;
     run->checkpoint.tokens = run->done * run_tokens_per_step(run);
+    if (commit)
+        metrics_sync(&run->metrics);
     if (run->pending) {
         prepare_update(run);
         run_plan(run, commit ? PLAN_FLUSH_COMMIT : PLAN_FLUSH, &result);
@@ -147,7 +150,7 @@ static int flush(struct run *run, bool commit, struct err *err)
 
 static int evaluate(struct run *run, double *val_loss, struct err *err)
 {
-    int code = flush(run, commit_due(run, run->done), err);
+    int code = flush(run, false, err);
     if (code)
         return code;
     uint64_t per_step = run->settings->batch * run->settings->accum;
@@ -219,6 +222,8 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
         prepare_update(run);
     run->checkpoint.step = run->done;
     run->checkpoint.tokens = run->done * run_tokens_per_step(run);
+    if (commit)
+        metrics_sync(&run->metrics);
     m->predicted_s = run_predict(run, variant);
     m->bound_s = run_bound(run, variant, &m->bound_lane);
     run_plan(run, variant, &result);
@@ -250,7 +255,11 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
             return code;
     }
     fill_memory(run, m);
-    return metrics_write_step(&run->metrics, m, err);
+    code = metrics_write_step(&run->metrics, m, err);
+    /* An evaluation has applied the gradients already: a commit that is due cannot wait for them. */
+    if (code == 0 && !run->pending && commit_due(run, run->done))
+        code = flush(run, true, err);
+    return code;
 }
 
 /* The plan keeps the budget; should the kernel count more all the same, the user must know. */
