@@ -135,13 +135,19 @@ static int check_machine(const struct run *run, struct err *err)
     uint64_t need = run->place.ram_bytes + run->place.vram_bytes;
     uint64_t have = mem_available_bytes() + usage.rss_bytes;
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
-    if (need > have)
+    if (need <= have)
+        return 0;
+    uint64_t ram = have > run->place.vram_bytes ? have - run->place.vram_bytes : 0;
+    if (ram < run->place.spec.overhead_bytes)
         return err_set(err, ERR_INPUT,
                        "the plan needs %s of memory and the machine has only %s free now: close "
-                       "other programs, or lower the budget to --ram-budget %" PRIu64 "M",
-                       log_bytes(a, need), log_bytes(b, have),
-                       have > run->place.vram_bytes ? (have - run->place.vram_bytes) / MIB : 0);
-    return 0;
+                       "other programs",
+                       log_bytes(a, need), log_bytes(b, have));
+    return err_set(err, ERR_INPUT,
+                   "the plan needs %s of memory and the machine has only %s free now: close other "
+                   "programs, or try what is free, other budgets as given: --ram-budget %" PRIu64
+                   "M",
+                   log_bytes(a, need), log_bytes(b, have), ram / MIB);
 }
 
 static int build_plans(struct run *run, struct err *err)

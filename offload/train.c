@@ -361,6 +361,21 @@ static void print_summary(const struct run *run)
         printf("continue with:\n  %s\n", run->settings->resume_command);
 }
 
+static void print_intro(const struct run *run)
+{
+    const struct train_settings *s = run->settings;
+    log_line("%s: %" PRIu64 " parameters, %s; %" PRIu64 " x %" PRIu64 " x %" PRIu64 " = %" PRIu64
+             " tokens a step (batch x seq x accum)",
+             run->config.name, run->tensors.parameter_count,
+             s->precision == PRECISION_BF16 ? "bf16" : "fp32", s->batch, s->seq, s->accum,
+             run_tokens_per_step(run));
+    log_line("lr %g to %g in %" PRIu64 " steps, warm-up %" PRIu64 ", weight decay %g, clip %g, seed "
+             "%" PRIu64 "; a commit every %" PRIu64 " steps; from step %" PRIu64 " to %" PRIu64,
+             s->optim.lr, s->optim.min_lr, s->optim.total_steps, s->optim.warmup_steps,
+             s->optim.weight_decay, s->optim.clip, s->seed, s->checkpoint_every, run->done,
+             s->steps);
+}
+
 int train_run(struct train_settings *settings, struct err *err)
 {
     struct run *run = NULL;
@@ -369,6 +384,7 @@ int train_run(struct train_settings *settings, struct err *err)
     if (code == 0)
         code = run_open(run, err);
     if (code == 0) {
+        print_intro(run);
         place_print(&run->place, &run->memory, stderr);
         log_line("%s", ring_note(run->ring));
         if (run->done >= settings->steps && run->committed == run->done)
