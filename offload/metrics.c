@@ -31,7 +31,8 @@ static int find_end(FILE *file, uint64_t keep_step, off_t *end)
     while (fgets(line, sizeof(line), file)) {
         size_t length = strlen(line);
         int64_t step = line_step(line);
-        if (line[length - 1] != '\n' || step < 0 || (uint64_t)step > keep_step)
+        /* Length 0: zeros, where the power went while the file grew. */
+        if (!length || line[length - 1] != '\n' || step < 0 || (uint64_t)step > keep_step)
             break;
         *end += (off_t)length;
     }
