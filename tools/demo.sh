@@ -14,9 +14,10 @@ run() {
     "$@"
 }
 
-# One text per fortune, with a blank line between. The package wraps prose at some 75 columns and
-# indents paragraphs by a tab: paragraphs come back as one line; lines that are short (verse, lists)
-# stay as they are. The files beside these are indexes (.dat) and links to the same text (.u8).
+# One text per fortune, with a blank line between, without the line that names its author. The package
+# wraps prose at some 75 columns and indents paragraphs by a tab: paragraphs come back as one line;
+# lines that are short (verse, lists) stay as they are. The files beside these are indexes (.dat) and
+# links to the same text (.u8).
 prose() {
     cat $(find "$fortunes" -type f ! -name '*.*' | LC_ALL=C sort) | tr -d '\b' | LC_ALL=C awk '
         function end_fortune() {
@@ -25,6 +26,7 @@ prose() {
             wrapped = 0
         }
         /^%/ { end_fortune(); next }
+        /^[ \t]+-- / { next }
         {
             line = $0
             starts = line ~ /^[ \t]/ || line ~ /^[-*]/
@@ -61,12 +63,12 @@ cat >"$dir/model.json" <<'J'
 }
 J
 run "$spillway" train --model "$dir/model.json" --data "$dir/data" --out "$dir/run" \
-    --ram-budget 80M --vram-budget 24M --nvme "$dir/nvme" \
-    --seq 128 --batch 8 --accum 1 --steps 500 --max-time 3m \
-    --lr 1e-3 --min-lr 1e-4 --warmup 30 --checkpoint-every 250
+    --ram-budget 104M --vram-budget 64M --nvme "$dir/nvme" \
+    --seq 128 --batch 12 --steps 650 --lr 2.5e-3 --min-lr 2e-4 --warmup 40 \
+    --checkpoint-every 250 --max-time 200s
 
 step "4. A paragraph by the model"
-run "$spillway" sample --run "$dir/run" --prompt "Člověk" --tokens 120 --temperature 0.7 --seed 1
+run "$spillway" sample --run "$dir/run" --prompt "Člověk" --tokens 150 --temperature 0.6 --seed 1
 
 cat <<TXT
 
