@@ -4,6 +4,7 @@
 #include "core/float.h"
 #include "offload/checkpoint.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -318,9 +319,9 @@ static void run_update(struct exec *exec, const struct plan_op *op)
     for (uint32_t p = resident; p < PLANE_COUNT; p++)
         if (job.sums[p] != sums[p])
             tier_fail_plane(exec->tier, chunk, p);
-    if (!exec->place->gradient_in_ram[chunk]) {
-        uint32_t cell = memory->gradient_nvme.first + chunk;
-        uint64_t bytes = memory->cells[cell].bytes;
+    uint32_t cell = memory->gradient_nvme.first + chunk;
+    uint64_t bytes = memory->cells[cell].bytes;
+    if (bytes) {
         if (tier_cell_sum(cell, gradient, bytes) != exec->tier->cell_sums[cell])
             tier_fail_cell(exec->tier, cell);
     }
@@ -406,6 +407,14 @@ static void run_clip(struct exec *exec, const struct plan_op *op)
     exec->gradient_norm = sqrt(sum);
 }
 
+static void run_check(const struct exec *exec)
+{
+    if (!isfinite(exec_loss(exec)))
+        fatal("the loss of step %" PRIu64 " is not finite; stopped before its update: lower --lr or "
+              "set --clip 1.0; the last commit is intact",
+              exec->step_number);
+}
+
 static void run_commit(struct exec *exec)
 {
     uint64_t start_ns = clock_ns();
@@ -463,6 +472,9 @@ void exec_op(struct exec *exec, const struct plan_op *op)
         return;
     case OP_CLIP:
         run_clip(exec, op);
+        return;
+    case OP_CHECK:
+        run_check(exec);
         return;
     case OP_COMMIT:
         run_commit(exec);

@@ -35,6 +35,7 @@ struct exec {
 
     /* Set by the trainer between plans. */
     struct optim_step step;           /* of the pending update */
+    uint64_t step_number;             /* of the step that runs, from 1, for messages */
     float loss_scale;                 /* 1 / tokens of a step */
     bool commit_plan;                 /* the plan that runs commits */
 

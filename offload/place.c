@@ -80,7 +80,7 @@ static void set_lo(struct place *place, uint32_t count) { set_plane(place, PLANE
 static void set_m(struct place *place, uint32_t count) { set_plane(place, PLANE_M, count); }
 static void set_v(struct place *place, uint32_t count) { set_plane(place, PLANE_V, count); }
 
-static bool has_nvme_gradient(const struct place *place)
+static bool streams_gradients(const struct place *place)
 {
     for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
         if (!place->gradient_in_ram[c])
@@ -92,8 +92,9 @@ static void set_gradients(struct place *place, uint32_t count)
 {
     uint64_t chunks = place->spec.layout->chunk_count;
     for (uint64_t c = 0; c < chunks; c++)
-        place->gradient_in_ram[c] = (c + 1) * count / chunks > c * count / chunks;
-    place->gradient_stages = has_nvme_gradient(place) ? place->spec.prefetch + 2 : 0;
+        place->gradient_in_ram[c] =
+            !place->immediate && (c + 1) * count / chunks > c * count / chunks;
+    place->gradient_stages = streams_gradients(place) ? place->spec.prefetch + 2 : 0;
 }
 
 static void set_stash(struct place *place, uint32_t count)
@@ -385,6 +386,7 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
     *place = (struct place){
         .spec = *spec,
         .separate_device = spec->vram_budget > 0,
+        .immediate = !spec->clip,
         .weight_bytes = precision_bytes(spec->precision),
         .gradient_bytes = precision_bytes(spec->precision),
     };

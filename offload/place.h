@@ -46,12 +46,13 @@ struct place {
     struct place_spec spec; /* as given, prefetch filled in */
     struct kernels_sizes sizes;
     bool separate_device;
+    bool immediate;          /* no clipping: backward updates, and no gradient is stored */
     uint64_t weight_bytes;   /* a parameter on the device: 2 or 4 */
     uint64_t gradient_bytes; /* a parameter, stored: 2 or 4 */
     uint64_t x_bytes, inner_bytes;
 
     uint8_t *resident; /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
-    bool *gradient_in_ram; /* owned; [chunk] */
+    bool *gradient_in_ram; /* owned; [chunk]; all false when updates are immediate */
     bool *stash_in_ram;    /* owned; [wte chunk] */
     uint8_t *x_where;      /* owned; [layer] enum place_where */
     uint8_t *inner_where;  /* owned; [layer] */

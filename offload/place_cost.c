@@ -85,9 +85,10 @@ static void add_gradients(const struct place *place, bool update, bool backward,
     const struct layout *layout = place->spec.layout;
     for (uint32_t c = 0; c < layout->chunk_count; c++) {
         uint64_t bytes = layout->chunks[c].real_count * place->gradient_bytes;
-        if (update && !place->gradient_in_ram[c])
+        bool stored = !place->immediate;
+        if (update && stored && !place->gradient_in_ram[c])
             least->ssd_read_bytes += bytes;
-        if (backward && !place->gradient_in_ram[c])
+        if (backward && stored && !place->gradient_in_ram[c])
             least->ssd_write_bytes += bytes;
         if (backward && place->separate_device)
             least->d2h_bytes += bytes;
@@ -113,7 +114,8 @@ void place_least(const struct place *place, bool update, bool forward, bool back
     const struct layout *layout = place->spec.layout;
     uint32_t layers = place->spec.config->layers;
     *least = (struct place_least){0};
-    if (update)
+    /* Without clipping, backward updates: forward has nothing to feed on. */
+    if (update || (place->immediate && backward))
         for (uint32_t c = 0; c < layout->chunk_count; c++) {
             least->ssd_read_bytes += state_spilled(place, c);
             least->ssd_write_bytes += state_spilled(place, c);
@@ -200,7 +202,10 @@ void place_print(const struct place *place, const struct plan_memory *memory, FI
     uint32_t spilled = 0;
     for (uint32_t c = 0; c < layout->chunk_count; c++)
         spilled += !place->gradient_in_ram[c];
-    fprintf(out, "; gradients spilled: %.0f %%\n", 100.0 * spilled / layout->chunk_count);
+    if (place->immediate)
+        fprintf(out, "; no gradients stored (--clip 0)\n");
+    else
+        fprintf(out, "; gradients spilled: %.0f %%\n", 100.0 * spilled / layout->chunk_count);
     static const char *const names[] = {"on the device", "in RAM", "on NVMe", "recomputed"};
     for (int i = 0; i < 2; i++) {
         fprintf(out, "  %s of %u layers:", i ? "inner activations" : "inputs", layers);

@@ -32,6 +32,7 @@ const char *const plan_op_name[OP_KIND_COUNT] = {
     [OP_VERIFY] = "verify",
     [OP_SUM] = "sum",
     [OP_CLIP] = "clip",
+    [OP_CHECK] = "check",
 };
 
 const char *const plan_content_name[CONTENT_COUNT] = {"state",       "weights", "gradients",
@@ -178,8 +179,9 @@ static int check_counts(const struct plan *plan, struct err *err)
         if (plan->ops[o].kind == OP_GRADIENT_STORE)
             stores[plan->ops[o].chunk]++;
     }
+    bool update = plan->place->immediate ? plan->backward : plan->update;
     for (uint32_t c = 0; c < layout->chunk_count && result == 0; c++)
-        if (updates[c] != plan->update || stores[c] != plan->backward)
+        if (updates[c] != update || stores[c] != plan->backward)
             result = err_set(err, ERR_INPUT,
                              "plan: chunk %u is updated %u times and its gradient stored %u times",
                              c, updates[c], stores[c]);

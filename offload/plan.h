@@ -57,6 +57,7 @@ enum plan_op_kind {
     OP_VERIFY, /* what was read against its checksum */
     OP_SUM,    /* checksum of what will be written */
     OP_CLIP,   /* global norm and clip factor */
+    OP_CHECK,  /* the loss, before updates that backward makes */
     OP_KIND_COUNT
 };
 extern const char *const plan_op_name[OP_KIND_COUNT];
@@ -186,7 +187,8 @@ struct plan {
 };
 
 struct plan_request {
-    bool update;   /* gradients are pending: apply them in (or as) the forward phase */
+    bool update;   /* gradients are pending: apply them in (or as) the forward phase; never with a
+                    * placement whose updates are immediate */
     bool commit;   /* and commit the state they lead to */
     bool forward;  /* forward and loss */
     bool backward; /* and gradients; needs forward */
@@ -197,8 +199,9 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
 void plan_deinit(struct plan *plan);
 
 /* Proves: every wait is on an earlier op; every conflicting pair of uses of a cell is ordered; no
- * two cells of a tier overlap and all lie within its bytes; with update, every chunk is updated
- * exactly once; with backward, every chunk's gradient is stored exactly once. Returns 0 or
+ * two cells of a tier overlap and all lie within its bytes; with update (or with
+ * backward, where updates are immediate), every chunk is updated exactly once; with backward, every
+ * chunk's gradient is stored exactly once. Returns 0 or
  * ERR_INPUT with what is wrong (which is a bug: callers treat it as fatal). */
 int plan_check(const struct plan *plan, struct err *err);
 

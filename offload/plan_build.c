@@ -122,20 +122,24 @@ static void load_chunk(struct builder *b, uint32_t chunk, struct plan_cells targ
         emit_copy(&b->emit, OP_COPY_H2D, to, target, count * 4, about_chunk(chunk));
 }
 
-/* Applies the pending gradient to a chunk and writes what is spilled (and, in a commit, what is
- * not). Returns the stage with the new spilled planes, or no cells. */
-static struct plan_cells update_chunk(struct builder *b, uint32_t chunk)
+/* Applies a gradient to a chunk and writes what is spilled (and, in a commit, what is not). gradient
+ * is where backward has just put it, or no cells: then it is the pending one. Returns the stage with
+ * the new spilled planes, or no cells. */
+static struct plan_cells update_chunk(struct builder *b, uint32_t chunk,
+                                      struct plan_cells gradient)
 {
     const struct place *place = b->place;
     const struct plan_memory *memory = b->memory;
     uint64_t count = b->layout->chunks[chunk].count;
     uint32_t resident = place->resident[chunk];
-    struct plan_cells stage = emit_none, gradient = emit_one(memory->gradient_ram, chunk);
+    struct plan_cells stage = emit_none;
     if (resident < PLANE_COUNT) {
         stage = emit_next(memory->state_stage, &b->next_stage);
         emit_planes(&b->emit, OP_READ, chunk, resident, PLANE_COUNT - resident, stage, 0);
     }
-    if (!place->gradient_in_ram[chunk]) {
+    if (!gradient.count && place->gradient_in_ram[chunk])
+        gradient = emit_one(memory->gradient_ram, chunk);
+    if (!gradient.count) {
         gradient = emit_next(memory->gradient_stage, &b->next_gradient_stage);
         emit_drive(&b->emit, OP_READ, emit_one(memory->gradient_nvme, chunk), gradient,
                    count * place->gradient_bytes, about_nothing);
@@ -149,6 +153,8 @@ static struct plan_cells update_chunk(struct builder *b, uint32_t chunk)
     emit_writes(op, emit_some(memory->plane_ram, chunk * PLANE_COUNT, resident));
     emit_writes(op, stage);
     emit_reads(op, gradient);
+    if (place->immediate)
+        emit_reads(op, memory->losses_host); /* behind OP_CHECK */
     emit_finish(&b->emit);
     if (stage.count)
         emit_planes(&b->emit, OP_WRITE, chunk, resident, PLANE_COUNT - resident, stage, 0);
@@ -164,7 +170,7 @@ static void bring(struct builder *b, uint32_t first, uint32_t count, struct plan
                   bool update)
 {
     for (uint32_t i = 0; i < count; i++) {
-        struct plan_cells stage = update ? update_chunk(b, first + i) : emit_none;
+        struct plan_cells stage = update ? update_chunk(b, first + i, emit_none) : emit_none;
         if (!b->request.forward || b->place->weights_in_place)
             continue;
         load_chunk(b, first + i, emit_one(target, i), stage);
@@ -446,7 +452,9 @@ static void store_gradient(struct builder *b, uint32_t chunk, struct plan_cells 
     emit_finish(&b->emit);
     if (separate)
         emit_copy(&b->emit, OP_COPY_D2H, stored, home, bytes, about_chunk(chunk));
-    if (!spilled)
+    if (b->place->immediate)
+        update_chunk(b, chunk, home);
+    if (!spilled || b->place->immediate)
         return;
     struct plan_cells file = emit_one(memory->gradient_nvme, chunk);
     emit_checksum(&b->emit, OP_SUM, home, file, bytes);
@@ -641,6 +649,7 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
 {
     ASSERT(request->forward || !request->backward);
     ASSERT(request->update || !request->commit);
+    ASSERT(!request->update || !place->immediate);
     *plan = (struct plan){
         .place = place,
         .memory = memory,
@@ -672,6 +681,11 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
         build_head_forward(b);
     plan->backward_first = plan->op_count;
     if (request->backward) {
+        if (place->immediate) {
+            struct plan_op *op = emit_start(&b->emit, OP_CHECK, LANE_CPU);
+            emit_writes(op, memory->losses_host);
+            emit_finish(&b->emit);
+        }
         build_head_backward(b);
         build_norm_backward(b, final_weights);
         for (uint32_t i = 0; i < layer_count(b); i++)

@@ -105,7 +105,9 @@ static void add_gradients(struct plan_memory *memory, const struct place *place)
     memory->gradient_nvme = (struct plan_cells){memory->cell_count, chunks};
     for (uint32_t c = 0; c < chunks; c++)
         add_cell(memory, TIER_NVME, CONTENT_GRADIENT,
-                 place->gradient_in_ram[c] ? 0 : layout->chunks[c].count * place->gradient_bytes);
+                 place->gradient_in_ram[c] || place->immediate
+                     ? 0
+                     : layout->chunks[c].count * place->gradient_bytes);
     memory->gradient_stage = add_ring(memory, TIER_RAM, CONTENT_STAGING, place->gradient_stages,
                                       layout->chunk_count_max * place->gradient_bytes);
     memory->gradient_out = add_ring(memory, TIER_DEVICE, CONTENT_STAGING, place->gradient_outs,

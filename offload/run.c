@@ -156,6 +156,8 @@ static int build_plans(struct run *run, struct err *err)
     uint32_t op_max = 0;
     for (uint32_t v = 0; v < VARIANT_COUNT; v++) {
         const struct plan_request *request = &run_variant[v];
+        if (request->update && !run_defers_updates(run))
+            continue;
         plan_build(&run->plans[v], &run->place, &run->memory, request);
         place_least(&run->place, request->update, request->forward, request->backward,
                     &run->least[v]);
@@ -181,7 +183,7 @@ static int save_plan(const struct run *run, struct err *err)
         return err_set_errno(err, errno, "cannot write %s", path);
     place_print(&run->place, &run->memory, file);
     fprintf(file, "\nA step\n");
-    plan_dump(&run->plans[PLAN_STEADY], file);
+    plan_dump(&run->plans[run_usual(run)], file);
     if (ferror(file) | fclose(file))
         return err_set(err, ERR_SYSTEM, "cannot write %s: is the disk full?", path);
     return 0;
@@ -391,6 +393,9 @@ double run_bound(const struct run *run, enum variant variant, enum plan_lane *la
     place_flops(&run->place.spec, &flops[PHASE_FORWARD], &flops[PHASE_BACKWARD]);
     double state = (double)run->layout.real_parameters *
                    (double)(2 * LAYOUT_STATE_BYTES + run->place.gradient_bytes);
+    uint32_t update_phase = !run_defers_updates(run) ? PHASE_BACKWARD
+                            : request->update        ? PHASE_FORWARD
+                                                     : PHASE_COUNT;
     double total = 0, longest = 0;
     for (uint32_t phase = 0; phase < PHASE_COUNT; phase++) {
         double lanes[LANE_COUNT] = {
@@ -399,7 +404,7 @@ double run_bound(const struct run *run, enum variant variant, enum plan_lane *la
             [LANE_D2H] = (double)least[phase].d2h_bytes / rate[LANE_D2H],
             [LANE_SSD_READ] = (double)least[phase].ssd_read_bytes / rate[LANE_SSD_READ],
             [LANE_SSD_WRITE] = (double)least[phase].ssd_write_bytes / rate[LANE_SSD_WRITE],
-            [LANE_CPU] = phase == PHASE_FORWARD && request->update ? state / rate[LANE_CPU] : 0,
+            [LANE_CPU] = phase == update_phase ? state / rate[LANE_CPU] : 0,
         };
         enum plan_lane most = LANE_COMPUTE;
         for (uint32_t l = 0; l < LANE_COUNT; l++)

@@ -74,6 +74,16 @@ int run_plan_open(struct run **run, struct train_settings *settings, bool nvme, 
 /* The run's folder, tiers and engine; then run->done is where to go on from. */
 int run_open(struct run *run, struct err *err);
 
+/* Whether gradients wait for the next step, and the kind of step that a long run mostly makes. */
+static inline bool run_defers_updates(const struct run *run)
+{
+    return !run->place.immediate;
+}
+static inline enum variant run_usual(const struct run *run)
+{
+    return run_defers_updates(run) ? PLAN_STEADY : PLAN_FIRST;
+}
+
 /* Whatever state it is in; NULL is legal. */
 void run_close(struct run *run);
 

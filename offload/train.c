@@ -4,6 +4,7 @@
  *    that they do. Evaluation and the end apply them by a plan that only updates.
  * 2. A commit of step s rides on the plan that applies the gradients of s, after the log line of s is
  *    on the drive: a resumed run finds a line for every step it does not repeat.
+ *    With --clip 0 backward has applied them itself and nothing is ever pending.
  * 3. A loss or norm that is not finite ends the run before its gradients are applied.
  * 4. From the end of the second step on, nothing allocates (check_sealed).
  */
@@ -190,10 +191,12 @@ static int check_finite(const struct run *run, double loss, struct err *err)
     if (!isfinite(run->exec.gradient_norm))
         return err_set(err, ERR_INPUT,
                        "the gradient of step %" PRIu64 " is not finite, first in or after %s; "
-                       "stopped before its update: lower --lr (%s)",
+                       "stopped %s: lower --lr (%s)",
                        run->done,
                        run->exec.bad_chunk == PLAN_NONE ? "the sum"
                                                         : tensor_of_chunk(run, run->exec.bad_chunk),
+                       run_defers_updates(run) ? "before its update"
+                                               : "after its update, which is not committed",
                        commit);
     return 0;
 }
@@ -218,8 +221,11 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     *m = (struct metrics_step){.run = &result, .least = run->least[variant]};
     uint64_t start_ns = clock_ns();
     load_tokens(run, &run->train_batches, run->done);
+    run->exec.step_number = run->done + 1;
     if (run->pending)
         prepare_update(run);
+    else if (!run_defers_updates(run))
+        optim_step_init(&run->exec.step, &s->optim, run->done, 1);
     run->checkpoint.step = run->done;
     run->checkpoint.tokens = run->done * run_tokens_per_step(run);
     if (commit)
@@ -244,7 +250,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     int code = check_finite(run, m->loss, err);
     if (code)
         return code;
-    run->pending = true;
+    run->pending = run_defers_updates(run);
     run->pending_norm = m->grad_norm;
     m->step_s = (double)(clock_ns() - start_ns) / 1e9;
     learn(run, &result);

@@ -90,17 +90,18 @@ static int show_plan(struct options *options, struct train_settings *settings, s
     int result = run_plan_open(&run, settings, settings->nvme_dir != NULL, err);
     if (result == 0) {
         struct forecast f;
-        f.predicted_s = run_predict(run, PLAN_STEADY);
-        f.bound_s = run_bound(run, PLAN_STEADY, &f.bound_lane);
-        f.least = run->least[PLAN_STEADY];
-        plan_total(&run->plans[PLAN_STEADY], &f.totals);
+        enum variant usual = run_usual(run);
+        f.predicted_s = run_predict(run, usual);
+        f.bound_s = run_bound(run, usual, &f.bound_lane);
+        f.least = run->least[usual];
+        plan_total(&run->plans[usual], &f.totals);
         if (options->json) {
             print_json(run, &f);
         } else {
             place_print(&run->place, &run->memory, stdout);
             print_forecast(run, &f);
             if (options->dump)
-                plan_dump(&run->plans[PLAN_STEADY], stdout);
+                plan_dump(&run->plans[usual], stdout);
         }
     }
     run_close(run);
