@@ -31,6 +31,18 @@ static int open_scratch(struct tier *tier, struct err *err)
     return result;
 }
 
+/* A commit may name the file only if its name survives a power cut. */
+static int sync_parent(const char *path, struct err *err)
+{
+    char dir[FILE_PATH_MAX];
+    strcpy(dir, path);
+    char *end = strrchr(dir, '/');
+    if (!end)
+        return file_sync_dir(".", err);
+    end[end == dir] = '\0'; /* the root keeps its slash */
+    return file_sync_dir(dir, err);
+}
+
 int tier_open(struct tier *tier, const struct layout *layout, const struct plan_memory *memory,
               const char *state_path, bool create, struct err *err)
 {
@@ -50,6 +62,8 @@ int tier_open(struct tier *tier, const struct layout *layout, const struct plan_
     uint64_t bytes = 2 * layout->slot_bytes;
     if (create) {
         result = file_allocate(tier->state_fd, state_path, bytes, err);
+        if (result == 0)
+            result = sync_parent(state_path, err);
         if (result) {
             unlink(state_path);
             return result;

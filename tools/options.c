@@ -335,6 +335,8 @@ static int require(const char *name, const char *value, struct err *err)
 /* The drive's free space bounds the NVMe budget. */
 static int choose_nvme(struct options *o, struct err *err)
 {
+    if (o->nvme && strchr(o->nvme, ',') && !file_exists(o->nvme))
+        return err_set(err, ERR_USAGE, "--nvme takes one folder so far, not a list: %s", o->nvme);
     if (!o->nvme || o->nvme_budget != UINT64_MAX)
         return 0;
     int result = file_make_dirs(o->nvme, err);
