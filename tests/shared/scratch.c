@@ -15,6 +15,8 @@ static int remove_entry(const char *path, const struct stat *info, int kind, str
     return remove(path);
 }
 
+void scratch_remove(const char *path) { nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS); }
+
 /* A child that was forked off must not take its parent's folder away. */
 static void remove_folder(void) {
     if (getpid() == owner)

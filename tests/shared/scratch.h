@@ -15,6 +15,9 @@ const char *scratch_path(const char *name);
 /* Makes name, with its parents, below the folder and writes text there. Returns its path. */
 const char *scratch_write(const char *name, const char *text);
 
+/* Removes the file or folder at path with all that is in it; nothing there is legal. */
+void scratch_remove(const char *path);
+
 /* The whole file at path as a string, to be freed with free; fails the test when it is not there.
  */
 char *scratch_read(const char *path);

@@ -248,36 +248,63 @@ void tiny_train(struct tiny_run *run)
         fail_msg("%s: %s", run->run_dir, err.message);
 }
 
-static void log_line_of(const struct json_value *line, FILE *out)
-{
-    if (json_get(line, "commit")) {
-        fprintf(out, "commit %" PRId64 " %s\n", json_get_int(line, "commit", -1),
-                json_get_string(line, "weights_hash", "?"));
-        return;
-    }
-    fprintf(out, "step %" PRId64 " %.17g %.17g\n", json_get_int(line, "step", -1),
-            json_get_number(line, "loss", -1), json_get_number(line, "grad_norm", -1));
-}
-
-char *tiny_log(const struct tiny_run *run)
+/* Calls fn with every line of metrics.jsonl. */
+static void each_line(const struct tiny_run *run,
+                      void (*fn)(void *context, const struct json_value *line), void *context)
 {
     struct err err;
-    char path[FILE_PATH_MAX], *log = NULL;
-    size_t bytes = 0;
+    char path[FILE_PATH_MAX];
     require(file_join(path, run->run_dir, "metrics.jsonl", &err), &err);
     char *text = scratch_read(path), *rest = text;
-    FILE *out = open_memstream(&log, &bytes);
-    ASSERT(out != NULL);
     for (char *line; (line = strsep(&rest, "\n")) && *line;) {
         struct json_value *value = json_parse(line, strlen(line), path, &err);
         if (!value)
             fail_msg("%s", err.message);
-        log_line_of(value, out);
+        fn(context, value);
         json_free(value);
     }
-    fclose(out);
     free(text);
+}
+
+static void log_line_of(void *out, const struct json_value *line)
+{
+    if (json_get(line, "commit"))
+        fprintf(out, "commit %" PRId64 " %s\n", json_get_int(line, "commit", -1),
+                json_get_string(line, "weights_hash", "?"));
+    else
+        fprintf(out, "step %" PRId64 " %.17g %.17g\n", json_get_int(line, "step", -1),
+                json_get_number(line, "loss", -1), json_get_number(line, "grad_norm", -1));
+}
+
+char *tiny_log(const struct tiny_run *run)
+{
+    char *log = NULL;
+    size_t bytes = 0;
+    FILE *out = open_memstream(&log, &bytes);
+    ASSERT(out != NULL);
+    each_line(run, log_line_of, out);
+    fclose(out);
     return log;
+}
+
+struct wanted {
+    uint64_t step;
+    const char *name;
+    double value;
+};
+
+static void find_number(void *context, const struct json_value *line)
+{
+    struct wanted *wanted = context;
+    if (json_get_int(line, "step", -1) == (int64_t)wanted->step)
+        wanted->value = json_get_number(line, wanted->name, -1);
+}
+
+double tiny_number(const struct tiny_run *run, uint64_t step, const char *name)
+{
+    struct wanted wanted = {step, name, -1};
+    each_line(run, find_number, &wanted);
+    return wanted.value;
 }
 
 uint64_t tiny_hash(const struct tiny_run *run, uint64_t *step)

@@ -67,6 +67,8 @@ void tiny_train(struct tiny_run *run);
 /* What a run has logged, as text: one line per step "step loss grad_norm", one per commit "commit
  * weights_hash", in the order of the file; freed with free. */
 char *tiny_log(const struct tiny_run *run);
+/* A number of the log line of a step; -1 where it has none. */
+double tiny_number(const struct tiny_run *run, uint64_t step, const char *name);
 /* weights_hash of the run's last commit and its step. */
 uint64_t tiny_hash(const struct tiny_run *run, uint64_t *step);
 

@@ -1,0 +1,791 @@
+/*
+ * Properties of whole runs (DESIGN section 2), each on a model so small that a run takes a fraction
+ * of a second:
+ * 1. Placement never changes the mathematics: losses, gradient norms and the weights of every
+ *    commit are the same bits whatever sits where, whatever is prefetched or recomputed, on any
+ *    number of threads, with evaluations, commits and copies or without.
+ * 2. Stopping and resuming anywhere, under other budgets or on another drive, changes nothing.
+ * 3. Nothing is lost and nothing is silent: whichever transfer fails, the run ends with status 1
+ *    and names the file, and --resume ends at the same weights.
+ * 4. After the first steps nothing is allocated, and a run that does it all the same is stopped.
+ * Method: runs in process through train_run; their logs are compared as text, with all digits.
+ * Runs that die do so in a child.
+ */
+#include "core/mem.h"
+#include "io/ring.h"
+#include "model/kernels.h"
+#include "tests/shared/check.h"
+#include "tests/shared/scratch.h"
+#include "tests/shared/tiny.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define TRIES_MAX 8
+
+/* ---- Placements -------------------------------------------------------------------------------
+ */
+
+struct placement {
+    const char *name;
+    bool nvme;
+    uint64_t vram_budget;
+    int resident;
+    uint64_t prefetch;
+    enum place_recompute recompute;
+    uint64_t threads;
+    bool least; /* the smallest budgets that work, out of the refusals */
+    uint64_t commit_every;
+};
+
+static const struct placement placements[] = {
+    {"all", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, false, 1},
+    {"recompute", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_ALL, 1, false, 9},
+    {"keep", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_NONE, 2, false, 9},
+    {"device", false, 64 * MIB, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, false, 9},
+    {"device-least", false, 64 * MIB, PLACE_RESIDENT_AUTO, 1, RECOMPUTE_NONE, 1, true, 9},
+    {"drive", true, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, false, 9},
+    {"drive-none", true, 0, 0, 1, RECOMPUTE_ALL, 1, true, 9},
+    {"drive-hi", true, 0, 1, 3, RECOMPUTE_NONE, 2, true, 9},
+    {"drive-lo", true, 0, 2, 2, RECOMPUTE_AUTO, 3, true, 9},
+    {"drive-m", true, 0, 3, 1, RECOMPUTE_NONE, 1, false, 9},
+    {"both", true, 64 * MIB, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 2, false, 9},
+    {"both-least", true, 64 * MIB, 0, 1, RECOMPUTE_NONE, 1, true, 1},
+    {"both-hi", true, 64 * MIB, 1, 3, RECOMPUTE_ALL, 3, true, 9},
+    {"both-all", true, 64 * MIB, 4, 3, RECOMPUTE_NONE, 1, true, 9},
+};
+
+/* The program's own memory counts, and in a process that has run others before it moves from one
+ * try to the next: a sanitizer's heap by megabytes, since it keeps what was freed. */
+static uint64_t headroom(void)
+{
+    return mem_heap_has_stats() ? 0 : 24 * MIB;
+}
+
+/* Starts with budgets that are refused and takes what the refusals say until the run is accepted.
+ */
+static void train_in_least(struct tiny_run *run)
+{
+    struct train_settings *s = &run->settings;
+    struct err err;
+    s->ram_budget = MIB;
+    s->vram_budget = MIN(s->vram_budget, KIB);
+    for (int i = 0; i < TRIES_MAX; i++) {
+        if (train_run(s, &err) == 0)
+            return;
+        bool vram = strstr(err.message, "--vram-budget") != NULL;
+        if (vram)
+            s->vram_budget = tiny_flag(err.message, "--vram-budget");
+        else
+            s->ram_budget = tiny_flag(err.message, "--ram-budget") + headroom();
+    }
+    fail_msg("no budget works: %s", err.message);
+}
+
+static void apply(struct tiny_run *run, const struct placement *p)
+{
+    struct train_settings *s = &run->settings;
+    s->nvme_dir = p->nvme ? run->nvme_dir : NULL;
+    s->vram_budget = p->vram_budget;
+    s->resident_planes = p->resident;
+    s->prefetch = p->prefetch;
+    s->recompute = p->recompute;
+    s->threads = p->threads;
+}
+
+/* Every line of a log is a line of the reference, which commits each step; all steps are there,
+ * in order, and the last line is the last commit. */
+static void check_log(const char *name, const char *log, const char *reference)
+{
+    const char *at = reference;
+    uint32_t steps = 0, reference_steps = 0;
+    for (const char *line = log, *end; (end = strchr(line, '\n')); line = end + 1) {
+        size_t bytes = (size_t)(end + 1 - line);
+        while (*at && strncmp(at, line, bytes) != 0)
+            at = strchr(at, '\n') + 1;
+        if (!*at)
+            fail_msg("%s: '%.*s' is not in the reference\n%s\n%s", name, (int)bytes - 1, line, log,
+                     reference);
+        steps += strncmp(line, "step", 4) == 0;
+    }
+    assert_string_equal(strchr(at, '\n'), "\n");
+    for (const char *line = reference; *line; line = strchr(line, '\n') + 1)
+        reference_steps += strncmp(line, "step", 4) == 0;
+    assert_int_equal(steps, reference_steps);
+    assert_true(steps > 0);
+}
+
+static void check_placements(enum precision precision, uint64_t accum)
+{
+    char *expected = NULL;
+    for (size_t i = 0; i < ARRAY_COUNT(placements); i++) {
+        const struct placement *p = &placements[i];
+        struct tiny_run run;
+        char name[64];
+        snprintf(name, sizeof(name), "%s-%d-%u", p->name, precision, (unsigned)accum);
+        tiny_run_init(&run, name);
+        run.settings.precision = precision;
+        run.settings.accum = accum;
+        run.settings.checkpoint_every = p->commit_every;
+        apply(&run, p);
+        if (p->least)
+            train_in_least(&run);
+        else
+            tiny_train(&run);
+        char *log = tiny_log(&run);
+        if (i == 0) {
+            expected = log;
+            continue;
+        }
+        check_log(name, log, expected);
+        free(log);
+        /* It was a placement of its own indeed. */
+        if (p->resident < PLANE_COUNT)
+            assert_int_equal(tiny_number(&run, 20, "ssd_read_bytes") > 0,
+                             p->resident != PLACE_RESIDENT_AUTO);
+        assert_int_equal(tiny_number(&run, 20, "h2d_bytes") > 0, p->vram_budget > 0);
+    }
+    free(expected);
+}
+
+static void test_placements_fp32(void **state)
+{
+    (void)state;
+    check_placements(PRECISION_FP32, 1);
+    check_placements(PRECISION_FP32, 4);
+}
+
+static void test_placements_bf16(void **state)
+{
+    (void)state;
+    check_placements(PRECISION_BF16, 1);
+    check_placements(PRECISION_BF16, 4);
+}
+
+/* ---- Tiles of the vocabulary ------------------------------------------------------------------
+ */
+
+/* A vocabulary of two tiles: the head's gradient waits for the embedding's, in RAM or on NVMe. */
+static void test_tiles(void **state)
+{
+    (void)state;
+    static const uint32_t tried[] = {0, 4, 6, 11, 13};
+    char *expected = NULL;
+    for (size_t i = 0; i < ARRAY_COUNT(tried); i++) {
+        const struct placement *p = &placements[tried[i]];
+        struct tiny_run run;
+        char name[64];
+        snprintf(name, sizeof(name), "tiles-%s", p->name);
+        tiny_run_init(&run, name);
+        run.settings.data_dir = tiny_data(20011);
+        run.settings.config.layers = 1;
+        run.settings.accum = 2;
+        run.settings.steps = 3;
+        apply(&run, p);
+        if (p->least)
+            train_in_least(&run);
+        else
+            tiny_train(&run);
+        char *log = tiny_log(&run);
+        if (expected) {
+            assert_string_equal(log, expected);
+            free(log);
+        } else {
+            expected = log;
+        }
+        scratch_remove(run.run_dir);
+        scratch_remove(run.nvme_dir);
+    }
+    free(expected);
+}
+
+/* ---- Stopping and resuming --------------------------------------------------------------------
+ */
+
+/* The log of an undisturbed run that commits every step; freed by the caller. */
+static char *reference_log(const struct tiny_run *like, const char *name)
+{
+    struct tiny_run run;
+    tiny_run_init(&run, name);
+    const char *run_dir = run.settings.run_dir;
+    run.settings = like->settings;
+    run.settings.run_dir = run_dir;
+    run.settings.nvme_dir = NULL;
+    run.settings.resident_planes = PLACE_RESIDENT_AUTO;
+    run.settings.checkpoint_every = 1;
+    tiny_train(&run);
+    return tiny_log(&run);
+}
+
+static uint32_t files_in(const char *dir)
+{
+    DIR *folder = opendir(dir);
+    uint32_t count = 0;
+    if (!folder)
+        return 0;
+    for (struct dirent *entry; (entry = readdir(folder));)
+        count += entry->d_name[0] != '.';
+    closedir(folder);
+    return count;
+}
+
+static void test_resumed_after_every_step(void **state)
+{
+    (void)state;
+    struct tiny_run run;
+    tiny_run_init(&run, "every");
+    apply(&run, &placements[7]);
+    char *reference = reference_log(&run, "every-reference");
+    for (uint64_t k = 1; k <= 20; k++) {
+        uint64_t step;
+        run.settings.steps = k;
+        run.settings.resume = k > 1;
+        tiny_train(&run);
+        tiny_hash(&run, &step);
+        assert_int_equal(step, k);
+    }
+    char *log = tiny_log(&run);
+    assert_string_equal(log, reference);
+    /* A finished run has nothing to do and says so by success; its log stays as it is. */
+    tiny_train(&run);
+    char *again = tiny_log(&run);
+    assert_string_equal(again, log);
+    free(again);
+    free(log);
+    free(reference);
+}
+
+/* Another placement after each stop, now here, now there, and on two drives in turn. */
+static void check_wandering(enum precision precision, uint64_t accum, const char *name)
+{
+    struct tiny_run run;
+    char text[64], drives[2][FILE_PATH_MAX];
+    tiny_run_init(&run, name);
+    run.settings.precision = precision;
+    run.settings.accum = accum;
+    snprintf(text, sizeof(text), "%s-reference", name);
+    char *reference = reference_log(&run, text);
+    for (int i = 0; i < 2; i++) {
+        snprintf(text, sizeof(text), "%s-drive-%d", name, i);
+        strcpy(drives[i], scratch_path(text));
+    }
+    for (uint64_t k = 0; k * 2 < 20; k++) {
+        const struct placement *p = &placements[(k * 5 + 3) % ARRAY_COUNT(placements)];
+        apply(&run, p);
+        run.settings.ram_budget = GIB;
+        run.settings.nvme_dir = p->nvme ? drives[k % 2] : NULL;
+        run.settings.steps = k * 2 + 2;
+        run.settings.resume = k > 0;
+        if (p->least)
+            train_in_least(&run);
+        else
+            tiny_train(&run);
+        /* The state has moved and left nothing behind. */
+        assert_int_equal(files_in(drives[k % 2]), p->nvme);
+        assert_int_equal(files_in(drives[1 - k % 2]), 0);
+    }
+    char *log = tiny_log(&run);
+    check_log(name, log, reference);
+    free(log);
+    free(reference);
+}
+
+static void test_resumed_elsewhere(void **state)
+{
+    (void)state;
+    check_wandering(PRECISION_FP32, 1, "wander");
+    check_wandering(PRECISION_BF16, 2, "wander-bf16");
+}
+
+static void test_existing_run_is_refused(void **state)
+{
+    (void)state;
+    struct tiny_run run;
+    struct err err;
+    tiny_run_init(&run, "twice");
+    run.settings.steps = 2;
+    tiny_train(&run);
+    char *before = tiny_log(&run);
+    assert_int_equal(train_run(&run.settings, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "--resume"));
+    char *after = tiny_log(&run);
+    assert_string_equal(before, after);
+    free(before);
+    free(after);
+}
+
+static void test_steps_zero_commits_initial_weights(void **state)
+{
+    (void)state;
+    struct tiny_run run;
+    uint64_t step;
+    tiny_run_init(&run, "zero");
+    run.settings.steps = 0;
+    tiny_train(&run);
+    tiny_hash(&run, &step);
+    assert_int_equal(step, 0);
+    char *reference = reference_log(&run, "zero-reference");
+    assert_int_equal(strncmp(reference, "commit 0 ", 9), 0);
+    free(reference);
+}
+
+static void test_max_time(void **state)
+{
+    (void)state;
+    struct tiny_run run;
+    uint64_t step;
+    tiny_run_init(&run, "time");
+    apply(&run, &placements[9]);
+    char *reference = reference_log(&run, "time-reference");
+    run.settings.max_time_s = 1e-9;
+    tiny_train(&run);
+    tiny_hash(&run, &step);
+    assert_int_equal(step, 1); /* the step in which the time is over is finished and committed */
+    run.settings.max_time_s = 0;
+    run.settings.resume = true;
+    tiny_train(&run);
+    char *log = tiny_log(&run);
+    check_log("time", log, reference);
+    free(log);
+    free(reference);
+}
+
+/* ---- Evaluations and copies -------------------------------------------------------------------
+ */
+
+static void check_kept(const struct tiny_run *run, uint64_t step, const char *reference)
+{
+    struct checkpoint_manifest manifest;
+    struct err err;
+    char dir[FILE_PATH_MAX], line[128];
+    snprintf(dir, sizeof(dir), "%.4000s/kept/step-%08llu", run->run_dir, (unsigned long long)step);
+    if (checkpoint_load(&manifest, dir, NULL, &err) != 0)
+        fail_msg("%s", err.message);
+    assert_int_equal(manifest.step, step);
+    snprintf(line, sizeof(line), "commit %llu %016llx\n", (unsigned long long)step,
+             (unsigned long long)manifest.weights_hash);
+    assert_non_null(strstr(reference, line));
+    checkpoint_unload(&manifest);
+    /* It is a run like any other: resumed, it ends where the first one did. */
+    struct tiny_run copy = *run;
+    strcpy(copy.run_dir, dir);
+    copy.settings.run_dir = copy.run_dir;
+    copy.settings.nvme_dir = NULL;
+    copy.settings.resident_planes = PLACE_RESIDENT_AUTO;
+    copy.settings.resume = true;
+    copy.settings.keep_every = copy.settings.eval_every = 0;
+    tiny_train(&copy);
+    uint64_t end_step, hash = tiny_hash(&copy, &end_step);
+    assert_int_equal(end_step, 20);
+    assert_int_equal(hash, tiny_hash(run, &end_step));
+}
+
+static void test_evaluations_and_copies(void **state)
+{
+    (void)state;
+    static const uint32_t tried[] = {0, 7, 11};
+    double val_loss = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(tried); i++) {
+        struct tiny_run run;
+        char name[64];
+        snprintf(name, sizeof(name), "eval-%u", tried[i]);
+        tiny_run_init(&run, name);
+        apply(&run, &placements[tried[i]]);
+        snprintf(name, sizeof(name), "eval-reference-%u", tried[i]);
+        char *reference = reference_log(&run, name);
+        run.settings.eval_every = 5;
+        run.settings.keep_every = 10;
+        tiny_train(&run);
+        char *log = tiny_log(&run);
+        check_log("eval", log, reference);
+        assert_non_null(strstr(log, "commit 10 "));
+        check_kept(&run, 10, reference);
+        check_kept(&run, 20, reference);
+        double val = tiny_number(&run, 20, "val_loss");
+        assert_true(val > 1 && val < 5.7); /* below log(300), so something was learned */
+        assert_true(tiny_number(&run, 5, "val_loss") > val);
+        assert_true(tiny_number(&run, 6, "val_loss") < 0); /* not asked for */
+        if (i == 0)
+            val_loss = val;
+        assert_true(val == val_loss);
+        free(log);
+        free(reference);
+    }
+}
+
+/* ---- Failures ---------------------------------------------------------------------------------
+ */
+
+/* What happens to one transfer, counted from 0 among those of its direction. Lies in memory that is
+ * shared with the child that runs into it. */
+struct fault {
+    enum { FAULT_NONE, FAULT_ERROR, FAULT_SHORT, FAULT_FLIP, FAULT_LOSE, FAULT_STOP } kind;
+    bool write;
+    uint32_t at, seen;
+    int error;
+    struct tiny_run *run;
+    uint64_t ram_budget; /* of the run, found by train_in_least in a child */
+};
+
+static int32_t strike(void *context, const struct ring_transfer *part, int32_t result)
+{
+    struct fault *fault = context;
+    if (part->write != fault->write || fault->seen++ < fault->at)
+        return result;
+    bool first = fault->seen == fault->at + 1;
+    switch (fault->kind) {
+    case FAULT_ERROR:
+        return -fault->error;
+    case FAULT_SHORT: /* a file that ends, a drive that takes nothing: for good */
+        return 0;
+    case FAULT_FLIP:
+        if (first)
+            ((uint8_t *)part->buffer)[(uint64_t)result * 5 / 7] ^= 0x10;
+        break;
+    case FAULT_LOSE: /* said to be written, and was not */
+        if (first) {
+            static const uint8_t old[IO_ALIGN] __attribute__((aligned(4096)));
+            ASSERT(pwrite(part->fd, old, sizeof(old), (off_t)part->offset) == sizeof(old));
+        }
+        break;
+    case FAULT_STOP:
+        if (first)
+            raise(SIGTERM);
+        break;
+    case FAULT_NONE:
+        break;
+    }
+    return result;
+}
+
+/* In a child: exits with the program's status. */
+static void train_with_fault(void *context)
+{
+    struct fault *fault = context;
+    struct err err;
+    ring_set_fault(strike, fault);
+    if (train_run(&fault->run->settings, &err) == 0)
+        _exit(0);
+    fprintf(stderr, "spillway: %s\n", err.message);
+    fflush(stderr);
+    _exit(1);
+}
+
+/* A small run whose state, gradients and activations are all on the drive. */
+static void faulty_run_init(struct tiny_run *run, const char *name, uint64_t ram_budget)
+{
+    tiny_run_init(run, name);
+    apply(run, &placements[6]);
+    run->settings.config.layers = 2;
+    run->settings.resident_planes = 1;
+    run->settings.steps = 3;
+    run->settings.checkpoint_every = 1;
+    run->settings.recompute = RECOMPUTE_NONE;
+    run->settings.ram_budget = ram_budget;
+}
+
+static void find_budget(void *context)
+{
+    struct fault *fault = context;
+    train_in_least(fault->run);
+    fault->ram_budget = fault->run->settings.ram_budget;
+}
+
+static void forget(const struct tiny_run *run)
+{
+    scratch_remove(run->run_dir);
+    scratch_remove(run->nvme_dir);
+}
+
+struct campaign {
+    struct fault *fault; /* shared */
+    uint64_t ram_budget; /* the least that works in a child, which holds less than this process */
+    uint64_t hash;       /* of the weights after step 3 */
+};
+
+static void campaign_open(struct campaign *campaign)
+{
+    struct tiny_run run;
+    uint64_t step;
+    char *output;
+    campaign->fault =
+        mmap(NULL, sizeof(struct fault), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT(campaign->fault != MAP_FAILED);
+    faulty_run_init(&run, "budget", GIB);
+    *campaign->fault = (struct fault){.run = &run};
+    assert_int_equal(tiny_fork(find_budget, campaign->fault, &output), 0);
+    free(output);
+    campaign->ram_budget = campaign->fault->ram_budget + MIB / 4 + headroom();
+    campaign->hash = tiny_hash(&run, &step);
+    assert_int_equal(step, 3);
+    assert_true(tiny_number(&run, 3, "ssd_read_bytes") > 1e6);
+    forget(&run);
+}
+
+static void campaign_close(struct campaign *campaign)
+{
+    munmap(campaign->fault, sizeof(struct fault));
+}
+
+/* A fresh run meets the fault in a child. False when the run has no such transfer any more; else
+ * *ended says whether the run ended well all the same. */
+static bool campaign_strike(struct campaign *campaign, struct tiny_run *run, struct fault fault,
+                            bool *ended, char **output)
+{
+    faulty_run_init(run, "strike", campaign->ram_budget);
+    fault.run = run;
+    *campaign->fault = fault;
+    int status = tiny_fork(train_with_fault, campaign->fault, output);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) > 1)
+        fail_msg("status %#x: %s", status, *output);
+    *ended = WEXITSTATUS(status) == 0;
+    return campaign->fault->seen > fault.at;
+}
+
+static bool all_planes_are_whole(const struct tiny_run *run)
+{
+    struct tiny_model model;
+    struct checkpoint_reader reader;
+    struct err err;
+    tiny_model_init(&model, run->settings.config.layers, run->settings.config.channels, 300, 0, 0);
+    if (checkpoint_reader_open(&reader, run->run_dir, &model.layout, &err) != 0)
+        fail_msg("%s", err.message);
+    uint8_t *data = mem_alloc(model.layout.chunk_count_max, LAYOUT_STATE_BYTES);
+    int result = 0;
+    for (uint32_t c = 0; c < model.layout.chunk_count && result == 0; c++)
+        result = checkpoint_read(&reader, c, 0, PLANE_COUNT, data, &err);
+    if (result != 0)
+        assert_int_equal(result, ERR_CORRUPT);
+    mem_free(data);
+    checkpoint_reader_close(&reader);
+    tiny_model_deinit(&model);
+    return result == 0;
+}
+
+static void resume_to_the_end(struct campaign *campaign, struct tiny_run *run)
+{
+    uint64_t step;
+    run->settings.resume = true;
+    run->settings.ram_budget = GIB;
+    tiny_train(run);
+    assert_int_equal(tiny_hash(run, &step), campaign->hash);
+    assert_int_equal(step, 3);
+    assert_true(all_planes_are_whole(run));
+}
+
+static void expect_message(const struct tiny_run *run, const char *output, const char *what)
+{
+    if (!strstr(output, what) || !strstr(output, run->nvme_dir) || !strstr(output, "at offset "))
+        fail_msg("the message does not say '%s' with file and offset: %s", what, output);
+}
+
+/* Every so many transfers one fails, in a run of its own. */
+static void sweep_errors(struct campaign *campaign, bool write, uint32_t stride)
+{
+    static const int errors[] = {EIO, ENOSPC};
+    struct tiny_run run;
+    uint32_t strikes = 0;
+    char *output;
+    bool ended;
+    for (uint32_t at = 0;; at += stride, strikes++) {
+        struct fault fault = {.kind = strikes % 3 == 2 ? FAULT_SHORT : FAULT_ERROR,
+                              .write = write,
+                              .at = at,
+                              .error = errors[strikes % 2]};
+        bool struck = campaign_strike(campaign, &run, fault, &ended, &output);
+        if (struck && ended)
+            fail_msg("%s %u fails and the run does not", write ? "write" : "read", at);
+        if (struck)
+            expect_message(&run, output, write ? "cannot write " : "cannot read ");
+        free(output);
+        resume_to_the_end(campaign, &run);
+        forget(&run);
+        if (!struck)
+            break;
+    }
+    assert_true(strikes >= 8);
+}
+
+static void test_failed_transfers(void **state)
+{
+    (void)state;
+    struct campaign campaign;
+    campaign_open(&campaign);
+    sweep_errors(&campaign, false, 2);
+    sweep_errors(&campaign, true, 4);
+    campaign_close(&campaign);
+}
+
+/* Whatever is read is compared with its checksum before it is used. */
+static void test_flipped_bits(void **state)
+{
+    (void)state;
+    struct campaign campaign;
+    struct tiny_run run;
+    uint32_t strikes = 0;
+    char *output;
+    bool ended;
+    campaign_open(&campaign);
+    for (uint32_t at = 0;; at += 2, strikes++) {
+        struct fault fault = {.kind = FAULT_FLIP, .write = false, .at = at};
+        bool struck = campaign_strike(&campaign, &run, fault, &ended, &output);
+        if (struck && ended)
+            fail_msg("read %u is damaged and the run goes on", at);
+        if (struck)
+            expect_message(&run, output, "is damaged: at offset ");
+        free(output);
+        resume_to_the_end(&campaign, &run);
+        forget(&run);
+        if (!struck)
+            break;
+    }
+    assert_true(strikes >= 8);
+    campaign_close(&campaign);
+}
+
+/* A write that never reached the drive is found when it is read, at the latest by a reader of the
+ * commit: no run ends with other weights, all checksums right. */
+static void test_lost_writes(void **state)
+{
+    (void)state;
+    struct campaign campaign;
+    struct tiny_run run;
+    uint32_t found = 0;
+    char *output;
+    bool ended;
+    campaign_open(&campaign);
+    for (uint32_t at = 1;; at += 5) {
+        struct fault fault = {.kind = FAULT_LOSE, .write = true, .at = at};
+        bool struck = campaign_strike(&campaign, &run, fault, &ended, &output);
+        uint64_t step;
+        if (!ended)
+            expect_message(&run, output, "is damaged: at offset ");
+        else if (all_planes_are_whole(&run))
+            assert_int_equal(tiny_hash(&run, &step), campaign.hash);
+        found += !ended || !all_planes_are_whole(&run);
+        free(output);
+        forget(&run);
+        if (!struck)
+            break;
+    }
+    assert_true(found >= 4);
+    campaign_close(&campaign);
+}
+
+static void test_signal(void **state)
+{
+    (void)state;
+    struct campaign campaign;
+    struct tiny_run run;
+    uint64_t step;
+    char *output;
+    bool ended;
+    campaign_open(&campaign);
+    struct fault fault = {.kind = FAULT_STOP, .write = true, .at = 12};
+    assert_true(campaign_strike(&campaign, &run, fault, &ended, &output));
+    assert_true(ended);
+    assert_non_null(strstr(output, "signal 15"));
+    free(output);
+    tiny_hash(&run, &step);
+    assert_in_range(step, 1, 2);
+    resume_to_the_end(&campaign, &run);
+    forget(&run);
+    campaign_close(&campaign);
+}
+
+/* ---- Numbers that are not finite --------------------------------------------------------------
+ */
+
+static void train_alone(void *context)
+{
+    struct fault fault = {.kind = FAULT_NONE, .run = context};
+    train_with_fault(&fault);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    struct tiny_run run;
+    uint64_t step, before;
+    tiny_run_init(&run, "infinite");
+    run.settings.steps = 4;
+    run.settings.checkpoint_every = 1;
+    tiny_train(&run);
+    before = tiny_hash(&run, &step);
+    run.settings.steps = 20;
+    run.settings.resume = true;
+    run.settings.optim.lr = run.settings.optim.min_lr = 1e37;
+    char *output;
+    int status = tiny_fork(train_alone, &run, &output);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    if (!strstr(output, "finite") || !strstr(output, "--lr"))
+        fail_msg("%s", output);
+    free(output);
+    assert_true(tiny_hash(&run, &step) == before || step > 4);
+}
+
+/* ---- Memory -----------------------------------------------------------------------------------
+ */
+
+static int32_t allocate(void *context, const struct ring_transfer *part, int32_t result)
+{
+    (void)part;
+    *(void *volatile *)context = mem_alloc(1, 8);
+    return result;
+}
+
+static void train_and_allocate(void *context)
+{
+    void *kept;
+    struct err err;
+    struct tiny_run *run = context;
+    ring_set_fault(allocate, &kept);
+    _exit(train_run(&run->settings, &err) == 0 ? 0 : 2);
+}
+
+/* All runs above end well with the check in force; here it is met. */
+static void test_memory_is_sealed(void **state)
+{
+    (void)state;
+    if (!mem_heap_has_stats())
+        skip(); /* a sanitizer's heap: nothing is counted there */
+    struct tiny_run run;
+    char *output;
+    tiny_run_init(&run, "sealed");
+    apply(&run, &placements[6]);
+    run.settings.ram_budget = GIB;
+    int status = tiny_fork(train_and_allocate, &run, &output);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) != 1 || !strstr(output, "after memory was sealed"))
+        fail_msg("status %d: %s", WEXITSTATUS(status), output);
+    free(output);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_placements_fp32),
+        cmocka_unit_test(test_placements_bf16),
+        cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_resumed_after_every_step),
+        cmocka_unit_test(test_resumed_elsewhere),
+        cmocka_unit_test(test_existing_run_is_refused),
+        cmocka_unit_test(test_steps_zero_commits_initial_weights),
+        cmocka_unit_test(test_max_time),
+        cmocka_unit_test(test_evaluations_and_copies),
+        cmocka_unit_test(test_failed_transfers),
+        cmocka_unit_test(test_flipped_bits),
+        cmocka_unit_test(test_lost_writes),
+        cmocka_unit_test(test_signal),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_memory_is_sealed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
