@@ -35,11 +35,13 @@ static const struct {
     uint64_t vram_budget;
     int resident;
     enum place_recompute recompute;
+    bool clip;
 } examples[] = {
-    {PRECISION_FP32, 0, 0, RECOMPUTE_NONE},
-    {PRECISION_FP32, 4 * MIB, 1, RECOMPUTE_NONE},
-    {PRECISION_BF16, 3 * MIB, 0, RECOMPUTE_ALL},
-    {PRECISION_BF16, 64 * MIB, 4, RECOMPUTE_AUTO},
+    {PRECISION_FP32, 0, 0, RECOMPUTE_NONE, true},
+    {PRECISION_FP32, 4 * MIB, 1, RECOMPUTE_NONE, true},
+    {PRECISION_BF16, 3 * MIB, 0, RECOMPUTE_ALL, true},
+    {PRECISION_BF16, 64 * MIB, 4, RECOMPUTE_AUTO, true},
+    {PRECISION_FP32, 4 * MIB, 0, RECOMPUTE_NONE, false},
 };
 
 static void example_open(struct example *e, size_t i)
@@ -53,11 +55,13 @@ static void example_open(struct example *e, size_t i)
     spec.resident_planes = examples[i].resident;
     spec.recompute = examples[i].recompute;
     spec.accum = 2;
+    spec.clip = examples[i].clip;
     if (place_choose(&e->place, &spec, &err) != 0)
         fail_msg("%s", err.message);
     plan_memory_init(&e->memory, &e->place);
+    /* Without clipping, backward updates. */
     const struct plan_request request = {
-        .update = true, .commit = true, .forward = true, .backward = true};
+        .update = examples[i].clip, .commit = examples[i].clip, .forward = true, .backward = true};
     plan_build(&e->plan, &e->place, &e->memory, &request);
 }
 

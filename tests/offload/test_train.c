@@ -169,6 +169,42 @@ static void test_placements_bf16(void **state)
     check_placements(PRECISION_BF16, 4);
 }
 
+/* Without clipping the updates happen in backward: the same numbers as with a bound that no
+ * norm reaches, where they wait for the next step. */
+static void test_without_clipping(void **state)
+{
+    (void)state;
+    static const uint32_t tried[] = {0, 6, 7, 10, 11, 12};
+    char *expected = NULL;
+    for (size_t i = 0; i < ARRAY_COUNT(tried) + 1; i++) {
+        const struct placement *p = &placements[tried[MAX(i, 1) - 1]];
+        struct tiny_run run;
+        char name[64];
+        snprintf(name, sizeof(name), "clip-%zu", i);
+        tiny_run_init(&run, name);
+        apply(&run, p);
+        run.settings.accum = 2;
+        run.settings.optim.clip = i ? 0 : 1e30;
+        run.settings.checkpoint_every = i ? 6 : 1;
+        for (uint64_t steps = 10; steps <= 20; steps += 10) {
+            run.settings.steps = steps;
+            run.settings.resume = steps > 10;
+            if (p->least)
+                train_in_least(&run);
+            else
+                tiny_train(&run);
+        }
+        char *log = tiny_log(&run);
+        if (i == 0) {
+            expected = log;
+            continue;
+        }
+        check_log(name, log, expected);
+        free(log);
+    }
+    free(expected);
+}
+
 /* ---- Tiles of the vocabulary ------------------------------------------------------------------
  */
 
@@ -505,13 +541,15 @@ static void forget(const struct tiny_run *run)
 }
 
 struct campaign {
+    double clip;
     struct fault *fault; /* shared */
     uint64_t ram_budget; /* the least that works in a child, which holds less than this process */
     uint64_t hash;       /* of the weights after step 3 */
 };
 
-static void campaign_open(struct campaign *campaign)
+static void campaign_open(struct campaign *campaign, double clip)
 {
+    *campaign = (struct campaign){.clip = clip};
     struct tiny_run run;
     uint64_t step;
     char *output;
@@ -519,6 +557,7 @@ static void campaign_open(struct campaign *campaign)
         mmap(NULL, sizeof(struct fault), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     ASSERT(campaign->fault != MAP_FAILED);
     faulty_run_init(&run, "budget", GIB);
+    run.settings.optim.clip = clip;
     *campaign->fault = (struct fault){.run = &run};
     assert_int_equal(tiny_fork(find_budget, campaign->fault, &output), 0);
     free(output);
@@ -540,6 +579,7 @@ static bool campaign_strike(struct campaign *campaign, struct tiny_run *run, str
                             bool *ended, char **output)
 {
     faulty_run_init(run, "strike", campaign->ram_budget);
+    run->settings.optim.clip = campaign->clip;
     fault.run = run;
     *campaign->fault = fault;
     int status = tiny_fork(train_with_fault, campaign->fault, output);
@@ -617,22 +657,21 @@ static void test_failed_transfers(void **state)
 {
     (void)state;
     struct campaign campaign;
-    campaign_open(&campaign);
+    campaign_open(&campaign, 1);
     sweep_errors(&campaign, false, 2);
     sweep_errors(&campaign, true, 4);
     campaign_close(&campaign);
 }
 
 /* Whatever is read is compared with its checksum before it is used. */
-static void test_flipped_bits(void **state)
+static void sweep_flips(double clip)
 {
-    (void)state;
     struct campaign campaign;
     struct tiny_run run;
     uint32_t strikes = 0;
     char *output;
     bool ended;
-    campaign_open(&campaign);
+    campaign_open(&campaign, clip);
     for (uint32_t at = 0;; at += 2, strikes++) {
         struct fault fault = {.kind = FAULT_FLIP, .write = false, .at = at};
         bool struck = campaign_strike(&campaign, &run, fault, &ended, &output);
@@ -650,6 +689,13 @@ static void test_flipped_bits(void **state)
     campaign_close(&campaign);
 }
 
+static void test_flipped_bits(void **state)
+{
+    (void)state;
+    sweep_flips(1);
+    sweep_flips(0);
+}
+
 /* A write that never reached the drive is found when it is read, at the latest by a reader of the
  * commit: no run ends with other weights, all checksums right. */
 static void test_lost_writes(void **state)
@@ -660,7 +706,7 @@ static void test_lost_writes(void **state)
     uint32_t found = 0;
     char *output;
     bool ended;
-    campaign_open(&campaign);
+    campaign_open(&campaign, 1);
     for (uint32_t at = 1;; at += 5) {
         struct fault fault = {.kind = FAULT_LOSE, .write = true, .at = at};
         bool struck = campaign_strike(&campaign, &run, fault, &ended, &output);
@@ -687,7 +733,7 @@ static void test_signal(void **state)
     uint64_t step;
     char *output;
     bool ended;
-    campaign_open(&campaign);
+    campaign_open(&campaign, 1);
     struct fault fault = {.kind = FAULT_STOP, .write = true, .at = 12};
     assert_true(campaign_strike(&campaign, &run, fault, &ended, &output));
     assert_true(ended);
@@ -773,6 +819,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_placements_fp32),
         cmocka_unit_test(test_placements_bf16),
+        cmocka_unit_test(test_without_clipping),
         cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_resumed_after_every_step),
         cmocka_unit_test(test_resumed_elsewhere),
