@@ -30,7 +30,7 @@ TESTS := $(sort $(wildcard tests/system/*.sh)) \
 SOAK := $(sort $(wildcard tests/soak/*.sh tests/soak/test_*.c))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c benchmarks/*.sh))
 # What several threads run, and what the sanitizer understands (it does not see into libraries).
-TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_mem.c tests/offload/test_engine*.c)
+TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_mem.c tests/offload/test_train.c)
 
 OBJECTS := $(SOURCES:%.c=$(B)/%.o)
 LIBRARY := $(B)/libspillway.a
@@ -73,7 +73,7 @@ bench: $(BENCHMARK_BINARIES) all
 	    echo "== $$b"; SPILLWAY=$(B)/spillway TMPDIR=$(B)/bench $$b || exit 1; done
 #: make reference       the same training in PyTorch, step by step beside ours
 reference: all $(B)/tests/reference/dump_batches
-	@tools/packages.sh reference
+	@tools/packages.sh demo reference
 	@tests/reference/compare.sh $(B)/spillway $(B)/tests/reference/dump_batches $(B)/reference
 #: make format          clang-format over everything
 format:
