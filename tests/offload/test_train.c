@@ -707,7 +707,7 @@ static void test_lost_writes(void **state)
     char *output;
     bool ended;
     campaign_open(&campaign, 1);
-    for (uint32_t at = 1;; at += 5) {
+    for (uint32_t at = 1;; at += 3) {
         struct fault fault = {.kind = FAULT_LOSE, .write = true, .at = at};
         bool struck = campaign_strike(&campaign, &run, fault, &ended, &output);
         uint64_t step;
@@ -721,7 +721,7 @@ static void test_lost_writes(void **state)
         if (!struck)
             break;
     }
-    assert_true(found >= 4);
+    assert_true(found >= 3);
     campaign_close(&campaign);
 }
 

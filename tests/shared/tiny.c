@@ -67,6 +67,29 @@ void tiny_spec(struct place_spec *spec, const struct tiny_model *model)
     };
 }
 
+static void shrink(struct place_spec *spec, uint64_t *budget)
+{
+    uint64_t low = 1, high = 256 * MIB;
+    while (low < high) {
+        struct place place;
+        struct err err;
+        *budget = low + (high - low) / 2;
+        if (place_choose(&place, spec, &err) == 0)
+            high = *budget;
+        else
+            low = *budget + 1;
+        place_deinit(&place);
+    }
+    *budget = low;
+}
+
+void tiny_spec_shrink(struct place_spec *spec)
+{
+    if (spec->vram_budget)
+        shrink(spec, &spec->vram_budget);
+    shrink(spec, &spec->ram_budget);
+}
+
 uint64_t tiny_flag(const char *message, const char *flag)
 {
     size_t bytes = strlen(flag);
@@ -148,6 +171,27 @@ void tiny_box_close(struct tiny_box *box)
     pool_close(box->pool);
     plan_memory_deinit(&box->memory);
     place_deinit(&box->place);
+}
+
+uint8_t *tiny_box_state(struct tiny_box *box)
+{
+    const struct layout *layout = &box->model->layout;
+    uint8_t *state = mem_alloc_aligned(IO_ALIGN, layout->slot_bytes);
+    struct err err;
+    for (uint32_t c = 0; c < layout->chunk_count; c++)
+        for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+            const struct layout_chunk *chunk = &layout->chunks[c];
+            uint32_t i = c * PLANE_COUNT + p;
+            uint64_t bytes = chunk->count * layout_plane_bytes[p];
+            uint8_t *to = state + chunk->offset + layout_plane_offset(chunk, p);
+            if (p < box->place.resident[c]) {
+                memcpy(to, exec_cell(&box->exec, box->memory.plane_ram.first + i), bytes);
+                continue;
+            }
+            struct tier_location at = tier_read_at(&box->tier, box->memory.plane_nvme.first + i);
+            require(tier_transfer(&box->tier, box->ring, false, at, to, bytes, &err), &err);
+        }
+    return state;
 }
 
 /* ---- Data -------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ void tiny_model_deinit(struct tiny_model *model);
  * end. */
 void tiny_spec(struct place_spec *spec, const struct tiny_model *model);
 
+/* Lowers the RAM budget, and the VRAM budget where there is one, to the least that works. */
+void tiny_spec_shrink(struct place_spec *spec);
+
 /* The number after the flag that ends a refusal, in bytes; fails the test when the sentence does
  * not end with it. */
 uint64_t tiny_flag(const char *message, const char *flag);
@@ -48,6 +51,10 @@ struct tiny_box {
 void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
                    const struct place_spec *spec, const char *name, bool create);
 void tiny_box_close(struct tiny_box *box);
+
+/* The current state, wherever its planes are: slot_bytes in the order of a slot of the state file.
+ * Freed with mem_free. */
+uint8_t *tiny_box_state(struct tiny_box *box);
 
 /* A prepared data folder of `tokens` tokens, with validation data; made by the first call for this
  * vocabulary. The path is good until the test ends. */
