@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Property: a run's folder may be copied and renamed, and no other run loses its state by that. Each
+# copy is resumed; afterwards every checksum of the original still holds, and the copy has done what
+# the original would have done (its weights_hash says so).
+. tests/shared/system.sh
+make_data
+common=(--model gpt-tiny --data "$work/data" --seq 32 --batch 2 --checkpoint-every 2)
+hash_of() { last_value "$1/metrics.jsonl" weights_hash; }
+whole() {
+    run check "$1"
+    check "$2" test $status -eq 0
+}
+
+# The state in the run's own folder.
+must train "${common[@]}" --out "$work/run" --steps 4 --lr-steps 6 --warmup 0 --keep-every 2
+must train "${common[@]}" --out "$work/same" --steps 6 --lr-steps 6 --warmup 0
+expected=$(hash_of "$work/same")
+cp -r "$work/run" "$work/copy"
+must train --resume --out "$work/copy" --steps 6
+same "a copy of a run goes on as the run would" "$(hash_of "$work/copy")" "$expected"
+whole "$work/run" "the run that was copied is whole"
+cp -r "$work/run/kept/step-00000002" "$work/branch"
+must train --resume --out "$work/branch" --steps 6
+same "a copy of a kept commit goes on as the run would" "$(hash_of "$work/branch")" "$expected"
+whole "$work/run" "the run whose kept commit was copied is whole"
+mv "$work/run" "$work/renamed"
+whole "$work/renamed" "a renamed run is whole"
+must train --resume --out "$work/renamed" --steps 6
+same "and goes on" "$(hash_of "$work/renamed")" "$expected"
+
+# The state on a drive that several runs share.
+drive=(--nvme "$work/nvme" --resident none)
+must train "${common[@]}" --out "$work/far" --steps 4 --lr-steps 6 --warmup 0 "${drive[@]}"
+cp -r "$work/far" "$work/far-copy"
+must train --resume --out "$work/far-copy" --steps 6
+same "a copy of a run on a drive goes on as the run would" "$(hash_of "$work/far-copy")" "$expected"
+whole "$work/far" "the run on a drive that was copied is whole"
+mv "$work/far" "$work/far-old"
+must train "${common[@]}" --out "$work/far" --steps 2 "${drive[@]}" --seed 5
+whole "$work/far-old" "a renamed run is whole though another has its name now"
+must train --resume --out "$work/far-old" --steps 6
+same "and goes on" "$(hash_of "$work/far-old")" "$expected"
+whole "$work/far" "the run that has its name is whole"
+must train --resume --out "$work/far" --steps 3 --nvme "$work/nvme2"
+check "a run that moves takes its file along" test "$(ls "$work/nvme" | wc -l)" -eq 3
+finish
