@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Parameters of one task of the cpu lane: small enough to balance, large enough for its overhead. */
@@ -407,12 +408,21 @@ static void run_clip(struct exec *exec, const struct plan_op *op)
     exec->gradient_norm = sqrt(sum);
 }
 
+void exec_commit_note(uint64_t step, char note[64])
+{
+    if (step == UINT64_MAX)
+        snprintf(note, 64, "no commit was made yet");
+    else
+        snprintf(note, 64, "the commit of step %" PRIu64 " is intact", step);
+}
+
 static void run_check(const struct exec *exec)
 {
-    if (!isfinite(exec_loss(exec)))
-        fatal("the loss of step %" PRIu64 " is not finite; stopped before its update: lower --lr or "
-              "set --clip 1.0; the last commit is intact",
-              exec->step_number);
+    if (isfinite(exec_loss(exec)))
+        return;
+    char commit[64];
+    exec_commit_note(exec->committed_step, commit);
+    fatal(EXEC_LOSS_MESSAGE, exec->step_number, commit);
 }
 
 static void run_commit(struct exec *exec)

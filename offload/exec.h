@@ -36,6 +36,7 @@ struct exec {
     /* Set by the trainer between plans. */
     struct optim_step step;           /* of the pending update */
     uint64_t step_number;             /* of the step that runs, from 1, for messages */
+    uint64_t committed_step;          /* UINT64_MAX before the first commit */
     float loss_scale;                 /* 1 / tokens of a step */
     bool commit_plan;                 /* the plan that runs commits */
 
@@ -56,6 +57,12 @@ void exec_op(struct exec *exec, const struct plan_op *op);
 
 /* Tokens of a micro-batch on the host: inputs [R], then targets [R]. */
 uint32_t *exec_tokens(const struct exec *exec, uint32_t micro);
+/* What is said when a loss is not finite: the step's number, then a note on the commit. */
+#define EXEC_LOSS_MESSAGE                                                                          \
+    "the loss of step %" PRIu64 " is not finite; stopped before its update: lower --lr or set "    \
+    "--clip 1.0 (%s)"
+void exec_commit_note(uint64_t step, char note[64]);
+
 /* Mean loss over all tokens of the step, summed in double in canonical order. */
 double exec_loss(const struct exec *exec);
 

@@ -180,14 +180,10 @@ static const char *tensor_of_chunk(const struct run *run, uint32_t chunk)
 
 static int check_finite(const struct run *run, double loss, struct err *err)
 {
-    char commit[64] = "no commit was made yet";
-    if (run->committed != UINT64_MAX)
-        snprintf(commit, sizeof(commit), "the commit of step %" PRIu64 " is intact", run->committed);
+    char commit[64];
+    exec_commit_note(run->committed, commit);
     if (!isfinite(loss))
-        return err_set(err, ERR_INPUT,
-                       "the loss of step %" PRIu64 " is not finite; stopped before its update: "
-                       "lower --lr or set --clip 1.0 (%s)",
-                       run->done, commit);
+        return err_set(err, ERR_INPUT, EXEC_LOSS_MESSAGE, run->done, commit);
     if (!isfinite(run->exec.gradient_norm))
         return err_set(err, ERR_INPUT,
                        "the gradient of step %" PRIu64 " is not finite, first in or after %s; "
@@ -222,6 +218,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     uint64_t start_ns = clock_ns();
     load_tokens(run, &run->train_batches, run->done);
     run->exec.step_number = run->done + 1;
+    run->exec.committed_step = run->committed;
     if (run->pending)
         prepare_update(run);
     else if (!run_defers_updates(run))
