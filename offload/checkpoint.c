@@ -14,10 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MANIFEST_NAME      "commit.json"
-#define STATE_NAME         "state.bin" /* where the run holds its state itself */
-#define MANIFEST_BYTES_MAX (256 * MIB)
-#define SUM_TEXT_BYTES     20 /* "16 digits", and a line end now and then */
+#define MANIFEST_NAME  "commit.json"
+#define SUM_TEXT_BYTES 20 /* "16 digits", and a line end now and then */
 
 void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
                      const struct layout *layout)
@@ -25,8 +23,8 @@ void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
     *checkpoint = (struct checkpoint){0};
     ASSERT(strlen(run_dir) < sizeof(checkpoint->run_dir));
     strcpy(checkpoint->run_dir, run_dir);
-    checkpoint->text_max = 2 * FILE_PATH_MAX + 1024 +
-                           (size_t)layout->chunk_count * PLANE_COUNT * SUM_TEXT_BYTES;
+    checkpoint->text_max =
+        2 * FILE_PATH_MAX + 1024 + (size_t)layout->chunk_count * PLANE_COUNT * SUM_TEXT_BYTES;
     checkpoint->text = mem_alloc(checkpoint->text_max, 1);
     /* The pages are counted as the program's own: touch them now. */
     memset(checkpoint->text, ' ', checkpoint->text_max);
@@ -44,8 +42,8 @@ __attribute__((format(printf, 3, 4))) static void append(struct checkpoint *chec
 {
     va_list arguments;
     va_start(arguments, format);
-    int written = vsnprintf(checkpoint->text + *used, checkpoint->text_max - *used, format,
-                            arguments);
+    int written =
+        vsnprintf(checkpoint->text + *used, checkpoint->text_max - *used, format, arguments);
     va_end(arguments);
     ASSERT(written >= 0 && (size_t)written < checkpoint->text_max - *used);
     *used += (size_t)written;
@@ -63,6 +61,15 @@ static void append_path(struct checkpoint *checkpoint, size_t *used, const char 
     append(checkpoint, used, "\"");
 }
 
+/* What a manifest calls a state file: one in the run's own folder goes by its name alone, so that
+ * the folder can be moved or copied as a whole and a copy never means the original's state. */
+static const char *recorded_path(const char *state_path)
+{
+    const char *slash = strrchr(state_path, '/');
+    const char *name = slash ? slash + 1 : state_path;
+    return strcmp(name, CHECKPOINT_STATE_FILE) == 0 ? name : state_path;
+}
+
 static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *tier, uint32_t slot,
                              const char *state_path)
 {
@@ -75,7 +82,7 @@ static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *t
            "\",\n\"state\": ",
            checkpoint->step, checkpoint->tokens, slot, layout->real_parameters,
            checkpoint->weights_hash);
-    append_path(checkpoint, &used, state_path);
+    append_path(checkpoint, &used, recorded_path(state_path));
     append(checkpoint, &used, ",\n\"sums_hash\": \"%016" PRIx64 "\",\n\"sums\": [",
            hash_bytes(tier->plane_sums, count * sizeof(uint64_t), checkpoint->step));
     for (uint32_t i = 0; i < count; i++)
@@ -156,7 +163,7 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
     if (result == 0)
         result = file_make_dirs(dir, err);
     if (result == 0)
-        result = file_join(path, dir, STATE_NAME, err);
+        result = file_join(path, dir, CHECKPOINT_STATE_FILE, err);
     if (result == 0)
         result = copy_slot(tier, path, err);
     if (result == 0)
@@ -165,10 +172,7 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
         result = copy_file(checkpoint->run_dir, dir, "tokenizer.json", err);
     if (result)
         return result;
-    char real[PATH_MAX];
-    if (!realpath(path, real))
-        return err_set_errno(err, errno, "cannot resolve %s", path);
-    size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, real);
+    size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, path);
     result = file_join(path, dir, MANIFEST_NAME, err);
     return result ? result : file_replace(path, checkpoint->text, bytes, err);
 }
@@ -191,8 +195,8 @@ static int parse_manifest(struct checkpoint_manifest *manifest, const struct jso
     size_t count = json_length(sums);
     if (json_get_int(root, "version", 0) != 1)
         return err_set(err, ERR_INPUT, "%s was written by another version of spillway", path);
-    if (!hash || !sums_hash || !state || step < 0 || slot < 0 || slot > 1 ||
-        count % PLANE_COUNT || count == 0 || strlen(state) >= sizeof(manifest->state_path))
+    if (!hash || !sums_hash || !state || step < 0 || slot < 0 || slot > 1 || count % PLANE_COUNT ||
+        count == 0 || strlen(state) >= sizeof(manifest->state_path))
         return damaged(path, err);
     manifest->step = (uint64_t)step;
     manifest->tokens = (uint64_t)json_get_int(root, "tokens", 0);
@@ -214,15 +218,16 @@ static int parse_manifest(struct checkpoint_manifest *manifest, const struct jso
     return 0;
 }
 
-/* A run without an NVMe folder, and a kept commit, hold their state themselves: they may be moved to
- * another place as a whole. */
-static void find_moved_state(struct checkpoint_manifest *manifest, const char *run_dir)
+/* Makes a name alone (see recorded_path) a path. */
+static int resolve_state(struct checkpoint_manifest *manifest, const char *run_dir, struct err *err)
 {
-    char path[FILE_PATH_MAX], real[PATH_MAX];
-    struct err ignored;
-    if (!file_exists(manifest->state_path) && file_join(path, run_dir, STATE_NAME, &ignored) == 0 &&
-        realpath(path, real) && strlen(real) < sizeof(manifest->state_path))
-        strcpy(manifest->state_path, real);
+    char name[FILE_PATH_MAX], real[PATH_MAX];
+    if (strchr(manifest->state_path, '/'))
+        return 0;
+    strcpy(name, manifest->state_path);
+    if (!realpath(run_dir, real))
+        return err_set_errno(err, errno, "cannot resolve %s", run_dir);
+    return file_join(manifest->state_path, real, name, err);
 }
 
 int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
@@ -241,7 +246,7 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
     result = parse_manifest(manifest, root, path, err);
     json_free(root);
     if (result == 0)
-        find_moved_state(manifest, run_dir);
+        result = resolve_state(manifest, run_dir, err);
     if (result == 0 && layout &&
         (manifest->chunk_count != layout->chunk_count ||
          manifest->parameters != layout->real_parameters))

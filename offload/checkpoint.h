@@ -3,9 +3,10 @@
  * complete, for which step, and the checksum of every plane in it.
  *
  * A commit is a flush of the state file and one atomic replacement of the manifest; nothing of the
- * NVMe-resident state is copied. A reader (sample, eval, export, check, --resume) opens the manifest
- * and reads the slot it names; a trainer that goes on meanwhile writes only the other slot until
- * its next commit, after which the reader's checksums catch what has changed and it starts again.
+ * NVMe-resident state is copied. A reader (sample, eval, export, check, --resume) opens the
+ * manifest and reads the slot it names; a trainer that goes on meanwhile writes only the other slot
+ * until its next commit, after which the reader's checksums catch what has changed and it starts
+ * again.
  */
 #ifndef SPILLWAY_OFFLOAD_CHECKPOINT_H
 #define SPILLWAY_OFFLOAD_CHECKPOINT_H
@@ -13,11 +14,14 @@
 #include "core/err.h"
 #include "offload/tier.h"
 
+/* The state of a run without an NVMe folder, and of a kept commit, in the run's own folder. */
+#define CHECKPOINT_STATE_FILE "state.bin"
+
 struct checkpoint {
     char run_dir[FILE_PATH_MAX];
-    uint64_t step;         /* of the commit that is being made: set by the trainer beforehand */
-    uint64_t tokens;       /* trained on so far, with that step */
-    char *text;            /* owned; room for the manifest: a commit allocates nothing */
+    uint64_t step;   /* of the commit that is being made: set by the trainer beforehand */
+    uint64_t tokens; /* trained on so far, with that step */
+    char *text;      /* owned; room for the manifest: a commit allocates nothing */
     size_t text_max;
     uint64_t weights_hash; /* of the last commit */
 };
@@ -30,17 +34,17 @@ void checkpoint_deinit(struct checkpoint *checkpoint);
  * slot has been written and tier->plane_sums are its sums. */
 int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err);
 
-/* Copies the commit that has just been made to RUN/kept/step-<number>, a folder that can be sampled,
- * exported and resumed like a run. Allocates nothing. */
+/* Copies the commit that has just been made to RUN/kept/step-<number>, a folder that can be
+ * sampled, exported and resumed like a run. Allocates nothing. */
 int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, struct err *err);
 
 /* A committed state, as a reader sees it. */
 struct checkpoint_manifest {
     uint64_t step, tokens, weights_hash;
     uint32_t slot;
-    uint64_t parameters;                /* real, of the model */
+    uint64_t parameters; /* real, of the model */
     char state_path[FILE_PATH_MAX];
-    uint64_t *plane_sums;               /* owned; [chunk * 4 + plane] */
+    uint64_t *plane_sums; /* owned; [chunk * 4 + plane] */
     uint32_t chunk_count;
 };
 

@@ -10,18 +10,20 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#define DRIVE_DEPTH      8
-#define EVAL_SEED        0
+#define DRIVE_DEPTH 8
+#define EVAL_SEED   0
 /* What the measurement at the start cannot see yet: stacks, rings, plans under construction. */
-#define OVERHEAD_FIXED   (9 * MIB)
+#define OVERHEAD_FIXED (9 * MIB)
 /* A plan's ops and waits, all variants together, for each chunk (measured: 8 to 11 KiB). */
-#define OVERHEAD_CHUNK   (12 * KIB)
-#define OVERHEAD_LAYER   (24 * KIB) /* for each layer and micro-batch */
+#define OVERHEAD_CHUNK (12 * KIB)
+#define OVERHEAD_LAYER (24 * KIB) /* for each layer and micro-batch */
 
 const struct plan_request run_variant[VARIANT_COUNT] = {
     [PLAN_FIRST] = {.forward = true, .backward = true},
@@ -189,19 +191,52 @@ static int save_plan(const struct run *run, struct err *err)
     return 0;
 }
 
-/* DIR/spillway-<hash of the run's folder>.state, or RUN/state.bin where there is no NVMe tier. */
-static int state_path(const struct run *run, char path[FILE_PATH_MAX], struct err *err)
+/* Where a run keeps its state: RUN/state.bin, or DIR/spillway-<hash>.state on an NVMe folder. The
+ * hash is of the run's folder as it is now, its path and its inode, so that neither a copy of that
+ * folder nor a new run under the name of one that was renamed takes another run's file
+ * (tests/system/folders.sh). */
+struct state_names {
+    char own[FILE_PATH_MAX]; /* RUN/state.bin */
+    char on_nvme[64];        /* without a folder */
+};
+
+static int state_names(const struct run *run, struct state_names *names, struct err *err)
 {
-    char real[FILE_PATH_MAX], name[64];
-    if (!realpath(run->settings->run_dir, real))
+    char real[PATH_MAX];
+    struct stat folder;
+    if (!realpath(run->settings->run_dir, real) || stat(real, &folder) != 0)
         return err_set_errno(err, errno, "cannot resolve %s", run->settings->run_dir);
-    if (!run->settings->nvme_dir)
-        return file_join(path, real, "state.bin", err);
-    snprintf(name, sizeof(name), "spillway-%016" PRIx64 ".state",
-             hash_bytes(real, strlen(real), 0));
+    snprintf(names->on_nvme, sizeof(names->on_nvme), "spillway-%016" PRIx64 ".state",
+             hash_bytes(real, strlen(real), folder.st_ino));
+    return file_join(names->own, real, CHECKPOINT_STATE_FILE, err);
+}
+
+static int state_path(const struct run *run, const struct state_names *names,
+                      char path[FILE_PATH_MAX], struct err *err)
+{
+    char real[PATH_MAX];
+    if (!run->settings->nvme_dir) {
+        strcpy(path, names->own);
+        return 0;
+    }
     if (!realpath(run->settings->nvme_dir, real))
         return err_set_errno(err, errno, "cannot resolve %s", run->settings->nvme_dir);
-    return file_join(path, real, name, err);
+    return file_join(path, real, names->on_nvme, err);
+}
+
+/* The state has moved: its old file is given up, unless another run may still mean it. */
+static void leave_state(const struct state_names *names, const char *old_path)
+{
+    const char *slash = strrchr(old_path, '/');
+    bool own = strcmp(old_path, names->own) == 0 ||
+               strcmp(slash ? slash + 1 : old_path, names->on_nvme) == 0;
+    if (own)
+        unlink(old_path);
+    else
+        log_line(
+            "%s is left as it is: it was made for another folder than this run's; remove it if "
+            "that one is gone",
+            old_path);
 }
 
 static int open_initial_weights(const struct run *run, struct safetensors **weights,
@@ -221,14 +256,14 @@ static int start_fresh(struct run *run, const char *path, struct err *err)
     if (result == 0)
         result = tier_open(&run->tier, &run->layout, &run->memory, path, true, err);
     if (result == 0)
-        result = state_create(&run->exec, run->ring, &run->tensors, run->settings->seed, weights,
-                              err);
+        result =
+            state_create(&run->exec, run->ring, &run->tensors, run->settings->seed, weights, err);
     safetensors_close(weights);
     run->committed = UINT64_MAX;
     return result;
 }
 
-static int start_from_commit(struct run *run, const char *path,
+static int start_from_commit(struct run *run, const struct state_names *names, const char *path,
                              const struct checkpoint_manifest *manifest, struct err *err)
 {
     run->done = run->committed = manifest->step;
@@ -250,7 +285,7 @@ static int start_from_commit(struct run *run, const char *path,
     if (result == 0)
         result = state_commit(&run->exec, run->ring, &written, err);
     if (result == 0)
-        unlink(manifest->state_path);
+        leave_state(names, manifest->state_path);
     checkpoint_reader_close(&reader);
     return result;
 }
@@ -258,6 +293,7 @@ static int start_from_commit(struct run *run, const char *path,
 static int open_tiers(struct run *run, struct err *err)
 {
     const struct train_settings *s = run->settings;
+    struct state_names names;
     char path[FILE_PATH_MAX];
     struct checkpoint_manifest manifest = {0};
     int result = checkpoint_load(&manifest, s->run_dir, &run->layout, err);
@@ -274,9 +310,11 @@ static int open_tiers(struct run *run, struct err *err)
     run->exec.tier = &run->tier;
     run->exec.checkpoint = &run->checkpoint;
     checkpoint_init(&run->checkpoint, s->run_dir, &run->layout);
-    result = state_path(run, path, err);
+    result = state_names(run, &names, err);
     if (result == 0)
-        result = has_commit ? start_from_commit(run, path, &manifest, err)
+        result = state_path(run, &names, path, err);
+    if (result == 0)
+        result = has_commit ? start_from_commit(run, &names, path, &manifest, err)
                             : start_fresh(run, path, err);
     checkpoint_unload(&manifest);
     return result;
@@ -349,8 +387,8 @@ static int save_config(struct run *run, struct err *err)
 static int open_data(struct run *run, struct err *err)
 {
     const struct train_settings *s = run->settings;
-    int result = batch_init(&run->train_batches, &run->dataset.train, s->seed, (uint32_t)s->seq,
-                            err);
+    int result =
+        batch_init(&run->train_batches, &run->dataset.train, s->seed, (uint32_t)s->seq, err);
     if (result == 0 && s->eval_every) {
         if (!run->dataset.has_val)
             return err_set(err, ERR_INPUT,
@@ -419,7 +457,8 @@ double run_bound(const struct run *run, enum variant variant, enum plan_lane *la
     return total;
 }
 
-/* ---- From nothing to the first step, and back -------------------------------------------------- */
+/* ---- From nothing to the first step, and back --------------------------------------------------
+ */
 
 static struct run *new_run(struct train_settings *settings)
 {
