@@ -119,9 +119,9 @@ static void open_tier(struct tiny_box *box, const char *name, bool create)
     struct err err;
     char dir[64];
     snprintf(dir, sizeof(dir), "box-%s", name);
-    strcpy(box->run_dir, scratch_path(dir));
-    require(file_make_dirs(box->run_dir, &err), &err);
-    require(file_join(box->state_path, box->run_dir, "state.bin", &err), &err);
+    require(file_make_dirs(scratch_path(dir), &err), &err);
+    ASSERT(realpath(scratch_path(dir), box->run_dir) != NULL);
+    require(file_join(box->state_path, box->run_dir, "tier.state", &err), &err);
     require(tier_open(&box->tier, &box->model->layout, &box->memory, box->state_path, create, &err),
             &err);
 }
