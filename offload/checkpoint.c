@@ -12,10 +12,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <unistd.h>
 
-#define MANIFEST_NAME  "commit.json"
-#define SUM_TEXT_BYTES 20 /* "16 digits", and a line end now and then */
+#define MANIFEST_NAME      "commit.json"
+#define MANIFEST_BYTES_MAX GIB
+/* A manifest begins so; then come the digits of the hash of all that follows them. */
+#define MANIFEST_HEAD  "{\"version\": 1, \"hash\": \""
+#define HASH_DIGITS    16
+#define SUM_TEXT_BYTES 20                  /* "16 digits", and a line end now and then */
+#define PATH_TEXT_MAX  (6 * FILE_PATH_MAX) /* every byte as \u0012 */
 
 void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
                      const struct layout *layout)
@@ -24,7 +30,7 @@ void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
     ASSERT(strlen(run_dir) < sizeof(checkpoint->run_dir));
     strcpy(checkpoint->run_dir, run_dir);
     checkpoint->text_max =
-        2 * FILE_PATH_MAX + 1024 + (size_t)layout->chunk_count * PLANE_COUNT * SUM_TEXT_BYTES;
+        PATH_TEXT_MAX + 1024 + (size_t)layout->chunk_count * PLANE_COUNT * SUM_TEXT_BYTES;
     checkpoint->text = mem_alloc(checkpoint->text_max, 1);
     /* The pages are counted as the program's own: touch them now. */
     memset(checkpoint->text, ' ', checkpoint->text_max);
@@ -49,16 +55,43 @@ __attribute__((format(printf, 3, 4))) static void append(struct checkpoint *chec
     *used += (size_t)written;
 }
 
-/* A path as JSON text: quotes, backslashes and control characters escaped. */
+/* A path as JSON text. A path is bytes, and JSON knows only characters: every byte becomes the
+ * character of its number, since bytes that are no UTF-8 would make a manifest that no parser
+ * takes. */
 static void append_path(struct checkpoint *checkpoint, size_t *used, const char *path)
 {
     append(checkpoint, used, "\"");
     for (const char *c = path; *c; c++)
-        if ((unsigned char)*c < 0x20)
-            append(checkpoint, used, "\\u%04x", *c);
+        if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x80)
+            append(checkpoint, used, "\\u%04x", (unsigned char)*c);
         else
             append(checkpoint, used, *c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
     append(checkpoint, used, "\"");
+}
+
+/* The bytes again, from the parser's UTF-8; false when some character has no byte. */
+static bool decode_path(char path[FILE_PATH_MAX], const char *text)
+{
+    size_t used = 0;
+    for (const unsigned char *c = (const unsigned char *)text; *c && used < FILE_PATH_MAX; c++) {
+        bool two = (*c & 0xfe) == 0xc2;
+        if (*c >= 0x80 && !two)
+            return false;
+        path[used++] = (char)(two ? c[0] << 6 | (c[1] & 0x3f) : c[0]);
+        c += two;
+    }
+    if (used == FILE_PATH_MAX)
+        return false;
+    path[used] = '\0';
+    return true;
+}
+
+/* The digits that belong behind MANIFEST_HEAD in this text. */
+static void hash_manifest(char digits[HASH_DIGITS + 1], const char *text, size_t bytes)
+{
+    size_t hashed = sizeof(MANIFEST_HEAD) - 1 + HASH_DIGITS;
+    ASSERT(bytes >= hashed);
+    snprintf(digits, HASH_DIGITS + 1, "%016" PRIx64, hash_bytes(text + hashed, bytes - hashed, 0));
 }
 
 /* What a manifest calls a state file: one in the run's own folder goes by its name alone, so that
@@ -77,17 +110,19 @@ static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *t
     uint32_t count = layout->chunk_count * PLANE_COUNT;
     size_t used = 0;
     append(checkpoint, &used,
-           "{\"version\": 1, \"step\": %" PRIu64 ", \"tokens\": %" PRIu64
-           ", \"slot\": %u, \"parameters\": %" PRIu64 ",\n\"weights_hash\": \"%016" PRIx64
-           "\",\n\"state\": ",
-           checkpoint->step, checkpoint->tokens, slot, layout->real_parameters,
+           MANIFEST_HEAD "%*s\", \"step\": %" PRIu64 ", \"tokens\": %" PRIu64
+                         ", \"slot\": %u, \"parameters\": %" PRIu64
+                         ",\n\"weights_hash\": \"%016" PRIx64 "\",\n\"state\": ",
+           HASH_DIGITS, "", checkpoint->step, checkpoint->tokens, slot, layout->real_parameters,
            checkpoint->weights_hash);
     append_path(checkpoint, &used, recorded_path(state_path));
-    append(checkpoint, &used, ",\n\"sums_hash\": \"%016" PRIx64 "\",\n\"sums\": [",
-           hash_bytes(tier->plane_sums, count * sizeof(uint64_t), checkpoint->step));
+    append(checkpoint, &used, ",\n\"sums\": [");
     for (uint32_t i = 0; i < count; i++)
         append(checkpoint, &used, "%s\"%016" PRIx64 "\"", i ? "," : "", tier->plane_sums[i]);
     append(checkpoint, &used, "]}\n");
+    char digits[HASH_DIGITS + 1];
+    hash_manifest(digits, checkpoint->text, used);
+    memcpy(checkpoint->text + sizeof(MANIFEST_HEAD) - 1, digits, HASH_DIGITS);
     return used;
 }
 
@@ -113,20 +148,32 @@ int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct e
     return 0;
 }
 
-/* Copies the committed slot into a file of the same layout, without passing through our memory. */
+/* Up to `bytes` from one file to another at the same offset, without passing through our memory;
+ * what was copied, or -1. copy_file_range shares blocks where it can, but refuses another kind of
+ * file system, where the run and its NVMe folder may well be; sendfile goes everywhere. */
+static ssize_t copy_range(int in, int out, off_t offset, uint64_t bytes)
+{
+    off_t from = offset, to = offset;
+    ssize_t n = copy_file_range(in, &from, out, &to, bytes, 0);
+    if (n >= 0 || (errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS))
+        return n;
+    return lseek(out, offset, SEEK_SET) < 0 ? -1 : sendfile(out, in, &from, bytes);
+}
+
+/* Copies the committed slot into a file of the same layout. */
 static int copy_slot(const struct tier *tier, const char *path, struct err *err)
 {
     uint64_t bytes = tier->layout->slot_bytes;
-    off_t from = (off_t)((uint64_t)tier->committed_slot * bytes), to = from;
+    uint64_t first = (uint64_t)tier->committed_slot * bytes;
     int in = open(tier->state_path, O_RDONLY | O_CLOEXEC);
     int out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     int result = in < 0 || out < 0 || ftruncate(out, (off_t)(2 * bytes)) != 0 ? errno : 0;
-    for (uint64_t left = bytes; left && result == 0;) {
-        ssize_t n = copy_file_range(in, &from, out, &to, left, 0);
+    for (uint64_t done = 0; done < bytes && result == 0;) {
+        ssize_t n = copy_range(in, out, (off_t)(first + done), bytes - done);
         if (n < 0 && errno == EINTR)
             continue;
         result = n < 0 ? errno : n == 0 ? EIO : 0;
-        left -= n > 0 ? (uint64_t)n : 0;
+        done += n > 0 ? (uint64_t)n : 0;
     }
     if (result == 0 && fsync(out) != 0)
         result = errno;
@@ -140,7 +187,7 @@ static int copy_slot(const struct tier *tier, const char *path, struct err *err)
     return err_set_errno(err, result, "cannot keep a copy of the commit in %s", path);
 }
 
-static int copy_file(const char *from_dir, const char *to_dir, const char *name, struct err *err)
+static int link_file(const char *from_dir, const char *to_dir, const char *name, struct err *err)
 {
     char from[FILE_PATH_MAX], to[FILE_PATH_MAX];
     int result = file_join(from, from_dir, name, err);
@@ -156,7 +203,7 @@ static int copy_file(const char *from_dir, const char *to_dir, const char *name,
 
 int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, struct err *err)
 {
-    char name[64], dir[FILE_PATH_MAX], path[FILE_PATH_MAX];
+    char name[64], dir[FILE_PATH_MAX], path[FILE_PATH_MAX], manifest[FILE_PATH_MAX];
     ASSERT(tier->committed_slot >= 0);
     snprintf(name, sizeof(name), "kept/step-%08" PRIu64, checkpoint->step);
     int result = file_join(dir, checkpoint->run_dir, name, err);
@@ -165,16 +212,20 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
     if (result == 0)
         result = file_join(path, dir, CHECKPOINT_STATE_FILE, err);
     if (result == 0)
-        result = copy_slot(tier, path, err);
+        result = file_join(manifest, dir, MANIFEST_NAME, err);
+    if (result)
+        return result;
+    /* A folder of this step from before a crash is no commit while its state is written anew. */
+    unlink(manifest);
+    result = copy_slot(tier, path, err);
     if (result == 0)
-        result = copy_file(checkpoint->run_dir, dir, "config.json", err);
+        result = link_file(checkpoint->run_dir, dir, "config.json", err);
     if (result == 0)
-        result = copy_file(checkpoint->run_dir, dir, "tokenizer.json", err);
+        result = link_file(checkpoint->run_dir, dir, "tokenizer.json", err);
     if (result)
         return result;
     size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, path);
-    result = file_join(path, dir, MANIFEST_NAME, err);
-    return result ? result : file_replace(path, checkpoint->text, bytes, err);
+    return file_replace(manifest, checkpoint->text, bytes, err);
 }
 
 static int damaged(const char *path, struct err *err)
@@ -184,26 +235,33 @@ static int damaged(const char *path, struct err *err)
                    path);
 }
 
+/* Whether the text is to the byte what write_manifest made. */
+static bool is_whole(const char *text, size_t bytes)
+{
+    char digits[HASH_DIGITS + 1];
+    size_t head = sizeof(MANIFEST_HEAD) - 1;
+    if (bytes < head + HASH_DIGITS || memcmp(text, MANIFEST_HEAD, head) != 0)
+        return false;
+    hash_manifest(digits, text, bytes);
+    return memcmp(text + head, digits, HASH_DIGITS) == 0;
+}
+
 static int parse_manifest(struct checkpoint_manifest *manifest, const struct json_value *root,
                           const char *path, struct err *err)
 {
     const struct json_value *sums = json_get(root, "sums");
     const char *hash = json_get_string(root, "weights_hash", NULL);
-    const char *sums_hash = json_get_string(root, "sums_hash", NULL);
     const char *state = json_get_string(root, "state", NULL);
     int64_t step = json_get_int(root, "step", -1), slot = json_get_int(root, "slot", -1);
     size_t count = json_length(sums);
-    if (json_get_int(root, "version", 0) != 1)
-        return err_set(err, ERR_INPUT, "%s was written by another version of spillway", path);
-    if (!hash || !sums_hash || !state || step < 0 || slot < 0 || slot > 1 || count % PLANE_COUNT ||
-        count == 0 || strlen(state) >= sizeof(manifest->state_path))
+    if (!hash || !state || step < 0 || slot < 0 || slot > 1 || count % PLANE_COUNT || count == 0 ||
+        !decode_path(manifest->state_path, state))
         return damaged(path, err);
     manifest->step = (uint64_t)step;
     manifest->tokens = (uint64_t)json_get_int(root, "tokens", 0);
     manifest->parameters = (uint64_t)json_get_int(root, "parameters", 0);
     manifest->slot = (uint32_t)slot;
     manifest->weights_hash = strtoull(hash, NULL, 16);
-    strcpy(manifest->state_path, state);
     manifest->chunk_count = (uint32_t)(count / PLANE_COUNT);
     manifest->plane_sums = mem_alloc(count, sizeof(*manifest->plane_sums));
     for (size_t i = 0; i < count; i++) {
@@ -212,10 +270,28 @@ static int parse_manifest(struct checkpoint_manifest *manifest, const struct jso
             return damaged(path, err);
         manifest->plane_sums[i] = strtoull(text, NULL, 16);
     }
-    uint64_t found = hash_bytes(manifest->plane_sums, count * sizeof(uint64_t), manifest->step);
-    if (found != strtoull(sums_hash, NULL, 16))
-        return damaged(path, err);
     return 0;
+}
+
+static int read_manifest(struct checkpoint_manifest *manifest, const char *path, struct err *err)
+{
+    char *text;
+    size_t bytes;
+    int result = file_read_all(path, MANIFEST_BYTES_MAX, &text, &bytes, err);
+    if (result)
+        return result;
+    struct json_value *root = json_parse(text, bytes, path, err);
+    if (!root)
+        result = err->code;
+    else if (json_get_int(root, "version", 0) != 1)
+        result = err_set(err, ERR_INPUT, "%s was written by another version of spillway", path);
+    else if (!is_whole(text, bytes))
+        result = damaged(path, err);
+    else
+        result = parse_manifest(manifest, root, path, err);
+    json_free(root);
+    mem_free(text);
+    return result;
 }
 
 /* Makes a name alone (see recorded_path) a path. */
@@ -240,11 +316,7 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
         return result;
     if (!file_exists(path))
         return 1;
-    struct json_value *root = json_load(path, err);
-    if (!root)
-        return err->code;
-    result = parse_manifest(manifest, root, path, err);
-    json_free(root);
+    result = read_manifest(manifest, path, err);
     if (result == 0)
         result = resolve_state(manifest, run_dir, err);
     if (result == 0 && layout &&

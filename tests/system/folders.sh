@@ -43,4 +43,15 @@ same "and goes on" "$(hash_of "$work/far-old")" "$expected"
 whole "$work/far" "the run that has its name is whole"
 must train --resume --out "$work/far" --steps 3 --nvme "$work/nvme2"
 check "a run that moves takes its file along" test "$(ls "$work/nvme" | wc -l)" -eq 3
+
+# The run's folder and the drive on file systems of different kinds: one has what the other lacks to
+# copy a commit within the kernel.
+if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] && [ -w /dev/shm ]; then
+    shm=$(mktemp -d /dev/shm/spillway-system-XXXXXX)
+    at_exit+=("rm -rf '$shm'")
+    must train "${common[@]}" --out "$shm/run" --steps 4 --keep-every 2 "${drive[@]}"
+    whole "$shm/run/kept/step-00000002" "a commit is kept on a file system of another kind"
+else
+    skip "a commit is kept on a file system of another kind" "there is no tmpfs at /dev/shm"
+fi
 finish
