@@ -300,13 +300,6 @@ static int open_tiers(struct run *run, struct err *err)
     if (result < 0)
         return result;
     bool has_commit = result == 0;
-    if (has_commit && !s->resume) {
-        checkpoint_unload(&manifest);
-        return err_set(err, ERR_INPUT,
-                       "%s already holds a run: add --resume to continue it, or choose another "
-                       "--out",
-                       s->run_dir);
-    }
     run->exec.tier = &run->tier;
     run->exec.checkpoint = &run->checkpoint;
     checkpoint_init(&run->checkpoint, s->run_dir, &run->layout);
@@ -341,29 +334,67 @@ static int open_engine(struct run *run, struct err *err)
     return result;
 }
 
-/* The run's folder, locked, with what is needed to repeat the run and to sample from it. */
-static int open_run_dir(struct run *run, struct err *err)
+/* The tokenizer belongs to what was trained: a run that goes on must find the same one in its data,
+ * or its tokens would mean something else from here on. */
+static int keep_tokenizer(const struct run *run, bool has_commit, struct err *err)
 {
     const struct train_settings *s = run->settings;
-    char from[FILE_PATH_MAX], to[FILE_PATH_MAX], *text = NULL;
-    size_t bytes = 0;
-    int result = file_make_dirs(s->run_dir, err);
-    if (result == 0)
-        result = file_lock(&run->lock_fd, s->run_dir, err);
-    if (result == 0 && s->nvme_dir)
-        result = file_make_dirs(s->nvme_dir, err);
-    if (result == 0 && s->nvme_dir)
-        result = file_check_tier(s->nvme_dir, err);
-    if (result == 0)
-        result = file_join(from, s->data_dir, DATASET_TOKENIZER_FILE, err);
+    char from[FILE_PATH_MAX], to[FILE_PATH_MAX], *text = NULL, *before = NULL;
+    size_t bytes = 0, before_bytes = 0;
+    int result = file_join(from, s->data_dir, DATASET_TOKENIZER_FILE, err);
     if (result == 0)
         result = file_join(to, s->run_dir, DATASET_TOKENIZER_FILE, err);
     if (result == 0)
         result = file_read_all(from, GIB, &text, &bytes, err);
-    if (result == 0)
+    if (result == 0 && has_commit && file_exists(to))
+        result = file_read_all(to, GIB, &before, &before_bytes, err);
+    if (result == 0 && before && (bytes != before_bytes || memcmp(text, before, bytes) != 0))
+        result =
+            err_set(err, ERR_INPUT,
+                    "the data in %s has another tokenizer than the run in %s was trained with: "
+                    "prepare the text again with `spillway prep TEXT --tokenizer %s`, or start "
+                    "another run",
+                    s->data_dir, s->run_dir, to);
+    if (result == 0 && !before)
         result = file_replace(to, text, bytes, err);
     mem_free(text);
+    mem_free(before);
     return result;
+}
+
+/* Nothing of a run that is there already is touched before it is known to be the one that is meant.
+ */
+static int check_run_dir(const struct run *run, bool *has_commit, struct err *err)
+{
+    struct checkpoint_manifest manifest;
+    int result = checkpoint_load(&manifest, run->settings->run_dir, &run->layout, err);
+    if (result < 0)
+        return result;
+    *has_commit = result == 0;
+    checkpoint_unload(&manifest);
+    if (*has_commit && !run->settings->resume)
+        return err_set(err, ERR_INPUT,
+                       "%s already holds a run: add --resume to continue it, or choose another "
+                       "--out",
+                       run->settings->run_dir);
+    return 0;
+}
+
+/* The run's folder, locked, with what is needed to sample from it. */
+static int open_run_dir(struct run *run, struct err *err)
+{
+    const struct train_settings *s = run->settings;
+    bool has_commit = false;
+    int result = file_make_dirs(s->run_dir, err);
+    if (result == 0)
+        result = file_lock(&run->lock_fd, s->run_dir, err);
+    if (result == 0)
+        result = check_run_dir(run, &has_commit, err);
+    if (result == 0 && s->nvme_dir)
+        result = file_make_dirs(s->nvme_dir, err);
+    if (result == 0 && s->nvme_dir)
+        result = file_check_tier(s->nvme_dir, err);
+    return result ? result : keep_tokenizer(run, has_commit, err);
 }
 
 static int save_config(struct run *run, struct err *err)

@@ -44,6 +44,21 @@ whole "$work/far" "the run that has its name is whole"
 must train --resume --out "$work/far" --steps 3 --nvme "$work/nvme2"
 check "a run that moves takes its file along" test "$(ls "$work/nvme" | wc -l)" -eq 3
 
+# Another text and tokenizer: refused before anything of the run is touched.
+make_text "$work/text2" 150
+must prep "$work/text2" --out "$work/data2" --vocab-size 400
+sums() { (cd "$work/renamed" && find . -type f ! -name lock -exec sha256sum {} + | sort); }
+before=$(sums)
+run train --model gpt-tiny --data "$work/data2" --out "$work/renamed" --seq 32 --batch 2 --steps 8
+refused "a run is not begun anew by accident" 1 'already holds a run'
+mv "$work/data" "$work/data1"
+mv "$work/data2" "$work/data"
+run train --resume --out "$work/renamed" --steps 8
+refused "a run does not go on with another tokenizer" 1 'another tokenizer'
+same "and nothing of it has changed" "$(sums)" "$before"
+mv "$work/data" "$work/data2"
+mv "$work/data1" "$work/data"
+
 # The run's folder and the drive on file systems of different kinds: one has what the other lacks to
 # copy a commit within the kernel.
 if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] && [ -w /dev/shm ]; then
