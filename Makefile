@@ -102,7 +102,7 @@ $(BENCHMARK_BINARIES) $(B)/tests/reference/dump_batches: %: %.o $(LIBRARY)
 $(TEST_BINARIES) $(SOAK_BINARIES): %: %.o $(TEST_SHARED) $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
-$(B)/%.o: %.c | packages
+$(B)/%.o: %.c Makefile | packages
 	@echo "  CC   $<"
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -c -o $@ $<
