@@ -15,8 +15,8 @@
 #include <sys/sendfile.h>
 #include <unistd.h>
 
-#define MANIFEST_NAME      "commit.json"
-#define MANIFEST_BYTES_MAX GIB
+#define CHECKPOINT_MANIFEST_FILE "commit.json"
+#define MANIFEST_BYTES_MAX       GIB
 /* A manifest begins so; then come the digits of the hash of all that follows them. */
 #define MANIFEST_HEAD  "{\"version\": 1, \"hash\": \""
 #define HASH_DIGITS    16
@@ -137,7 +137,7 @@ int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct e
                              "with --resume",
                              tier->state_path);
     char path[FILE_PATH_MAX];
-    int result = file_join(path, checkpoint->run_dir, MANIFEST_NAME, err);
+    int result = file_join(path, checkpoint->run_dir, CHECKPOINT_MANIFEST_FILE, err);
     if (result)
         return result;
     size_t bytes = write_manifest(checkpoint, tier, tier_open_slot(tier), tier->state_path);
@@ -212,7 +212,7 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
     if (result == 0)
         result = file_join(path, dir, CHECKPOINT_STATE_FILE, err);
     if (result == 0)
-        result = file_join(manifest, dir, MANIFEST_NAME, err);
+        result = file_join(manifest, dir, CHECKPOINT_MANIFEST_FILE, err);
     if (result)
         return result;
     /* A folder of this step from before a crash is no commit while its state is written anew. */
@@ -311,7 +311,7 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
 {
     *manifest = (struct checkpoint_manifest){0};
     char path[FILE_PATH_MAX];
-    int result = file_join(path, run_dir, MANIFEST_NAME, err);
+    int result = file_join(path, run_dir, CHECKPOINT_MANIFEST_FILE, err);
     if (result)
         return result;
     if (!file_exists(path))

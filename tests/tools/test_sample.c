@@ -251,10 +251,13 @@ static void test_no_run(void **state)
     command_refused(sample_main, "sample --run @/broken --prompt x", 1, "broken/commit.json");
     scratch_write("broken/commit.json", "");
     command_refused(sample_main, "sample --run @/broken --prompt x", 1, "broken/commit.json");
-    char *state_path = strstr(commit, "/spillway-");
-    state_path[1] = 'S'; /* names a state file that is not there */
     scratch_write("broken/commit.json", commit);
-    command_refused(sample_main, "sample --run @/broken --prompt x", 1, "Spillway-");
+    char *state_path = strstr(commit, "\"state\": \"") + strlen("\"state\": \"");
+    *strchr(state_path, '"') = '\0';
+    const char *away = scratch_path("state-that-is-away");
+    assert_int_equal(rename(state_path, away), 0);
+    command_refused(sample_main, "sample --run @/broken --prompt x", 1, "/spillway-");
+    assert_int_equal(rename(away, state_path), 0);
     free(commit);
     free(tokenizer);
     free(config);
