@@ -15,8 +15,7 @@
 #include <sys/sendfile.h>
 #include <unistd.h>
 
-#define CHECKPOINT_MANIFEST_FILE "commit.json"
-#define MANIFEST_BYTES_MAX       GIB
+#define MANIFEST_BYTES_MAX GIB
 /* A manifest begins so; then come the digits of the hash of all that follows them. */
 #define MANIFEST_HEAD  "{\"version\": 1, \"hash\": \""
 #define HASH_DIGITS    16

@@ -14,6 +14,7 @@
 #include "core/err.h"
 #include "offload/tier.h"
 
+#define CHECKPOINT_MANIFEST_FILE "commit.json"
 /* The state of a run without an NVMe folder, and of a kept commit, in the run's own folder. */
 #define CHECKPOINT_STATE_FILE "state.bin"
 

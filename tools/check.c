@@ -19,7 +19,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define MANIFEST_FILE "commit.json"
 /* Between two looks at the progress line: some 200 MiB. */
 #define CHUNKS_AT_ONCE 64u
 
@@ -108,7 +107,7 @@ static void report_manifest(struct check *check, const struct checkpoint_reader 
         .plane_sums = reader->manifest.plane_sums,
     };
     char path[FILE_PATH_MAX];
-    int result = file_join(path, reader->run_dir, MANIFEST_FILE, &err);
+    int result = file_join(path, reader->run_dir, CHECKPOINT_MANIFEST_FILE, &err);
     ASSERT(result == 0); /* it was opened by this name */
     if (tier_weights_hash(&tier) != reader->manifest.weights_hash)
         result = err_set(&err, ERR_CORRUPT,
@@ -296,7 +295,7 @@ static int check_path(struct check *check, const char *path, struct err *err)
         check_shard(check, path);
         return 0;
     }
-    if (has_file(path, MANIFEST_FILE))
+    if (has_file(path, CHECKPOINT_MANIFEST_FILE))
         return check_run(check, path, err);
     if (has_file(path, DATASET_FILE) || has_file(path, DATASET_TRAIN_FILE))
         return check_data(check, path, err);

@@ -7,6 +7,7 @@
 #include "io/dataset.h"
 #include "io/file.h"
 #include "model/kernels.h"
+#include "offload/checkpoint.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,9 +20,9 @@
 
 /* Options that fix the mathematics of a run: a resumed run may not change them. */
 static const char *const fixed[] = {
-    "model",  "data", "precision", "optimizer-state", "seq",          "batch", "accum", "lr-steps",
-    "seed",   "lr",   "min-lr",    "warmup",          "weight-decay", "beta1", "beta2", "eps",
-    "clip",   "device"};
+    "model",    "data", "precision", "optimizer-state", "seq",    "batch",        "accum",
+    "lr-steps", "seed", "lr",        "min-lr",          "warmup", "weight-decay", "beta1",
+    "beta2",    "eps",  "clip",      "device"};
 
 static void add(struct options *o, const char *name, enum args_kind kind, void *target,
                 const char *value_name, const char *help)
@@ -54,7 +55,8 @@ static void fill_table(struct options *o, enum options_command command)
         "default: bf16 where the processor has bf16 matrix instructions, else fp32");
     add(o, "optimizer-state", ARGS_STRING, &o->optimizer_state, "fp32",
         "the moments' type (only fp32 so far)");
-    add(o, "seq", ARGS_U64, &o->seq, "T", "tokens in a sequence (default: the model's, at most 1024)");
+    add(o, "seq", ARGS_U64, &o->seq, "T",
+        "tokens in a sequence (default: the model's, at most 1024)");
     add(o, "batch", ARGS_U64, &o->batch, "B", "sequences in a micro-batch (default: 4)");
     add(o, "accum", ARGS_U64, &o->accum, "M", "micro-batches in a step (default: 1)");
     add(o, "steps", ARGS_U64, &o->steps, "N", "steps in all (default: one epoch)");
@@ -66,7 +68,8 @@ static void fill_table(struct options *o, enum options_command command)
             "stop after the step in which this is over, e.g. 8h (default: no limit)");
     add(o, "seed", ARGS_U64, &o->seed, "S", "of weights and of the order of data (default: 1)");
     add(o, "lr", ARGS_DOUBLE, &o->lr, "X", "highest learning rate (default: 6e-4)");
-    add(o, "min-lr", ARGS_DOUBLE, &o->min_lr, "X", "lowest learning rate (default: a tenth of --lr)");
+    add(o, "min-lr", ARGS_DOUBLE, &o->min_lr, "X",
+        "lowest learning rate (default: a tenth of --lr)");
     add(o, "warmup", ARGS_U64, &o->warmup, "N",
         "steps of linear warm-up (default: a tenth of the steps, at most 2000)");
     add(o, "weight-decay", ARGS_DOUBLE, &o->weight_decay, "X", "on matrices only (default: 0.1)");
@@ -194,6 +197,22 @@ static int take_record(struct options *o, struct err *err)
     return 0;
 }
 
+/* What a run computes with is in its folder once it has made a commit: the file or folder that
+ * --model named may have changed since, or be gone. Before, its weights are still needed. */
+static int choose_config(const struct options *o, struct train_settings *s, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+    const struct json_value *model = json_get(o->loaded, "model");
+    if (model) {
+        int result = file_join(path, o->out, CHECKPOINT_MANIFEST_FILE, err);
+        if (result)
+            return result;
+        if (file_exists(path))
+            return config_from_json(&s->config, model, o->out, err);
+    }
+    return config_load(&s->config, o->model, err);
+}
+
 /* ---- Choices --------------------------------------------------------------------------------- */
 
 static int choice(const char *name, const char *value, const char *const *names, size_t count,
@@ -259,6 +278,9 @@ static int check_numbers(const struct options *o, struct err *err)
         result = in_range("threads", o->threads, 1, 256, err);
     if (result == 0 && was_given(o, "epochs"))
         result = in_range("epochs", o->epochs, 1, 100000, err);
+    /* JSON's numbers, in which a run's options are recorded, end there. */
+    if (result == 0)
+        result = in_range("seed", o->seed, 0, INT64_MAX, err);
     if (result)
         return result;
     if (o->beta1 >= 1 || o->beta2 >= 1)
@@ -273,7 +295,8 @@ static int check_numbers(const struct options *o, struct err *err)
 /* Steps and the schedule, which may need the size of the data. */
 static int choose_steps(struct options *o, struct err *err)
 {
-    if (!was_given(o, "steps") && o->steps == UINT64_MAX) {
+    bool recorded = o->steps != UINT64_MAX && !was_given(o, "epochs");
+    if (!was_given(o, "steps") && !recorded) {
         o->steps = 1000; /* a plan without data */
         if (o->data) {
             struct dataset dataset;
@@ -419,7 +442,7 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     if (result == 0)
         result = check_numbers(o, err);
     if (result == 0)
-        result = config_load(&settings->config, o->model, err);
+        result = choose_config(o, settings, err);
     if (result == 0)
         result = choose_steps(o, err);
     if (result == 0)
@@ -431,7 +454,8 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
         record_option(o->record, &o->table[i]);
     if (!o->ram_budget) {
         char text[LOG_BYTES_MAX];
-        o->ram_budget = mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
+        o->ram_budget =
+            mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
         log_line("RAM budget: %s (80 %% of what is free)", log_bytes(text, o->ram_budget));
     }
     if (train)

@@ -13,7 +13,7 @@
 struct options {
     /* As given on the command line or recorded. */
     const char *model, *data, *out, *nvme, *device, *precision, *optimizer_state, *resident;
-    const char *recompute, *trace, *machine;
+    const char *recompute, *trace;
     uint64_t ram_budget, vram_budget, nvme_budget;
     uint64_t seq, batch, accum, steps, lr_steps, epochs, seed, warmup, prefetch, threads;
     uint64_t checkpoint_every, keep_every, eval_every;

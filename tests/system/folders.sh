@@ -59,6 +59,25 @@ same "and nothing of it has changed" "$(sums)" "$before"
 mv "$work/data" "$work/data2"
 mv "$work/data1" "$work/data"
 
+# A model that --model describes by a file, which is then written anew with other heads: the run has
+# what it needs in its own folder.
+model() {
+    echo "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_embd\": 64, \"n_head\": $1," \
+        "\"n_positions\": 64, \"vocab_size\": 512}" >"$work/model.json"
+}
+described=(--model "$work/model.json" --data "$work/data" --seq 32 --batch 2 --warmup 0 --lr-steps 6)
+model 2
+must train "${described[@]}" --out "$work/straight" --steps 6
+must train "${described[@]}" --out "$work/stopped" --steps 3
+model 4
+must train --resume --out "$work/stopped" --steps 6
+same "a run goes on with the model that it began with" \
+    "$(hash_of "$work/stopped")" "$(hash_of "$work/straight")"
+must train --resume --out "$work/stopped" --epochs 1 --max-time 1s
+check "--epochs counts when a run goes on" grep -q 'from step 6 to [1-9][0-9]' "$work/err"
+run train "${described[@]}" --out "$work/seeded" --steps 1 --seed 18446744073709551615
+refused "a seed that cannot be recorded" 2 'seed'
+
 # The run's folder and the drive on file systems of different kinds: one has what the other lacks to
 # copy a commit within the kernel.
 if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] && [ -w /dev/shm ]; then
