@@ -64,11 +64,11 @@ cat >"$dir/model.json" <<'J'
 J
 run "$spillway" train --model "$dir/model.json" --data "$dir/data" --out "$dir/run" \
     --ram-budget 104M --vram-budget 64M --nvme "$dir/nvme" \
-    --seq 128 --batch 12 --steps 650 --lr 2.5e-3 --min-lr 2e-4 --warmup 40 \
+    --seq 128 --batch 12 --steps 750 --lr 3e-3 --min-lr 1e-4 --warmup 60 --weight-decay 0.05 \
     --checkpoint-every 250 --max-time 200s
 
 step "4. A paragraph by the model"
-run "$spillway" sample --run "$dir/run" --prompt "Člověk" --tokens 150 --temperature 0.6 --seed 1
+run "$spillway" sample --run "$dir/run" --prompt "Člověk" --tokens 120 --temperature 0.5 --seed 1
 
 cat <<TXT
 
