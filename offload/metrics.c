@@ -24,7 +24,7 @@ static int64_t line_step(const char *line)
 }
 
 /* Where the first line begins that is of a later step, is cut off, or is not ours. */
-static int find_end(FILE *file, uint64_t keep_step, off_t *end)
+static int find_end(FILE *file, uint64_t keep_step, off_t *end, int64_t *last_commit)
 {
     char line[LINE_BYTES_MAX];
     *end = 0;
@@ -35,6 +35,8 @@ static int find_end(FILE *file, uint64_t keep_step, off_t *end)
         if (!length || line[length - 1] != '\n' || step < 0 || (uint64_t)step > keep_step)
             break;
         *end += (off_t)length;
+        if (line[2] == 'c')
+            *last_commit = step;
     }
     return ferror(file) ? -1 : 0;
 }
@@ -42,13 +44,14 @@ static int find_end(FILE *file, uint64_t keep_step, off_t *end)
 int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step, struct err *err)
 {
     metrics->fd = -1;
+    metrics->last_commit = -1;
     int result = file_join(metrics->path, run_dir, "metrics.jsonl", err);
     if (result)
         return result;
     FILE *file = fopen(metrics->path, "r");
     off_t end = 0;
     if (file) {
-        result = find_end(file, keep_step, &end);
+        result = find_end(file, keep_step, &end, &metrics->last_commit);
         fclose(file);
         if (result)
             return err_set(err, ERR_SYSTEM, "cannot read %s", metrics->path);
@@ -131,6 +134,7 @@ int metrics_write_commit(struct metrics *metrics, uint64_t step, uint64_t weight
                          uint64_t bytes, double seconds, struct err *err)
 {
     char line[LINE_BYTES_MAX];
+    metrics->last_commit = (int64_t)step;
     int used = snprintf(line, sizeof(line),
                         "{\"commit\": %" PRIu64 ", \"weights_hash\": \"%016" PRIx64
                         "\", \"commit_write_bytes\": %" PRIu64 ", \"commit_s\": %.6f}\n",

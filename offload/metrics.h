@@ -13,6 +13,7 @@
 struct metrics {
     int fd;
     char path[FILE_PATH_MAX];
+    int64_t last_commit; /* of which there is a line; -1: none */
 };
 
 struct metrics_step {

@@ -529,6 +529,11 @@ int run_open(struct run *run, struct err *err)
         code = save_plan(run, err);
     if (code == 0)
         code = metrics_open(&run->metrics, run->settings->run_dir, run->done, err);
+    /* Killed between a commit and its line: what it cost is not known any more. */
+    if (code == 0 && run->committed != UINT64_MAX &&
+        run->metrics.last_commit != (int64_t)run->committed)
+        code = metrics_write_commit(&run->metrics, run->committed, tier_weights_hash(&run->tier),
+                                    0, 0, err);
     if (code == 0 && run->settings->trace_path) {
         code = trace_open(&run->trace, run->settings->trace_path, err);
         for (uint32_t lane = 0; lane < LANE_COUNT && code == 0; lane++)
