@@ -123,7 +123,7 @@ static void check_created(const struct safetensors *weights, expected_fn *expect
     for (uint32_t p = 0; p < PLACEMENTS; p++) {
         struct tiny_box box;
         struct err err;
-        open_box(&box, p, "created", true);
+        open_box(&box, p, "created", access(scratch_path("box-created/tier.state"), F_OK) != 0);
         /* What was in memory before must not shine through. */
         memset(box.exec.ram.base, 0xa5, box.exec.ram.bytes);
         must(state_create(&box.exec, box.ring, &model.tensors, SEED, weights, &err), &err);
@@ -143,7 +143,6 @@ static void check_created(const struct safetensors *weights, expected_fn *expect
         assert_int_equal(tier_weights_hash(&box.tier), hash);
         mem_free(image);
         tiny_box_close(&box);
-        unlink(scratch_path("box-created/tier.state"));
     }
 }
 

@@ -133,7 +133,8 @@ void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
     *box = (struct tiny_box){.model = model};
     require(place_choose(&box->place, spec, &err), &err);
     plan_memory_init(&box->memory, &box->place);
-    require(pool_open(&box->pool, "tiny", 2, false, &err), &err);
+    require(pool_open(&box->pool, "tiny", 1, false, &err), &err);
+    require(pool_open(&box->cpu_pool, "tiny-cpu", 1, false, &err), &err);
     struct kernels_shape shape = {
         .precision = spec->precision,
         .batch = spec->batch,
@@ -153,7 +154,7 @@ void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
         .memory = &box->memory,
         .layout = &model->layout,
         .kernels = box->kernels,
-        .cpu_pool = box->pool,
+        .cpu_pool = box->cpu_pool,
         .tier = &box->tier,
         .checkpoint = &box->checkpoint,
         .loss_scale = 1.0f / (float)(spec->batch * spec->seq * spec->accum),
@@ -169,6 +170,7 @@ void tiny_box_close(struct tiny_box *box)
     tier_close(&box->tier);
     kernels_close(box->kernels);
     pool_close(box->pool);
+    pool_close(box->cpu_pool);
     plan_memory_deinit(&box->memory);
     place_deinit(&box->place);
 }

@@ -39,7 +39,7 @@ struct tiny_box {
     const struct tiny_model *model; /* borrowed */
     struct place place;
     struct plan_memory memory;
-    struct pool *pool;
+    struct pool *pool, *cpu_pool; /* two lanes run at the same time */
     struct kernels *kernels;
     struct ring *ring;
     struct tier tier;

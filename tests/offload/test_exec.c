@@ -1,0 +1,179 @@
+/*
+ * Property: the real engine computes the same bits from any placement also where a block, its
+ * gradient and the vocabulary are many chunks and tiles, so that every ring turns over: losses,
+ * gradient norms and all four planes of every chunk after several steps. Method: the model of the
+ * other tests in chunks of 8192 parameters and tiles of one chunk, walked by the scheduler over
+ * engine_real in some hundred placements, most of them in the least memory that works; the
+ * reference has everything in RAM.
+ */
+#include "core/mem.h"
+#include "core/rng.h"
+#include "io/ring.h"
+#include "offload/engine_real.h"
+#include "offload/sched.h"
+#include "offload/state.h"
+#include "tests/shared/check.h"
+#include "tests/shared/tiny.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define STEPS 3
+#define SEED  4
+
+static const struct optim_settings optim = {.lr = 1e-2,
+                                            .min_lr = 1e-3,
+                                            .warmup_steps = 1,
+                                            .total_steps = 8,
+                                            .beta1 = 0.9,
+                                            .beta2 = 0.95,
+                                            .eps = 1e-8,
+                                            .weight_decay = 0.1,
+                                            .clip = 0.5};
+
+struct outcome {
+    double loss[STEPS], norm[STEPS];
+    uint8_t *state; /* owned */
+};
+
+static void load_tokens(struct tiny_box *box, uint32_t step)
+{
+    const struct place_spec *spec = &box->place.spec;
+    uint32_t rows = spec->batch * spec->seq;
+    for (uint32_t m = 0; m < spec->accum; m++) {
+        uint32_t *tokens = exec_tokens(&box->exec, m);
+        for (uint32_t i = 0; i < 2 * rows; i++)
+            tokens[i] = (uint32_t)rng_below(SEED, RNG_STREAM_SAMPLE, (step * 8 + m) * 1000 + i,
+                                            spec->config->vocab);
+    }
+}
+
+/* The plans of a run: the first step, later ones, what is left at the end. */
+enum { FIRST, STEADY, FLUSH, PLAN_COUNT };
+
+static void walk(struct tiny_box *box, struct outcome *outcome)
+{
+    bool deferred = !box->place.immediate;
+    const struct plan_request requests[PLAN_COUNT] = {
+        [FIRST] = {.forward = true, .backward = true},
+        [STEADY] = {.update = deferred, .forward = true, .backward = true},
+        [FLUSH] = {.update = true},
+    };
+    struct plan plans[PLAN_COUNT] = {0};
+    struct sched sched;
+    struct sched_result result;
+    struct engine_real *real;
+    struct err err;
+    uint32_t op_max = 0;
+    for (uint32_t i = 0; i < (deferred ? PLAN_COUNT : FLUSH); i++) {
+        plan_build(&plans[i], &box->place, &box->memory, &requests[i]);
+        op_max = MAX(op_max, plans[i].op_count);
+    }
+    assert_int_equal(engine_real_open(&real, &box->exec, box->ring, 4, &err), 0);
+    engine_real_reserve(real, op_max);
+    sched_init(&sched, op_max);
+    for (uint32_t step = 0; step < STEPS; step++) {
+        load_tokens(box, step);
+        if (!deferred)
+            optim_step_init(&box->exec.step, &optim, step, 1);
+        else if (step)
+            optim_step_init(&box->exec.step, &optim, step - 1,
+                            optim_clip_factor(&optim, outcome->norm[step - 1]));
+        sched_run(&sched, &plans[step ? STEADY : FIRST], engine_real_engine(real), NULL, &result);
+        outcome->loss[step] = exec_loss(&box->exec);
+        outcome->norm[step] = box->exec.gradient_norm;
+    }
+    if (deferred) {
+        optim_step_init(&box->exec.step, &optim, STEPS - 1,
+                        optim_clip_factor(&optim, outcome->norm[STEPS - 1]));
+        sched_run(&sched, &plans[FLUSH], engine_real_engine(real), NULL, &result);
+    }
+    outcome->state = tiny_box_state(box);
+    engine_real_close(real);
+    sched_deinit(&sched);
+    for (uint32_t i = 0; i < PLAN_COUNT; i++)
+        plan_deinit(&plans[i]);
+}
+
+static void compute(const struct tiny_model *model, const struct place_spec *spec,
+                    struct outcome *outcome)
+{
+    static bool created; /* one file serves all: making one durable takes longer than a walk */
+    struct tiny_box box;
+    struct err err;
+    tiny_box_open(&box, model, spec, "exec", !created);
+    created = true;
+    if (state_create(&box.exec, box.ring, &model->tensors, SEED, NULL, &err) != 0)
+        fail_msg("%s", err.message);
+    walk(&box, outcome);
+    tiny_box_close(&box);
+}
+
+static void compare(const struct place_spec *spec, const struct outcome *found,
+                    const struct outcome *expected)
+{
+    bool same = memcmp(found->loss, expected->loss, sizeof(found->loss)) == 0 &&
+                memcmp(found->norm, expected->norm, sizeof(found->norm)) == 0 &&
+                memcmp(found->state, expected->state, spec->layout->slot_bytes) == 0;
+    if (!same)
+        fail_msg("resident %d, VRAM %llu, recompute %d, prefetch %u, accum %u, clip %d: losses "
+                 "%.17g %.17g %.17g, not %.17g %.17g %.17g",
+                 spec->resident_planes, (unsigned long long)spec->vram_budget, spec->recompute,
+                 spec->prefetch, spec->accum, spec->clip, found->loss[0], found->loss[1],
+                 found->loss[2], expected->loss[0], expected->loss[1], expected->loss[2]);
+}
+
+/* Every placement of one kind of mathematics. */
+static void sweep(const struct tiny_model *model, enum precision precision, uint32_t accum,
+                  bool clip)
+{
+    struct outcome expected, found;
+    struct place_spec spec;
+    tiny_spec(&spec, model);
+    spec.precision = precision;
+    spec.accum = accum;
+    spec.clip = clip;
+    spec.nvme = false;
+    spec.ram_budget = GIB;
+    compute(model, &spec, &expected);
+    assert_true(expected.loss[0] > 5 && expected.loss[0] < 6.5);
+    assert_true(expected.loss[1] != expected.loss[0] && expected.norm[0] > optim.clip);
+    spec.nvme = true;
+    for (int resident = PLACE_RESIDENT_AUTO; resident <= PLANE_COUNT; resident++)
+        for (int recompute = RECOMPUTE_ALL; recompute <= RECOMPUTE_NONE; recompute++)
+            for (int separate = 0; separate < 2; separate++) {
+                spec.resident_planes = resident;
+                spec.recompute = (enum place_recompute)recompute;
+                spec.prefetch = (uint32_t)(resident + 1 + recompute) % 3 + 1;
+                spec.vram_budget = separate ? 256 * MIB : 0;
+                tiny_spec_shrink(&spec);
+                /* Where it is the search that decides: half of this, half of that. */
+                if (resident == PLACE_RESIDENT_AUTO)
+                    spec.ram_budget += 1500 * KIB;
+                compute(model, &spec, &found);
+                compare(&spec, &found, &expected);
+                mem_free(found.state);
+            }
+    mem_free(expected.state);
+}
+
+static void test_placements(void **state)
+{
+    (void)state;
+    struct tiny_model model;
+    tiny_model_init(&model, 3, 64, 300, 8192, 8192);
+    assert_true(model.layout.tile_count >= 3 && model.layout.block_chunks >= 5);
+    sweep(&model, PRECISION_FP32, 1, true);
+    sweep(&model, PRECISION_FP32, 3, false);
+    sweep(&model, PRECISION_BF16, 3, true);
+    sweep(&model, PRECISION_BF16, 1, false);
+    tiny_model_deinit(&model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_placements),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
