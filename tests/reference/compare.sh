@@ -2,7 +2,7 @@
 # compare.sh SPILLWAY DUMP_BATCHES DIR: trains gpt2-124m for 50 steps here and in PyTorch from the same
 # initial weights on the same batches, in fp32 and bf16, and prints the largest relative difference of
 # the loss. Fails beyond 0.5 % (fp32) or 2 % (bf16). Ours runs with all three tiers in use.
-# STEPS, BATCH and SEQ change the size.
+# STEPS, BATCH, SEQ and PRECISIONS change what is compared.
 set -euo pipefail
 spillway=$(realpath "$1") dump=$(realpath "$2")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,7 +15,7 @@ if [ ! -e data/dataset.json ]; then
     "$spillway" prep text.txt --out data --vocab-size 8192
 fi
 failed=0
-for precision in fp32 bf16; do
+for precision in ${PRECISIONS:-fp32 bf16}; do
     rm -rf run nvme hf
     common=(--model gpt2-124m --data data --precision "$precision" --seq "$seq" --batch "$batch"
         --lr-steps "$steps" --lr 3e-4 --min-lr 3e-5 --warmup 5 --ram-budget 900M --vram-budget 500M)
