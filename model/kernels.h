@@ -26,6 +26,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* R at most: far above what pays, far below what overflows. */
+#define KERNELS_ROWS_MAX ((uint64_t)1 << 22)
+
 struct kernels_shape {
     enum precision precision;
     uint32_t batch;         /* B */

@@ -18,8 +18,6 @@
 
 #define SEQ_DEFAULT   1024u
 #define BATCH_DEFAULT 4u
-/* Shapes of one evaluation: far above what pays, far below what overflows. */
-#define ROWS_MAX ((uint64_t)1 << 22)
 /* Contexts are computed at lengths that are a power of two or one and a half times that: at most a
  * third of the rows is padding, and a text of 1,024 tokens opens kernels 13 times, which takes 0.05
  * to 0.3 s each at gpt2-124m, as much as some of the tokens between. */
@@ -564,9 +562,9 @@ static int check_evaluation(const struct infer *infer, const struct infer_evalua
     if (!e->seq || e->seq > infer->model.config.positions)
         return err_set(err, ERR_INPUT, "--seq is %u; this model can take 1 to %u", e->seq,
                        infer->model.config.positions);
-    if (!e->batch || (uint64_t)e->batch * e->seq > ROWS_MAX)
+    if (!e->batch || (uint64_t)e->batch * e->seq > KERNELS_ROWS_MAX)
         return err_set(err, ERR_INPUT, "--batch is %u; with --seq %u it may be 1 to %" PRIu64,
-                       e->batch, e->seq, ROWS_MAX / e->seq);
+                       e->batch, e->seq, KERNELS_ROWS_MAX / e->seq);
     if (e->shard->vocab_size > infer->model.config.vocab)
         return err_set(err, ERR_INPUT, "%s has %u tokens in its vocabulary and the model only %u",
                        e->shard->path, e->shard->vocab_size, infer->model.config.vocab);

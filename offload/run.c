@@ -24,6 +24,11 @@
 /* A plan's ops and waits, all variants together, for each chunk (measured: 8 to 11 KiB). */
 #define OVERHEAD_CHUNK (12 * KIB)
 #define OVERHEAD_LAYER (24 * KIB) /* for each layer and micro-batch */
+/* What the device takes at most (model/kernels.h), and up to how many rows of a micro-batch it
+ * opens well within a second. */
+#define KERNELS_BYTES        (8 * MIB)
+#define KERNELS_WORKER_BYTES (2304 * KIB)
+#define QUICK_ROWS_MAX       4096
 
 const struct plan_request run_variant[VARIANT_COUNT] = {
     [PLAN_FIRST] = {.forward = true, .backward = true},
@@ -63,6 +68,12 @@ static int open_model(struct run *run, struct err *err)
     if (s->seq > run->config.positions)
         return err_set(err, ERR_INPUT, "--seq %" PRIu64 " is longer than the %u positions of %s",
                        s->seq, run->config.positions, run->config.name);
+    if (s->batch * s->seq > KERNELS_ROWS_MAX)
+        return err_set(err, ERR_INPUT,
+                       "--batch %" PRIu64 " of --seq %" PRIu64
+                       " are more tokens than a micro-batch "
+                       "may have: take --batch %" PRIu64 " or less, and --accum for the rest",
+                       s->batch, s->seq, KERNELS_ROWS_MAX / s->seq);
     tensors_init(&run->tensors, &run->config);
     layout_init(&run->layout, &run->tensors);
     return 0;
@@ -82,11 +93,14 @@ static void kernels_shape_of(const struct run *run, struct kernels_shape *shape)
     };
 }
 
+static uint32_t thread_count(const struct run *run)
+{
+    return run->settings->threads ? (uint32_t)run->settings->threads : topo_open()->core_count;
+}
+
 static int open_device(struct run *run, struct err *err)
 {
-    uint32_t threads = (uint32_t)run->settings->threads;
-    if (!threads)
-        threads = topo_open()->core_count;
+    uint32_t threads = thread_count(run);
     int result = pool_open(&run->pool, "compute", threads, true, err);
     if (result == 0)
         result = pool_open(&run->cpu_pool, "cpu", threads, false, err);
@@ -107,10 +121,10 @@ static uint64_t measure_overhead(const struct run *run)
            OVERHEAD_LAYER * run->config.layers * run->settings->accum;
 }
 
-static int choose_place(struct run *run, bool nvme, struct err *err)
+static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_t overhead_bytes)
 {
     const struct train_settings *s = run->settings;
-    struct place_spec spec = {
+    return (struct place_spec){
         .config = &run->config,
         .layout = &run->layout,
         .precision = s->precision,
@@ -120,13 +134,38 @@ static int choose_place(struct run *run, bool nvme, struct err *err)
         .ram_budget = s->ram_budget,
         .vram_budget = s->vram_budget,
         .nvme_budget = s->nvme_budget,
-        .overhead_bytes = measure_overhead(run),
+        .overhead_bytes = overhead_bytes,
         .nvme = nvme,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
         .prefetch = (uint32_t)s->prefetch,
         .recompute = s->recompute,
     };
+}
+
+/* Opening the device runs every product once, which takes as long as a layer does: seconds or
+ * minutes where a micro-batch is very large. So what cannot fit even without the device's own
+ * memory is refused before, by an estimate that is on the safe side (tests/system/budget.sh). */
+static int refuse_early(const struct run *run, bool nvme, struct err *err)
+{
+    struct place place;
+    uint64_t overhead_bytes = measure_overhead(run);
+    if (run->settings->batch * run->settings->seq <= QUICK_ROWS_MAX)
+        return 0;
+    struct place_spec spec = place_spec_of(run, nvme, overhead_bytes);
+    int result = place_choose(&place, &spec, err);
+    place_deinit(&place);
+    if (result == 0)
+        return 0;
+    spec.overhead_bytes += KERNELS_BYTES + thread_count(run) * KERNELS_WORKER_BYTES;
+    result = place_choose(&place, &spec, err);
+    place_deinit(&place);
+    return result;
+}
+
+static int choose_place(struct run *run, bool nvme, struct err *err)
+{
+    struct place_spec spec = place_spec_of(run, nvme, measure_overhead(run));
     return place_choose(&run->place, &spec, err);
 }
 
@@ -508,6 +547,8 @@ int run_plan_open(struct run **out, struct train_settings *settings, bool nvme, 
     if (code == 0 && settings->data_dir)
         code = open_data(run, err);
     if (code == 0)
+        code = refuse_early(run, nvme, err);
+    if (code == 0)
         code = open_device(run, err);
     if (code == 0)
         code = choose_place(run, nvme, err);
@@ -532,8 +573,8 @@ int run_open(struct run *run, struct err *err)
     /* Killed between a commit and its line: what it cost is not known any more. */
     if (code == 0 && run->committed != UINT64_MAX &&
         run->metrics.last_commit != (int64_t)run->committed)
-        code = metrics_write_commit(&run->metrics, run->committed, tier_weights_hash(&run->tier),
-                                    0, 0, err);
+        code = metrics_write_commit(&run->metrics, run->committed, tier_weights_hash(&run->tier), 0,
+                                    0, err);
     if (code == 0 && run->settings->trace_path) {
         code = trace_open(&run->trace, run->settings->trace_path, err);
         for (uint32_t lane = 0; lane < LANE_COUNT && code == 0; lane++)

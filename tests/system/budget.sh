@@ -48,6 +48,11 @@ mini_least=$least
 budget_case "gpt-mini's arena" --vram-budget "${mini[@]}" --ram-budget 512M
 mini_arena=$least
 budget_case "gpt-mini's drive" --nvme-budget "${mini[@]}" --ram-budget "${mini_least:-512M}"
+# Micro-batches so large that the device alone would take minutes to open.
+big=(train --model gpt2-124m --data "$work/data" --nvme "$work/nvme" --seq 1024)
+refusal_of --ram-budget "a large micro-batch" "${big[@]}" --batch 512 --ram-budget 2G
+run "${big[@]}" --batch 65536 --out "$work/refused"
+refused "a micro-batch of more tokens than any" 1 '--batch 4096 or less'
 # What a tiny model needs is mostly the program itself, which differs by some 100 KiB from one start
 # to the next, and 95 % of that is too close to tell: refused and works, no more.
 refusal_of --ram-budget "gpt-tiny with an arena" "${tiny[@]}" --vram-budget 64M --ram-budget 1M
