@@ -14,10 +14,9 @@ run() {
     "$@"
 }
 
-# One text per fortune, with a blank line between, without the line that names its author. The package
-# wraps prose at some 75 columns and indents paragraphs by a tab: paragraphs come back as one line;
-# lines that are short (verse, lists) stay as they are. The files beside these are indexes (.dat) and
-# links to the same text (.u8).
+# One text per fortune, with a blank line between. The package wraps prose at some 75 columns and
+# indents paragraphs by a tab: paragraphs come back as one line; lines that are short (verse, lists)
+# stay as they are. The files beside these are indexes (.dat) and links to the same text (.u8).
 prose() {
     cat $(find "$fortunes" -type f ! -name '*.*' | LC_ALL=C sort) | tr -d '\b' | LC_ALL=C awk '
         function end_fortune() {
@@ -26,7 +25,6 @@ prose() {
             wrapped = 0
         }
         /^%/ { end_fortune(); next }
-        /^[ \t]+-- / { next }
         {
             line = $0
             starts = line ~ /^[ \t]/ || line ~ /^[-*]/
@@ -63,9 +61,9 @@ cat >"$dir/model.json" <<'J'
 }
 J
 run "$spillway" train --model "$dir/model.json" --data "$dir/data" --out "$dir/run" \
-    --ram-budget 104M --vram-budget 64M --nvme "$dir/nvme" \
-    --seq 128 --batch 12 --steps 750 --lr 3e-3 --min-lr 1e-4 --warmup 60 --weight-decay 0.05 \
-    --checkpoint-every 250 --max-time 200s
+    --ram-budget 104M --vram-budget 48M --nvme "$dir/nvme" \
+    --seq 128 --batch 8 --steps 900 --lr 2e-3 --min-lr 2e-4 --warmup 40 \
+    --checkpoint-every 300 --max-time 200s
 
 step "4. A paragraph by the model"
 run "$spillway" sample --run "$dir/run" --prompt "Člověk" --tokens 120 --temperature 0.5 --seed 1
