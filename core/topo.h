@@ -3,7 +3,7 @@
  *
  * topo_open reads the topology once; topo_bind_thread pins the calling thread to one core, taking
  * performance cores first and one hardware thread per core before siblings. On a machine where
- * binding is refused (a container), it does nothing and topo_describe says so.
+ * binding is refused (a container), it does nothing and says so by its result.
  */
 #ifndef SPILLWAY_CORE_TOPO_H
 #define SPILLWAY_CORE_TOPO_H

@@ -50,9 +50,9 @@ enum plan_op_kind {
     /* drive lanes: uses[0] is the source, uses[1] the destination; one of them is on NVMe */
     OP_READ,
     OP_WRITE,
-    OP_COMMIT, /* flush, then the manifest: on the write lane, after every write */
     /* cpu lane */
-    OP_UPDATE, /* AdamW on one chunk, with its checksums */
+    OP_COMMIT, /* flush, then the manifest, after every write of the state */
+    OP_UPDATE, /* AdamW on one chunk; what was read for it is checked, what is written summed */
     OP_JOIN,   /* compute weights from hi (and lo) */
     OP_VERIFY, /* what was read against its checksum */
     OP_SUM,    /* checksum of what will be written */
@@ -154,8 +154,7 @@ struct plan_use {
 /* Flags of ops. */
 enum {
     OP_FIRST = 1,       /* first micro-batch (gradients overwritten) or first tile */
-    OP_COMMITTED = 2,   /* a write of resident planes that belongs to a commit */
-    OP_VERIFY_INPUT = 4 /* update: planes and gradient that were read are checked */
+    OP_COMMITTED = 2 /* a write of resident planes that belongs to a commit */
 };
 
 struct plan_op {

@@ -148,7 +148,6 @@ static struct plan_cells update_chunk(struct builder *b, uint32_t chunk,
     }
     struct plan_op *op = emit_start(&b->emit, OP_UPDATE, LANE_CPU);
     op->chunk = chunk;
-    op->flags = OP_VERIFY_INPUT;
     op->bytes = count * (2 * LAYOUT_STATE_BYTES + place->gradient_bytes);
     emit_writes(op, emit_some(memory->plane_ram, chunk * PLANE_COUNT, resident));
     emit_writes(op, stage);
