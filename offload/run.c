@@ -555,11 +555,23 @@ int run_plan_open(struct run **out, struct train_settings *settings, bool nvme, 
     return code ? code : build_plans(run, err);
 }
 
+static int open_trace(struct run *run, struct err *err)
+{
+    if (!run->settings->trace_path)
+        return 0;
+    int code = trace_open(&run->trace, run->settings->trace_path, err);
+    for (uint32_t lane = 0; lane < LANE_COUNT && code == 0; lane++)
+        trace_lane(run->trace, lane, plan_lane_name[lane]);
+    return code;
+}
+
 int run_open(struct run *run, struct err *err)
 {
     int code = check_machine(run, err);
     if (code == 0)
         code = open_run_dir(run, err);
+    if (code == 0)
+        code = open_trace(run, err); /* before the filling of the tiers, which may take long */
     if (code == 0)
         code = open_engine(run, err);
     if (code == 0)
@@ -575,17 +587,12 @@ int run_open(struct run *run, struct err *err)
         run->metrics.last_commit != (int64_t)run->committed)
         code = metrics_write_commit(&run->metrics, run->committed, tier_weights_hash(&run->tier), 0,
                                     0, err);
-    if (code == 0 && run->settings->trace_path) {
-        code = trace_open(&run->trace, run->settings->trace_path, err);
-        for (uint32_t lane = 0; lane < LANE_COUNT && code == 0; lane++)
-            trace_lane(run->trace, lane, plan_lane_name[lane]);
-    }
     return code;
 }
 
 void run_close(struct run *run)
 {
-    struct err ignored;
+    struct err err;
     if (!run)
         return;
     engine_real_close(run->real);
@@ -594,7 +601,8 @@ void run_close(struct run *run)
     tier_close(&run->tier);
     checkpoint_deinit(&run->checkpoint);
     metrics_close(&run->metrics);
-    trace_close(run->trace, &ignored);
+    if (trace_close(run->trace, &err) != 0)
+        log_warn("%s", err.message);
     for (uint32_t v = 0; v < VARIANT_COUNT; v++)
         plan_deinit(&run->plans[v]);
     plan_memory_deinit(&run->memory);
