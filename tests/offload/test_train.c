@@ -20,6 +20,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -167,6 +168,30 @@ static void test_placements_bf16(void **state)
     (void)state;
     check_placements(PRECISION_BF16, 1);
     check_placements(PRECISION_BF16, 4);
+}
+
+/* Clipping does what its name says: the first update is the first thing that differs. */
+static void test_clipping_matters(void **state)
+{
+    (void)state;
+    double loss[2][3];
+    for (int i = 0; i < 2; i++) {
+        struct tiny_run run;
+        tiny_run_init(&run, i ? "clipped" : "unclipped");
+        run.settings.optim.clip = i ? 0.25 : 1e30;
+        run.settings.steps = 3;
+        tiny_train(&run);
+        for (uint64_t step = 1; step <= 3; step++) {
+            double norm = tiny_number(&run, step, "grad_norm");
+            double clip = tiny_number(&run, step, "clip");
+            loss[i][step - 1] = tiny_number(&run, step, "loss");
+            assert_true(norm > 0.25);
+            assert_true(i ? fabs(clip * norm / 0.25 - 1) < 1e-6 : clip == 1);
+        }
+    }
+    assert_true(loss[0][0] == loss[1][0]);
+    /* Adam's first step has the same length whatever the gradient's; the second has not. */
+    assert_true(loss[0][2] != loss[1][2]);
 }
 
 /* Without clipping the updates happen in backward: the same numbers as with a bound that no
@@ -580,6 +605,7 @@ static bool campaign_strike(struct campaign *campaign, struct tiny_run *run, str
 {
     faulty_run_init(run, "strike", campaign->ram_budget);
     run->settings.optim.clip = campaign->clip;
+    forget(run); /* of a test that failed */
     fault.run = run;
     *campaign->fault = fault;
     int status = tiny_fork(train_with_fault, campaign->fault, output);
@@ -819,6 +845,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_placements_fp32),
         cmocka_unit_test(test_placements_bf16),
+        cmocka_unit_test(test_clipping_matters),
         cmocka_unit_test(test_without_clipping),
         cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_resumed_after_every_step),
