@@ -6,6 +6,7 @@
  */
 #include "core/mem.h"
 #include "core/base.h"
+#include "core/topo.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -408,6 +409,9 @@ int mem_arena_open(struct mem_arena *arena, uint64_t bytes, struct err *err) {
     if (base == NULL)
         return err_set_errno(err, errno, "cannot map %" PRIu64 " MiB of memory",
                              div_up(bytes, MIB));
+    /* Preference only, before the first touch: the node of the core that works most. */
+    if (topo_open()->node_count > 1)
+        topo_bind_memory(base, bytes);
     /* Advice only: a kernel without huge pages refuses, and `huge` says so. */
     if (bytes >= HUGE_ARENA_MIN)
         madvise(base, bytes, MADV_HUGEPAGE);

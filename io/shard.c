@@ -150,6 +150,7 @@ int shard_open(struct shard *shard, const char *path, struct err *err)
     shard->vocab_size = header->vocab_size;
     shard->token_count = header->token_count;
     shard->document_count = header->document_count;
+    shard->contents_checksum = header->contents_checksum;
     shard->tokenizer_hash = header->tokenizer_hash;
     shard->tokens = (const uint8_t *)shard->map + SHARD_HEADER_BYTES;
     shard->documents = (const uint64_t *)((const uint8_t *)shard->tokens +

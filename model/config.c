@@ -12,6 +12,10 @@
 #define CONFIG_CHANNELS_STEP 32u
 #define CONFIG_POSITIONS_MAX 65536u
 #define CONFIG_VOCAB_MAX     (1u << 24)
+
+#define CONFIG_ODD_CHANNELS_MAX   8192u
+#define CONFIG_WIDE_CHANNELS_STEP 256u
+#define CONFIG_EMBEDDING_MAX      ((uint64_t)1 << 32)
 #define CONFIG_PATH_MAX      4096
 
 #define GPT2_VOCAB     50257u
@@ -66,6 +70,18 @@ int config_check(const struct config *config, struct err *err) {
     if (config->channels % CONFIG_CHANNELS_STEP != 0)
         return err_set(err, ERR_INPUT, "the model has n_embd %u, but it must be a multiple of %u",
                        config->channels, CONFIG_CHANNELS_STEP);
+    /* Rows of the embedding are cut into chunks of whole pages: wide and odd rows make them too
+     * large. */
+    if (config->channels > CONFIG_ODD_CHANNELS_MAX &&
+        config->channels % CONFIG_WIDE_CHANNELS_STEP != 0)
+        return err_set(err, ERR_INPUT,
+                       "the model has n_embd %u, but above %u it must be a multiple of %u",
+                       config->channels, CONFIG_ODD_CHANNELS_MAX, CONFIG_WIDE_CHANNELS_STEP);
+    if ((uint64_t)config->vocab * config->channels > CONFIG_EMBEDDING_MAX)
+        return err_set(err, ERR_INPUT,
+                       "the model has vocab_size %u and n_embd %u: their product may be %llu at "
+                       "most",
+                       config->vocab, config->channels, (unsigned long long)CONFIG_EMBEDDING_MAX);
     if (config->channels % config->heads != 0)
         return err_set(err, ERR_INPUT,
                        "the model has n_embd %u, which its n_head %u does not divide",

@@ -401,6 +401,27 @@ static int keep_tokenizer(const struct run *run, bool has_commit, struct err *er
     return result;
 }
 
+/* The text too must be the one that was trained on: the order of the batches follows from it. */
+static int check_text(const struct run *run, struct err *err)
+{
+    char path[FILE_PATH_MAX], now[32];
+    int result = file_join(path, run->settings->run_dir, "config.json", err);
+    if (result || !file_exists(path))
+        return result;
+    struct json_value *root = json_load(path, err);
+    if (!root)
+        return err->code;
+    const char *before = json_get_string(root, "text", NULL);
+    snprintf(now, sizeof(now), "%016" PRIx64, run->dataset.train.contents_checksum);
+    if (before && strcmp(before, now) != 0)
+        result = err_set(err, ERR_INPUT,
+                         "the data in %s is no longer what the run in %s was trained on: put the "
+                         "old data back, or start another run",
+                         run->settings->data_dir, run->settings->run_dir);
+    json_free(root);
+    return result;
+}
+
 /* Nothing of a run that is there already is touched before it is known to be the one that is meant.
  */
 static int check_run_dir(const struct run *run, bool *has_commit, struct err *err)
@@ -429,6 +450,8 @@ static int open_run_dir(struct run *run, struct err *err)
         result = file_lock(&run->lock_fd, s->run_dir, err);
     if (result == 0)
         result = check_run_dir(run, &has_commit, err);
+    if (result == 0 && has_commit)
+        result = check_text(run, err);
     if (result == 0 && s->nvme_dir)
         result = file_make_dirs(s->nvme_dir, err);
     if (result == 0 && s->nvme_dir)
@@ -446,6 +469,9 @@ static int save_config(struct run *run, struct err *err)
     json_set(root, "model", config_to_json(&run->config));
     json_set_string(root, "precision",
                     run->settings->precision == PRECISION_BF16 ? "bf16" : "fp32");
+    char checksum[32];
+    snprintf(checksum, sizeof(checksum), "%016" PRIx64, run->dataset.train.contents_checksum);
+    json_set_string(root, "text", checksum);
     char *text = json_text(run->settings->record, false);
     json_set(root, "options", json_parse(text, strlen(text), "options", err));
     mem_free(text);
