@@ -10,6 +10,7 @@
 
 #define NAME_BYTES_MAX 64
 #define HELP_COLUMN    28
+#define HELP_COLUMNS   80 /* a terminal that nobody has widened */
 
 /* Numbers */
 
@@ -165,14 +166,39 @@ static const struct args_option *find_option(const struct args_command *command,
 
 /* Help */
 
+/* Text from HELP_COLUMN on, in lines of at most HELP_COLUMNS where its words allow. */
+static void print_wrapped(const char *text) {
+    const size_t width = HELP_COLUMNS - HELP_COLUMN;
+    while (strlen(text) > width) {
+        size_t end = width;
+        while (end > 0 && text[end] != ' ')
+            end--;
+        if (end == 0)
+            end = strcspn(text, " ");
+        if (text[end] == 0)
+            break;
+        printf("%.*s\n%*s", (int)end, text, HELP_COLUMN, "");
+        text += end + 1;
+    }
+    printf("%s\n", text);
+}
+
 static void print_option(const char *name, const char *value_name, const char *help) {
     char left[NAME_BYTES_MAX * 2];
     int width = snprintf(left, sizeof(left), "  --%s%s%s", name, value_name != NULL ? " " : "",
                          value_name != NULL ? value_name : "");
     if (width < HELP_COLUMN)
-        printf("%-*s%s\n", HELP_COLUMN, left, help);
+        printf("%-*s", HELP_COLUMN, left);
     else
-        printf("%s\n%*s%s\n", left, HELP_COLUMN, "", help);
+        printf("%s\n%*s", left, HELP_COLUMN, "");
+    print_wrapped(help);
+}
+
+static bool takes(const struct args_command *command, enum args_kind kind) {
+    for (size_t i = 0; i < command->option_count; i++)
+        if (command->options[i].kind == kind)
+            return true;
+    return false;
 }
 
 static void print_help(const struct args_command *command) {
@@ -182,8 +208,11 @@ static void print_help(const struct args_command *command) {
         print_option(option->name, option->value_name, option->help);
     }
     print_option("help", NULL, "print this and exit");
-    printf("\nSizes take K M G T (powers of 1024), times s m h d.\n\nexample:\n  %s\n",
-           command->example);
+    if (takes(command, ARGS_SIZE))
+        printf("\nSizes are in bytes, or take K M G T (powers of 1024).\n");
+    if (takes(command, ARGS_DURATION))
+        printf("Times are in seconds, or take s m h d.\n");
+    printf("\nexample:\n  %s\n", command->example);
 }
 
 /* The command line */
@@ -226,8 +255,10 @@ static int take_positional(struct args_command *command, const char *word, struc
         return err_set(err, ERR_USAGE, "\"%s\" is no option; see spillway %s --help", word,
                        command->name);
     if (command->positional_count == command->positional_max)
-        return err_set(err, ERR_USAGE, "\"%s\" is one argument too many; at most %zu are taken",
-                       word, command->positional_max);
+        return err_set(err, ERR_USAGE,
+                       "\"%s\" is one argument too many; at most %zu can be given; see spillway %s "
+                       "--help",
+                       word, command->positional_max, command->name);
     command->positional[command->positional_count++] = word;
     return 0;
 }

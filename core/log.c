@@ -72,9 +72,14 @@ void log_progress_start(struct log_progress *progress, const char *label, const 
     progress->last_ns = progress->start_ns;
 }
 
-/* Enough digits to see it move, no more: 0.53, 5.31, 53.1, 531. */
+/* Enough digits to see it move, no more: 0.53, 5.31, 53.1, 531. What is counted (steps, chunks) has
+ * a whole total and needs none. */
 static int digits_after_point(double value) {
     return value < 10 ? 2 : value < 100 ? 1 : 0;
+}
+
+static int digits_of_total(double total) {
+    return total == floor(total) ? 0 : digits_after_point(total);
 }
 
 static size_t format_bar(char *text, size_t size, double fraction) {
@@ -96,8 +101,8 @@ static size_t format_progress(char *line, size_t size, const struct log_progress
         if (on_terminal())
             used += format_bar(line + used, size - used, fraction);
         used += (size_t)snprintf(line + used, size - used, " %.*f/%.*f %.20s",
-                                 digits_after_point(progress->total_units), done_units,
-                                 digits_after_point(progress->total_units), progress->total_units,
+                                 digits_of_total(progress->total_units), done_units,
+                                 digits_of_total(progress->total_units), progress->total_units,
                                  progress->unit);
     } else {
         used += (size_t)snprintf(line + used, size - used, " %.*f %.20s",

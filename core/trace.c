@@ -19,6 +19,11 @@ struct trace {
     uint64_t start_ns;
     size_t used;
     char *path;
+    struct trace_lane {
+        char name[NAME_BYTES_MAX + 1];
+        uint32_t row_count;
+        uint64_t end_ns[TRACE_ROWS_MAX]; /* of each row's last event */
+    } lanes[TRACE_LANES_MAX];
     char buffer[BUFFER_BYTES];
 };
 
@@ -62,29 +67,51 @@ int trace_open(struct trace **trace, const char *path, struct err *err) {
     return 0;
 }
 
-void trace_lane(struct trace *trace, uint32_t lane, const char *name) {
-    ASSERT(strlen(name) <= NAME_BYTES_MAX);
+/* The next row of the lane. */
+static uint32_t add_row(struct trace *trace, uint32_t lane) {
+    struct trace_lane *l = &trace->lanes[lane];
+    uint32_t tid = lane * TRACE_ROWS_MAX + l->row_count;
     take(trace,
          snprintf(room(trace), EVENT_BYTES_MAX,
                   ",\n{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":1,\"tid\":%" PRIu32
                   ",\"args\":{\"name\":\"%s\"}}"
                   ",\n{\"name\":\"thread_sort_index\",\"ph\":\"M\",\"pid\":1,\"tid\":%" PRIu32
                   ",\"args\":{\"sort_index\":%" PRIu32 "}}",
-                  lane, name, lane, lane));
+                  tid, l->name, tid, tid));
+    return l->row_count++;
+}
+
+/* A row on which nothing ends after start_ns. */
+static uint32_t find_row(struct trace *trace, uint32_t lane, uint64_t start_ns) {
+    const struct trace_lane *l = &trace->lanes[lane];
+    for (uint32_t row = 0; row < l->row_count; row++)
+        if (l->end_ns[row] <= start_ns)
+            return row;
+    return l->row_count < TRACE_ROWS_MAX ? add_row(trace, lane) : TRACE_ROWS_MAX - 1;
+}
+
+void trace_lane(struct trace *trace, uint32_t lane, const char *name) {
+    ASSERT(lane < TRACE_LANES_MAX && strlen(name) <= NAME_BYTES_MAX);
+    struct trace_lane *l = &trace->lanes[lane];
+    ASSERT(l->row_count == 0);
+    strcpy(l->name, name);
+    add_row(trace, lane);
 }
 
 void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t start_ns,
                  uint64_t end_ns, uint64_t bytes) {
-    ASSERT(strlen(name) <= NAME_BYTES_MAX);
+    ASSERT(lane < TRACE_LANES_MAX && strlen(name) <= NAME_BYTES_MAX);
     ASSERT(start_ns <= end_ns);
+    uint32_t row = find_row(trace, lane, start_ns);
+    trace->lanes[lane].end_ns[row] = end_ns;
     /* Relative to trace_open: microseconds in a double lose digits once a machine is up for weeks.
      */
     uint64_t start = start_ns > trace->start_ns ? start_ns - trace->start_ns : 0;
-    take(trace,
-         snprintf(room(trace), EVENT_BYTES_MAX,
-                  ",\n{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":%" PRIu32
-                  ",\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"bytes\":%" PRIu64 "}}",
-                  name, lane, (double)start * 1e-3, (double)(end_ns - start_ns) * 1e-3, bytes));
+    take(trace, snprintf(room(trace), EVENT_BYTES_MAX,
+                         ",\n{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":%" PRIu32
+                         ",\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"bytes\":%" PRIu64 "}}",
+                         name, lane * TRACE_ROWS_MAX + row, (double)start * 1e-3,
+                         (double)(end_ns - start_ns) * 1e-3, bytes));
 }
 
 int trace_close(struct trace *trace, struct err *err) {

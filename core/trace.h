@@ -10,10 +10,16 @@
 #include "core/err.h"
 #include <stdint.h>
 
+#define TRACE_LANES_MAX 16
+#define TRACE_ROWS_MAX  32
+
 struct trace;
 
 int trace_open(struct trace **trace, const char *path, struct err *err);
-/* Names the row with number lane. */
+/* Names the lane, which is below TRACE_LANES_MAX; name: at most 100 bytes. A lane has as many rows
+ * as it has events at once (up to TRACE_ROWS_MAX, then they share the last one): viewers drop an
+ * event that begins on a row before another has ended there. Row r of a lane has tid lane *
+ * TRACE_ROWS_MAX + r. */
 void trace_lane(struct trace *trace, uint32_t lane, const char *name);
 /* name: at most 100 bytes, no quote or backslash. Times from clock_ns. */
 void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t start_ns,

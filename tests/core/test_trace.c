@@ -1,4 +1,5 @@
-/* trace: the file is JSON that a viewer reads, whole over many buffers; write errors are told. */
+/* trace: the file is JSON that a viewer reads, whole over many buffers; no two events of a row
+ * overlap; write errors are told. */
 #include "tests/shared/check.h"
 #include "core/clock.h"
 #include "core/json.h"
@@ -32,10 +33,56 @@ static void test_file(void **state) {
     for (uint64_t i = 0; i < EVENTS; i++) {
         const struct json_value *event = json_at(root, before + i);
         assert_string_equal(json_get_string(event, "name", ""), "forward h.3");
-        assert_int_equal(json_get_int(event, "tid", -1), i % 2);
+        assert_int_equal(json_get_int(event, "tid", -1), i % 2 * TRACE_ROWS_MAX);
         assert_int_equal(json_get_int(json_get(event, "args"), "bytes", -1), i);
         assert_true(json_get_number(event, "dur", 0) == 0.5);
     }
+    json_free(root);
+}
+
+/* The tid of the first event of that name. */
+static int64_t row_of(const struct json_value *root, const char *name) {
+    for (size_t i = 0; i < json_length(root); i++)
+        if (strcmp(json_get_string(json_at(root, i), "name", ""), name) == 0)
+            return json_get_int(json_at(root, i), "tid", -1);
+    return -1;
+}
+
+/* What a drive does at once: told in the order of ends, each row takes the next that fits. */
+static void test_rows(void **state) {
+    (void)state;
+    struct err err;
+    struct trace *trace;
+    const char *path = scratch_path("rows.json");
+    assert_int_equal(trace_open(&trace, path, &err), 0);
+    trace_lane(trace, 3, "ssd_read");
+    uint64_t t = clock_ns();
+    trace_event(trace, 3, "a", t, t + 100, 1);
+    trace_event(trace, 3, "b", t + 50, t + 120, 1);
+    trace_event(trace, 3, "c", t + 60, t + 130, 1);
+    trace_event(trace, 3, "d", t + 100, t + 140, 1);
+    trace_event(trace, 3, "e", t + 130, t + 150, 1);
+    /* More at once than there are rows: the last one takes them, and nothing is lost. */
+    for (uint32_t i = 0; i <= TRACE_ROWS_MAX; i++)
+        trace_event(trace, 3, "f", t + 200, t + 300, 1);
+    assert_int_equal(trace_close(trace, &err), 0);
+    struct json_value *root = json_load(path, &err);
+    assert_non_null(root);
+    int64_t first = 3 * TRACE_ROWS_MAX;
+    assert_int_equal(row_of(root, "a"), first);
+    assert_int_equal(row_of(root, "b"), first + 1);
+    assert_int_equal(row_of(root, "c"), first + 2);
+    assert_int_equal(row_of(root, "d"), first);
+    assert_int_equal(row_of(root, "e"), first + 1);
+    size_t named = 0, told = 0;
+    for (size_t i = 0; i < json_length(root); i++) {
+        const char *name = json_get_string(json_at(root, i), "name", "");
+        named += strcmp(name, "thread_name") == 0;
+        told += strcmp(name, "f") == 0;
+        assert_in_range(json_get_int(json_at(root, i), "tid", -1), 0, first + TRACE_ROWS_MAX - 1);
+    }
+    assert_int_equal(named, TRACE_ROWS_MAX);
+    assert_int_equal(told, TRACE_ROWS_MAX + 1);
     json_free(root);
 }
 
@@ -48,8 +95,8 @@ static void test_longest_name(void **state) {
     memset(name, 'n', 100);
     name[100] = 0;
     assert_int_equal(trace_open(&trace, path, &err), 0);
-    trace_lane(trace, UINT32_MAX, name);
-    trace_event(trace, UINT32_MAX, name, 0, UINT64_MAX, UINT64_MAX);
+    trace_lane(trace, TRACE_LANES_MAX - 1, name);
+    trace_event(trace, TRACE_LANES_MAX - 1, name, 0, UINT64_MAX, UINT64_MAX);
     assert_int_equal(trace_close(trace, &err), 0);
     char *text = scratch_read(path);
     assert_non_null(strstr(text, name));
@@ -74,6 +121,7 @@ static void test_errors(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file),
+        cmocka_unit_test(test_rows),
         cmocka_unit_test(test_longest_name),
         cmocka_unit_test(test_errors),
     };
