@@ -323,7 +323,7 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
          manifest->parameters != layout->real_parameters))
         result = err_set(err, ERR_INPUT,
                          "the commit in %s belongs to another model: it has %" PRIu64
-                         " parameters, this one %" PRIu64,
+                         " parameters, this one %" PRIu64 ": choose another --out",
                          run_dir, manifest->parameters, layout->real_parameters);
     if (result)
         checkpoint_unload(manifest);

@@ -192,9 +192,13 @@ void place_print(const struct place *place, const struct plan_memory *memory, FI
                out);
     fprintf(out, "         of which the program itself %s\n",
             log_bytes(text, place->spec.overhead_bytes));
-    if (place->spec.nvme)
+    if (place->spec.nvme) {
         print_tier("NVMe", memory->content_bytes[TIER_NVME], place->nvme_bytes,
                    place->spec.nvme_budget, out);
+        fprintf(out,
+                "         of which the two slots of all state, one of them the last commit's: %s\n",
+                log_bytes(text, 2 * layout->slot_bytes));
+    }
     fprintf(out, "  state in RAM:");
     for (uint32_t p = 0; p < PLANE_COUNT; p++)
         fprintf(out, " %s %.0f %%", layout_plane_name[p],

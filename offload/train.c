@@ -2,9 +2,9 @@
  * train: see train.h. The trainer's own rules:
  * 1. A step's gradients wait until the next step's forward pass, which applies them. `pending` says
  *    that they do. Evaluation and the end apply them by a plan that only updates.
- * 2. A commit of step s rides on the plan that applies the gradients of s, after the log line of s is
- *    on the drive: a resumed run finds a line for every step it does not repeat.
- *    With --clip 0 backward has applied them itself and nothing is ever pending.
+ * 2. A commit of step s rides on the plan that applies the gradients of s, after the log line of s
+ * is on the drive: a resumed run finds a line for every step it does not repeat. With --clip 0
+ * backward has applied them itself and nothing is ever pending.
  * 3. A loss or norm that is not finite ends the run before its gradients are applied.
  * 4. From the end of the second step on, nothing allocates (check_sealed).
  */
@@ -58,8 +58,7 @@ static void load_tokens(struct run *run, const struct batch_source *source, uint
 
 static void run_plan(struct run *run, enum variant variant, struct sched_result *result)
 {
-    sched_run(&run->sched, &run->plans[variant], engine_real_engine(run->real), run->trace,
-              result);
+    sched_run(&run->sched, &run->plans[variant], engine_real_engine(run->real), run->trace, result);
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
         run->moved[lane] += result->bytes[lane];
     run->commit_bytes += result->commit_bytes;
@@ -211,8 +210,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
 {
     struct train_settings *s = run->settings;
     bool commit = run->pending && commit_due(run, run->done) && run->committed != run->done;
-    enum variant variant =
-        !run->pending ? PLAN_FIRST : commit ? PLAN_STEADY_COMMIT : PLAN_STEADY;
+    enum variant variant = !run->pending ? PLAN_FIRST : commit ? PLAN_STEADY_COMMIT : PLAN_STEADY;
     struct sched_result result;
     *m = (struct metrics_step){.run = &result, .least = run->least[variant]};
     uint64_t start_ns = clock_ns();
@@ -259,7 +257,8 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     }
     fill_memory(run, m);
     code = metrics_write_step(&run->metrics, m, err);
-    /* An evaluation has applied the gradients already: a commit that is due cannot wait for them. */
+    /* An evaluation has applied the gradients already: a commit that is due cannot wait for them.
+     */
     if (code == 0 && !run->pending && commit_due(run, run->done))
         code = flush(run, true, err);
     return code;
@@ -277,13 +276,14 @@ static void check_budget(const struct run *run, const struct metrics_step *m)
 static void show_step(struct run *run, struct log_progress *progress, const struct metrics_step *m)
 {
     char note[160];
-    int used = snprintf(note, sizeof(note), "step %" PRIu64 " loss %.4f  %.0f tokens/s  %.2f s "
-                                            "(predicted %.2f, bound %.2f by %s)",
-                        m->step, m->loss, (double)m->tokens / m->step_s, m->step_s,
-                        m->predicted_s, m->bound_s, plan_lane_name[m->bound_lane]);
+    int used =
+        snprintf(note, sizeof(note),
+                 "loss %.4f  %.0f tokens/s  %.2f s a step (predicted %.2f, bound %.2f by %s)",
+                 m->loss, (double)m->tokens / m->step_s, m->step_s, m->predicted_s, m->bound_s,
+                 plan_lane_name[m->bound_lane]);
     if (m->has_val) {
-        snprintf(note + used, sizeof(note) - (size_t)used, "  val %.4f", m->val_loss);
-        log_line("%s", note);
+        snprintf(note + used, sizeof(note) - (size_t)used, "  val loss %.4f", m->val_loss);
+        log_line("step %" PRIu64 " %s", m->step, note);
     }
     log_progress_update(progress, (double)m->step, note);
     if (m->step == run->start_done + 1)
@@ -342,16 +342,16 @@ static void print_summary(const struct run *run)
     double elapsed_s = (double)(clock_ns() - run->start_ns) / 1e9;
     uint64_t steps = run->done - run->start_done;
     double written = (double)(run->moved[LANE_SSD_WRITE] + run->commit_bytes) / 1e9;
-    printf("\n%" PRIu64 " steps, %" PRIu64 " tokens in %s: %.0f tokens/s\n", steps,
-           steps * run_tokens_per_step(run), log_duration(a, elapsed_s),
+    printf("\n%" PRIu64 " step%s, %" PRIu64 " tokens in %s: %.0f tokens/s\n", steps,
+           steps == 1 ? "" : "s", steps * run_tokens_per_step(run), log_duration(a, elapsed_s),
            (double)(steps * run_tokens_per_step(run)) / elapsed_s);
     if (steps)
         printf("  loss %.4f -> %.4f\n", run->first_loss, run->last_loss);
     if (run->place.separate_device)
         printf("  VRAM held          %12s of %s\n", log_bytes(a, m.vram_peak_bytes),
                log_bytes(b, run->settings->vram_budget));
-    printf("  RAM held           %12s of %s (peak, whole process)\n", log_bytes(a, m.ram_peak_bytes),
-           log_bytes(b, run->settings->ram_budget));
+    printf("  RAM held           %12s of %s (peak, whole process)\n",
+           log_bytes(a, m.ram_peak_bytes), log_bytes(b, run->settings->ram_budget));
     if (run->settings->nvme_dir)
         printf("  NVMe held          %12s\n", log_bytes(a, run->place.nvme_bytes));
     print_lane(run, "RAM -> VRAM", LANE_H2D);
@@ -360,6 +360,7 @@ static void print_summary(const struct run *run)
     print_lane(run, "RAM -> NVMe", LANE_SSD_WRITE);
     printf("  commits            %12s in all\n", log_bytes(a, run->commit_bytes));
     printf("  written to drive   %9.3f GB\n", written);
+    printf("step %" PRIu64 " is committed in %s\n", run->committed, run->settings->run_dir);
     if (run->done < run->settings->steps && run->settings->resume_command)
         printf("continue with:\n  %s\n", run->settings->resume_command);
 }
@@ -372,11 +373,11 @@ static void print_intro(const struct run *run)
              run->config.name, run->tensors.parameter_count,
              s->precision == PRECISION_BF16 ? "bf16" : "fp32", s->batch, s->seq, s->accum,
              run_tokens_per_step(run));
-    log_line("lr %g to %g in %" PRIu64 " steps, warm-up %" PRIu64 ", weight decay %g, clip %g, seed "
-             "%" PRIu64 "; a commit every %" PRIu64 " steps; from step %" PRIu64 " to %" PRIu64,
-             s->optim.lr, s->optim.min_lr, s->optim.total_steps, s->optim.warmup_steps,
-             s->optim.weight_decay, s->optim.clip, s->seed, s->checkpoint_every, run->done,
-             s->steps);
+    log_line(
+        "lr %g to %g in %" PRIu64 " steps, warm-up %" PRIu64 ", weight decay %g, clip %g, seed "
+        "%" PRIu64 "; a commit every %" PRIu64 " steps; from step %" PRIu64 " to %" PRIu64,
+        s->optim.lr, s->optim.min_lr, s->optim.total_steps, s->optim.warmup_steps,
+        s->optim.weight_decay, s->optim.clip, s->seed, s->checkpoint_every, run->done, s->steps);
 }
 
 int train_run(struct train_settings *settings, struct err *err)
@@ -391,8 +392,9 @@ int train_run(struct train_settings *settings, struct err *err)
         place_print(&run->place, &run->memory, stderr);
         log_line("%s", ring_note(run->ring));
         if (run->done >= settings->steps && run->committed == run->done)
-            log_line("nothing to do: %s has done its %" PRIu64 " steps", settings->run_dir,
-                     run->done);
+            log_line("nothing to do: %s is at step %" PRIu64 " of %" PRIu64
+                     "; to go on, give more --steps",
+                     settings->run_dir, run->done, settings->steps);
         else
             code = loop(run, err);
     }

@@ -308,7 +308,8 @@ static int check_path(struct check *check, const char *path, struct err *err)
 static int summarize(const struct check *check, struct err *err)
 {
     char text[LOG_BYTES_MAX];
-    printf("%u files, %s: ", check->file_count, log_bytes(text, check->bytes));
+    printf("%u file%s, %s: ", check->file_count, check->file_count == 1 ? "" : "s",
+           log_bytes(text, check->bytes));
     if (!check->damage_count) {
         printf("no damage\n");
         return 0;

@@ -35,7 +35,7 @@ static void print_result(const struct eval *eval, const struct infer_evaluation 
 {
     printf("val loss    %12.6f  (nats per token)\n", e->loss);
     printf("perplexity  %12.3f\n", exp(e->loss));
-    printf("tokens      %12" PRIu64 "  (%" PRIu64 " steps of %u sequences of %u)\n", e->token_count,
+    printf("tokens      %12" PRIu64 "  (%" PRIu64 " x %u sequences of %u)\n", e->token_count,
            e->steps, e->batch * e->accum, e->seq);
     printf("precision   %12s\n", eval->infer.precision == PRECISION_BF16 ? "bf16" : "fp32");
     if (eval->infer.model.is_run)
@@ -70,7 +70,8 @@ static int check_options(const struct eval *eval, struct err *err)
     if (!eval->run == !eval->model)
         return err_set(err, ERR_USAGE, "give one of --run RUN and --model HF_DIR");
     if (!eval->data)
-        return err_set(err, ERR_USAGE, "--data is missing");
+        return err_set(err, ERR_USAGE,
+                       "--data is missing: --data DIR, a folder made by 'spillway prep'");
     if (eval->seq > UINT32_MAX || eval->batch > UINT32_MAX || eval->steps > UINT32_MAX)
         return err_set(err, ERR_USAGE, "--seq, --batch and --steps are at most %u", UINT32_MAX);
     return 0;
@@ -97,7 +98,7 @@ int eval_main(int argc, char **argv)
     struct args_command args = {
         .name = "eval",
         .summary = "Measures a model's loss on the validation data.",
-        .usage = "--run RUN | --model HF_DIR --data DIR [options]",
+        .usage = "(--run RUN | --model HF_DIR) --data DIR [options]",
         .example = "spillway eval --run run --data data",
         .options = options,
         .option_count = ARRAY_COUNT(options),

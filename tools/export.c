@@ -271,7 +271,8 @@ int export_main(int argc, char **argv)
     struct err err = {0};
     int result = args_parse(&args, argc, argv, &err);
     if (result == 0 && (!export.run || !export.out))
-        result = err_set(&err, ERR_USAGE, "--%s is missing", export.run ? "out" : "run");
+        result = err_set(&err, ERR_USAGE, "--%s is missing; see spillway export --help",
+                         export.run ? "out" : "run");
     if (result == 0)
         result = run(&export, &err);
     return commands_status(result, &err);

@@ -43,7 +43,7 @@ static void fill_table(struct options *o, enum options_command command)
     if (train)
         add(o, "out", ARGS_STRING, &o->out, "RUN", "the run's folder, made when missing");
     add(o, "ram-budget", ARGS_SIZE, &o->ram_budget, "SIZE",
-        "RAM for the whole process (default: 80 % of what is free)");
+        "RAM for the whole process, such as 900M or 8G (default: 80 % of what is free)");
     add(o, "vram-budget", ARGS_SIZE, &o->vram_budget, "SIZE",
         "the device's own memory, an arena on the CPU device (default: none, RAM serves)");
     add(o, "nvme", ARGS_STRING, &o->nvme, "DIR",
@@ -65,7 +65,7 @@ static void fill_table(struct options *o, enum options_command command)
         "where the learning rate reaches --min-lr (default: --steps)");
     if (train)
         add(o, "max-time", ARGS_DURATION, &o->max_time, "TIME",
-            "stop after the step in which this is over, e.g. 8h (default: no limit)");
+            "stop after the step in which this much time is over, e.g. 8h (default: no limit)");
     add(o, "seed", ARGS_U64, &o->seed, "S", "of weights and of the order of data (default: 1)");
     add(o, "lr", ARGS_DOUBLE, &o->lr, "X", "highest learning rate (default: 6e-4)");
     add(o, "min-lr", ARGS_DOUBLE, &o->min_lr, "X",
@@ -88,13 +88,15 @@ static void fill_table(struct options *o, enum options_command command)
         add(o, "resume", ARGS_FLAG, &o->resume, NULL,
             "continue the run in --out; options not given again are as before");
         add(o, "trace", ARGS_STRING, &o->trace, "FILE",
-            "write a Chrome/Perfetto trace of every lane");
+            "write what every lane did when, for https://ui.perfetto.dev");
     } else {
         add(o, "json", ARGS_FLAG, &o->json, NULL, "print the plan's figures as JSON");
         add(o, "ops", ARGS_FLAG, &o->dump, NULL, "list every op of a step");
     }
     add(o, "resident", ARGS_STRING, &o->resident, "auto|none|LIST",
-        "planes pinned in RAM: hi; hi,lo; hi,lo,m; hi,lo,m,v (default: auto, as many as fit)");
+        "parts of the state kept in RAM: hi; hi,lo; hi,lo,m; hi,lo,m,v (default: auto, as many as "
+        "fit; "
+        "for experiments)");
     add(o, "prefetch", ARGS_U64, &o->prefetch, "N",
         "layers fetched ahead (default: 2, or 1 where memory is short)");
     add(o, "recompute", ARGS_STRING, &o->recompute, "auto|all|none",
@@ -173,8 +175,16 @@ static int take_record(struct options *o, struct err *err)
     int result = file_join(path, o->out, "config.json", err);
     if (result)
         return result;
-    if (!file_exists(path))
-        return 0; /* killed before it was written: the run starts at step 0 */
+    if (!file_exists(path)) {
+        /* Killed before it was written: with --model given again the run starts at step 0. */
+        if (o->model)
+            return 0;
+        return err_set(
+            err, ERR_INPUT,
+            "there is no run in %s to resume: give --out the folder of one, or start one "
+            "with --model and --data",
+            o->out);
+    }
     o->loaded = json_load(path, err);
     if (!o->loaded)
         return err->code;
@@ -270,7 +280,7 @@ static int check_numbers(const struct options *o, struct err *err)
     int result = in_range("batch", o->batch, 1, 65536, err);
     if (result == 0)
         result = in_range("accum", o->accum, 1, 4096, err);
-    if (result == 0 && o->seq)
+    if (result == 0 && was_given(o, "seq"))
         result = in_range("seq", o->seq, 1, 65536, err);
     if (result == 0 && was_given(o, "prefetch"))
         result = in_range("prefetch", o->prefetch, 1, 64, err);
@@ -283,12 +293,14 @@ static int check_numbers(const struct options *o, struct err *err)
         result = in_range("seed", o->seed, 0, INT64_MAX, err);
     if (result)
         return result;
+    if (was_given(o, "steps") && was_given(o, "epochs"))
+        return err_set(err, ERR_USAGE, "--steps and --epochs both say how long: give one of them");
     if (o->beta1 >= 1 || o->beta2 >= 1)
         return err_set(err, ERR_USAGE, "--beta1 and --beta2 must be below 1");
     if (o->eps <= 0)
         return err_set(err, ERR_USAGE, "--eps must be above 0");
     if (o->min_lr > o->lr)
-        return err_set(err, ERR_USAGE, "--min-lr is above --lr");
+        return err_set(err, ERR_USAGE, "--min-lr %g is above --lr %g", o->min_lr, o->lr);
     return 0;
 }
 
@@ -350,21 +362,59 @@ static bool is_folder(const char *path)
     return stat(path, &stat_) == 0 && S_ISDIR(stat_.st_mode);
 }
 
-static int require(const char *name, const char *value, struct err *err)
+static int require(const struct options *o, const char *name, const char *value, struct err *err)
 {
-    return value ? 0 : err_set(err, ERR_USAGE, "--%s is missing", name);
+    if (value)
+        return 0;
+    for (size_t i = 0; i < o->count; i++)
+        if (strcmp(o->table[i].name, name) == 0)
+            return err_set(err, ERR_USAGE, "--%s is missing: --%s %s, %s", name, name,
+                           o->table[i].value_name, o->table[i].help);
+    ASSERT(!"a required option is in the table");
+    return 0;
+}
+
+/* A run among prepared data would have two meanings for the files that both have. */
+static int check_out(const struct options *o, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+    int result = file_join(path, o->out, DATASET_FILE, err);
+    if (result == 0 && file_exists(path))
+        result = err_set(err, ERR_INPUT,
+                         "%s holds prepared data, not a run: give --out another folder", o->out);
+    return result;
+}
+
+/* What is free where `dir` is or would be: to plan makes no folders. */
+static int free_bytes_around(const char *dir, uint64_t *bytes, struct err *err)
+{
+    char path[FILE_PATH_MAX];
+    if (strlen(dir) >= sizeof(path))
+        return err_set(err, ERR_INPUT, "the name of the folder is too long: %s", dir);
+    strcpy(path, dir);
+    while (!file_exists(path)) {
+        char *slash = strrchr(path, '/');
+        if (!slash)
+            strcpy(path, ".");
+        else
+            slash[slash == path] = 0;
+    }
+    return file_free_bytes(path, bytes, err);
 }
 
 /* The drive's free space bounds the NVMe budget. */
-static int choose_nvme(struct options *o, struct err *err)
+static int choose_nvme(struct options *o, bool train, struct err *err)
 {
+    char text[LOG_BYTES_MAX];
     if (o->nvme && strchr(o->nvme, ',') && !file_exists(o->nvme))
         return err_set(err, ERR_USAGE, "--nvme takes one folder so far, not a list: %s", o->nvme);
     if (!o->nvme || o->nvme_budget != UINT64_MAX)
         return 0;
-    int result = file_make_dirs(o->nvme, err);
+    int result = train ? file_make_dirs(o->nvme, err) : 0;
     if (result == 0)
-        result = file_free_bytes(o->nvme, &o->nvme_budget, err);
+        result = free_bytes_around(o->nvme, &o->nvme_budget, err);
+    if (result == 0)
+        log_line("NVMe budget: %s (what is free there)", log_bytes(text, o->nvme_budget));
     return result;
 }
 
@@ -428,13 +478,15 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     if (result)
         return result;
     if (train)
-        result = require("out", o->out, err);
+        result = require(o, "out", o->out, err);
+    if (result == 0 && train)
+        result = check_out(o, err);
     if (result == 0 && o->resume)
         result = take_record(o, err);
     if (result == 0)
-        result = require("model", o->model, err);
+        result = require(o, "model", o->model, err);
     if (result == 0 && train)
-        result = require("data", o->data, err);
+        result = require(o, "data", o->data, err);
     if (result == 0)
         result = choose_words(o, settings, err);
     if (result == 0 && o->min_lr < 0)
@@ -446,7 +498,7 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     if (result == 0)
         result = choose_steps(o, err);
     if (result == 0)
-        result = choose_nvme(o, err);
+        result = choose_nvme(o, train, err);
     if (result)
         return result;
     o->record = json_new_object();
@@ -456,7 +508,8 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
         char text[LOG_BYTES_MAX];
         o->ram_budget =
             mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
-        log_line("RAM budget: %s (80 %% of what is free)", log_bytes(text, o->ram_budget));
+        log_line("RAM budget: %s (80 %% of what is free%s)", log_bytes(text, o->ram_budget),
+                 o->vram_budget ? ", less the VRAM budget" : "");
     }
     if (train)
         print_resume_command(o);

@@ -1,6 +1,7 @@
 /*
- * spillway plan: what train would do, without doing it: what sits where, what a step moves, how long
- * it should take at the rates of offload/profile.c, which lane binds, and what it writes to the drive.
+ * spillway plan: what train would do, without doing it: what sits where, what a step moves, how
+ * long it should take at the rates of offload/profile.c, which lane binds, and what it writes to
+ * the drive.
  */
 #include "core/json.h"
 #include "core/log.h"
@@ -47,9 +48,8 @@ static void print_forecast(const struct run *run, const struct forecast *f)
     printf("  lower bound    %12s  %s binds\n", log_duration(text, f->bound_s),
            plan_lane_name[f->bound_lane]);
     if (moved(f, LANE_SSD_WRITE))
-        printf("  written        %12s a day of training\n",
-               log_bytes(text, (uint64_t)((double)moved(f, LANE_SSD_WRITE) * SECONDS_A_DAY /
-                                          f->predicted_s)));
+        printf("  written        %9.0f GB a day of training, and commits\n",
+               (double)moved(f, LANE_SSD_WRITE) / 1e9 * SECONDS_A_DAY / f->predicted_s);
     if (run->settings->data_dir)
         printf("  the data once  %12s\n",
                log_duration(text, (double)run->dataset.train.token_count / (double)tokens *

@@ -451,7 +451,7 @@ static int learn_tokenizer(struct prep *prep, struct err *err)
         bpe_trainer_free(prep->trainers[i]);
         prep->trainers[i] = NULL;
     }
-    log_line("Learning %" PRIu64 " tokens.", prep->vocab_size);
+    log_line("Learning a vocabulary of %" PRIu64 " tokens from the text.", prep->vocab_size);
     int code = bpe_train(&prep->bpe, prep->trainers[0], (uint32_t)prep->vocab_size, err);
     trainers_deinit(prep);
     if (code == 0 && bpe_vocab_size(prep->bpe) < prep->vocab_size)
@@ -464,9 +464,8 @@ static int no_text(const struct prep *prep, struct err *err)
 {
     if (prep->corpus.skipped_count > 0)
         return err_set(err, ERR_INPUT,
-                       "there is no plain text in %s: %" PRIu64 " files there are "
-                       "of another kind, such as %s",
-                       prep->inputs[0], prep->corpus.skipped_count, prep->corpus.skipped_example);
+                       "there is no plain text in %s: what is there is of another kind, such as %s",
+                       prep->inputs[0], prep->corpus.skipped_example);
     return err_set(err, ERR_INPUT, "there is no text in %s%s: give files or folders that hold some",
                    prep->inputs[0], prep->input_count > 1 ? " and the others" : "");
 }
@@ -681,10 +680,12 @@ static void print_count(const char *label, uint64_t value, const char *note)
 static void print_skipped(const struct prep *prep)
 {
     if (prep->corpus.empty_count > 0)
-        log_warn("%" PRIu64 " empty files were left out", prep->corpus.empty_count);
+        log_warn("%" PRIu64 " empty file%s left out", prep->corpus.empty_count,
+                 prep->corpus.empty_count == 1 ? " was" : "s were");
     if (prep->corpus.skipped_count > 0)
-        log_warn("%" PRIu64 " files that are no plain text were left out, such as %s",
-                 prep->corpus.skipped_count, prep->corpus.skipped_example);
+        log_warn("%" PRIu64 " file%s no plain text and left out, such as %s",
+                 prep->corpus.skipped_count, prep->corpus.skipped_count == 1 ? " is" : "s are",
+                 prep->corpus.skipped_example);
 }
 
 static void print_table(const struct prep *prep, const struct dataset *dataset, double seconds)

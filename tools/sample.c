@@ -238,7 +238,7 @@ int sample_main(int argc, char **argv)
     struct args_command args = {
         .name = "sample",
         .summary = "Lets a trained model go on with a text.",
-        .usage = "--run RUN | --model HF_DIR [--prompt TEXT] [options]",
+        .usage = "(--run RUN | --model HF_DIR) [--prompt TEXT] [options]",
         .example = "spillway sample --run run --prompt \"Once upon a time\" --tokens 100",
         .options = options,
         .option_count = ARRAY_COUNT(options),
