@@ -55,4 +55,12 @@ static inline float float_join(uint16_t hi, int16_t lo)
     return float_from_bits(((uint32_t)hi << 16) + (uint32_t)(int32_t)lo);
 }
 
+/* count of them; the ranges do not overlap. */
+static inline void float_join_many(const uint16_t *hi, const int16_t *lo, float *masters,
+                                   uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        masters[i] = float_join(hi[i], lo[i]);
+}
+
 #endif

@@ -190,11 +190,6 @@ void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args);
 void kernels_head_backward(struct kernels *k, const struct kernels_head_backward *args);
 void kernels_logits(struct kernels *k, const struct kernels_logits *args);
 
-/* Weights from their planes: fp32: out[i] = join(hi[i], lo[i]) as float; bf16: out = hi (a copy).
- * lo is NULL in bf16. count is a multiple of 2048. */
-void kernels_unpack(struct kernels *k, const uint16_t *hi, const int16_t *lo, void *out,
-                    uint64_t count);
-
 /* A finished gradient to its stored form (E: bf16 to nearest even, or float), and the partial sums
  * of squares of the *stored* values: one double per block of KERNELS_NORM_BLOCK parameters
  * counted from gradient, in order. stored may be the same memory as gradient. */

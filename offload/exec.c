@@ -12,8 +12,6 @@
 /* Parameters of one task of the cpu lane: small enough to balance, large enough for its overhead. */
 #define TASK_PARAMETERS ((uint64_t)32768)
 
-static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-
 /* Cuts every chunk's real parameters into segments of one decay kind, at most TASK_PARAMETERS. */
 static void cut_segments(struct exec *exec, const struct tensors *tensors)
 {
@@ -30,10 +28,10 @@ static void cut_segments(struct exec *exec, const struct tensors *tensors)
         exec->chunk_segments[c] = filled;
         for (uint32_t t = group->first_tensor; t < group->first_tensor + group->tensor_count; t++) {
             const struct tensor *tensor = &tensors->list[t];
-            uint64_t end = min_u64(tensor->offset + tensor->count, chunk->first + chunk->real_count);
+            uint64_t end = MIN(tensor->offset + tensor->count, chunk->first + chunk->real_count);
             uint64_t at = MAX(tensor->offset, chunk->first);
             for (uint64_t step; at < end; at += step) {
-                step = min_u64(TASK_PARAMETERS, end - at);
+                step = MIN(TASK_PARAMETERS, end - at);
                 ASSERT(filled < bound);
                 exec->segments[filled++] =
                     (struct exec_segment){at - chunk->first, step, tensor->decay};
@@ -351,9 +349,8 @@ static void join_part(void *context, uint32_t task, uint32_t worker)
 {
     (void)worker;
     const struct join_job *job = context;
-    uint64_t first = task * TASK_PARAMETERS, end = min_u64(first + TASK_PARAMETERS, job->count);
-    for (uint64_t i = first; i < end; i++)
-        job->out[i] = float_join(job->hi[i], job->lo[i]);
+    uint64_t first = task * TASK_PARAMETERS, end = MIN(first + TASK_PARAMETERS, job->count);
+    float_join_many(job->hi + first, job->lo + first, job->out + first, end - first);
 }
 
 static void run_join(struct exec *exec, const struct plan_op *op)

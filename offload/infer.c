@@ -196,8 +196,8 @@ static int load_commit(void *context, struct checkpoint_reader *reader, struct e
         if (load->stage) {
             result = checkpoint_read(reader, c, PLANE_HI, 2, load->stage, err);
             const int16_t *lo = (const int16_t *)load->stage + chunk->count;
-            for (uint64_t i = 0; i < chunk->count && result == 0; i++)
-                ((float *)weights)[i] = float_join(load->stage[i], lo[i]);
+            if (result == 0)
+                float_join_many(load->stage, lo, weights, chunk->count);
         } else {
             result = checkpoint_read(reader, c, PLANE_HI, 1, weights, err);
         }

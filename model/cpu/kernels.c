@@ -244,7 +244,6 @@ struct flat_pass {
     struct kernels *k;
     uint64_t count;
     const void *from;
-    const int16_t *low;
     void *to;
     double *square_sums;
 };
@@ -278,27 +277,6 @@ void device_zero_gaps(float *vector, const struct tensor_span *spans, uint32_t s
         ASSERT(end <= next);
         memset(vector + end, 0, (next - end) * sizeof(float));
     }
-}
-
-static void join_task(void *context, uint32_t task, uint32_t worker)
-{
-    (void)worker;
-    const struct flat_pass *pass = context;
-    uint64_t first = (uint64_t)task * PASS_PARAMETERS;
-    uint64_t count = MIN(PASS_PARAMETERS, pass->count - first);
-    const uint16_t *hi = (const uint16_t *)pass->from + first;
-    if (pass->low)
-        pass->k->rows->join(hi, pass->low + first, (float *)pass->to + first, count);
-    else
-        memcpy((uint16_t *)pass->to + first, hi, count * sizeof(uint16_t));
-}
-
-void kernels_unpack(struct kernels *k, const uint16_t *hi, const int16_t *lo, void *out,
-                    uint64_t count)
-{
-    ASSERT((lo == NULL) == k->bf16);
-    struct flat_pass pass = {.k = k, .count = count, .from = hi, .low = lo, .to = out};
-    flat_run(&pass, join_task);
 }
 
 _Static_assert(PASS_PARAMETERS == KERNELS_NORM_BLOCK, "a task writes one sum of squares");

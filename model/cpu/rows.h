@@ -99,8 +99,6 @@ struct rows {
     void (*widen)(const void *from, float *to, uint64_t count, bool accumulate, bool bf16);
     /* to[i] += from[i]; any count. */
     void (*add)(const float *from, float *to, uint64_t count);
-    /* out[i] = float of hi, lo; any count. */
-    void (*join)(const uint16_t *hi, const int16_t *lo, float *out, uint64_t count);
     /* Sum of squares in double; x is E; any count. */
     double (*square_sum)(const void *x, uint64_t count, bool bf16);
     /* a . b; both E; any count. */

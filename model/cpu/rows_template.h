@@ -342,21 +342,6 @@ static void add(const float *from, float *to, uint64_t count) {
     widen_all(from, to, count, true, false);
 }
 
-static void join(const uint16_t *hi, const int16_t *lo, float *out, uint64_t count) {
-    uint64_t i = 0;
-    for (; i + ROWS_LANES <= count; i += ROWS_LANES) {
-        hvec high;
-        shvec low;
-        memcpy(&high, hi + i, sizeof(high));
-        memcpy(&low, lo + i, sizeof(low));
-        uvec bits =
-            (__builtin_convertvector(high, uvec) << 16) + (uvec) __builtin_convertvector(low, ivec);
-        store_float(out + i, (vec)bits);
-    }
-    for (; i < count; i++)
-        out[i] = float_join(hi[i], lo[i]);
-}
-
 /* The two halves of a vector as doubles, squared and added. */
 INLINE dvec add_squares(dvec sum, vec value) {
     halfvec parts[2];
@@ -587,7 +572,6 @@ const struct rows ROWS_TABLE = {
     .narrow = narrow,
     .widen = widen,
     .add = add,
-    .join = join,
     .square_sum = square_sum,
     .dot = dot,
     .softmax = softmax,

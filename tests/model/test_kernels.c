@@ -581,36 +581,6 @@ static void test_gradient_store(void **state)
     }
 }
 
-static void test_unpack(void **state)
-{
-    (void)state;
-    const uint64_t count = 2048 * 70;
-    for (unsigned precision = 0; precision < 2; precision++) {
-        struct setup setup = {1, 32, 1, 5, 1, 1, 5, (enum precision)precision, 2, 0};
-        struct rig rig;
-        rig_open(&rig, &setup);
-        float *master = mem_alloc(count, sizeof(float)), *out = mem_alloc(count, sizeof(float));
-        uint16_t *hi = mem_alloc(count, sizeof(uint16_t));
-        int16_t *lo = mem_alloc(count, sizeof(int16_t));
-        for (uint64_t i = 0; i < count; i++) {
-            /* Any finite bits: denormals and ties among them. */
-            uint32_t bits = (uint32_t)rng_u64(1, 2, i) & 0xff7fffffu;
-            master[i] = float_from_bits(i % 7 == 0 ? (bits & 0xffff0000u) | 0x8000u : bits);
-            float_split(master[i], &hi[i], &lo[i]);
-        }
-        kernels_unpack(rig.kernels, hi, precision ? NULL : lo, out, count);
-        if (precision)
-            assert_memory_equal(out, hi, count * sizeof(uint16_t));
-        else
-            assert_memory_equal(out, master, count * sizeof(float));
-        mem_free(master);
-        mem_free(out);
-        mem_free(hi);
-        mem_free(lo);
-        rig_close(&rig);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -622,7 +592,6 @@ int main(void)
         cmocka_unit_test(test_nan_reaches_loss_and_gradients),
         cmocka_unit_test(test_logits),
         cmocka_unit_test(test_gradient_store),
-        cmocka_unit_test(test_unpack),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

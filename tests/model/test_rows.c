@@ -32,7 +32,7 @@ struct outputs {
     float dx[COUNT], dweight[COLUMNS], dbias[COLUMNS];
     float stored[COUNT], biased[COUNT], pre[COUNT], act[COUNT], residual[COUNT];
     float dpre[COUNT], act_again[COUNT];
-    float sums[COLUMNS], joined[COUNT], widened[COUNT], scaled[COUNT];
+    float sums[COLUMNS], widened[COUNT], scaled[COUNT];
     uint16_t narrowed[COUNT];
     double squares;
     float dot;
@@ -43,7 +43,6 @@ struct outputs {
 struct inputs {
     float x[COUNT], dy[COUNT], wide_weight[COUNT], wide_bias[COUNT];
     uint16_t narrow_weight[COUNT], narrow_bias[COUNT], narrow_x[COUNT];
-    int16_t low[COUNT];
     uint32_t targets[ROWS];
 };
 
@@ -57,7 +56,6 @@ static void inputs_draw(struct inputs *in)
         in->narrow_weight[i] = float_to_bf16(in->wide_weight[i]);
         in->narrow_bias[i] = float_to_bf16(in->wide_bias[i]);
         in->narrow_x[i] = float_to_bf16(in->x[i]);
-        in->low[i] = (int16_t)rng_u64(1, 5, i);
     }
     for (uint32_t r = 0; r < ROWS; r++)
         in->targets[r] = 7 + r * 20;
@@ -115,7 +113,6 @@ static void run_flat(const struct rows *rows, const struct inputs *in, struct ou
     rows->narrow(in->x, out->narrowed, odd);
     rows->widen(x, out->widened, odd, true, bf16);
     rows->add(in->dy, out->widened, odd);
-    rows->join(in->narrow_x, in->low, out->joined, odd);
     rows->scale_store(in->x, COLUMNS, ROWS, COLUMNS - 3, in->dy, out->scaled, COLUMNS, bf16);
     out->squares = rows->square_sum(x, odd, bf16);
     out->dot = rows->dot(x, x, COLUMNS - 3, bf16);
