@@ -3,7 +3,7 @@
 config ?= release
 PREFIX ?= /usr/local
 B := build/$(config)
-ifeq ($(findstring -j,$(MAKEFLAGS)),)
+ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
