@@ -3,12 +3,12 @@
 # Prints a line for each, the whole output of those that fail, and last the line "N passed, N failed"
 # (and how many were skipped), counted in cases. A test that crashes, hangs or reports nothing counts
 # as a failure.
-#   SECONDS_MAX  after which a test counts as hung (default 420)
+#   SECONDS_MAX  after which a test counts as hung (default 600)
 set -euo pipefail
 build=$1
 shift
 jobs=2
-seconds_max=${SECONDS_MAX:-420}
+seconds_max=${SECONDS_MAX:-600}
 work=$build/test-runs
 
 # The sum of the numbers in the lines "[  WORD  ] n test(s)".
