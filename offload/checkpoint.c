@@ -200,12 +200,28 @@ static int link_file(const char *from_dir, const char *to_dir, const char *name,
     return result;
 }
 
+static int kept_dir(const struct checkpoint *checkpoint, uint64_t step, char dir[FILE_PATH_MAX],
+                    struct err *err)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "kept/step-%08" PRIu64, step);
+    return file_join(dir, checkpoint->run_dir, name, err);
+}
+
+bool checkpoint_is_kept(const struct checkpoint *checkpoint, uint64_t step)
+{
+    char dir[FILE_PATH_MAX], manifest[FILE_PATH_MAX];
+    struct err ignored;
+    return kept_dir(checkpoint, step, dir, &ignored) == 0 &&
+           file_join(manifest, dir, CHECKPOINT_MANIFEST_FILE, &ignored) == 0 &&
+           file_exists(manifest);
+}
+
 int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, struct err *err)
 {
-    char name[64], dir[FILE_PATH_MAX], path[FILE_PATH_MAX], manifest[FILE_PATH_MAX];
+    char dir[FILE_PATH_MAX], path[FILE_PATH_MAX], manifest[FILE_PATH_MAX];
     ASSERT(tier->committed_slot >= 0);
-    snprintf(name, sizeof(name), "kept/step-%08" PRIu64, checkpoint->step);
-    int result = file_join(dir, checkpoint->run_dir, name, err);
+    int result = kept_dir(checkpoint, checkpoint->step, dir, err);
     if (result == 0)
         result = file_make_dirs(dir, err);
     if (result == 0)

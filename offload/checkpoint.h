@@ -37,6 +37,7 @@ int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct e
 
 /* Copies the commit that has just been made to RUN/kept/step-<number>, a folder that can be
  * sampled, exported and resumed like a run. Allocates nothing. */
+bool checkpoint_is_kept(const struct checkpoint *checkpoint, uint64_t step);
 int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, struct err *err);
 
 /* A committed state, as a reader sees it. */

@@ -85,8 +85,8 @@ static int add_number(char *line, int used, const char *name, double value)
 
 static int add_count(char *line, int used, const char *name, uint64_t value)
 {
-    return used + snprintf(line + used, LINE_BYTES_MAX - (size_t)used, ", \"%s\": %" PRIu64, name,
-                           value);
+    return used +
+           snprintf(line + used, LINE_BYTES_MAX - (size_t)used, ", \"%s\": %" PRIu64, name, value);
 }
 
 int metrics_write_step(struct metrics *metrics, const struct metrics_step *step, struct err *err)
@@ -119,9 +119,9 @@ int metrics_write_step(struct metrics *metrics, const struct metrics_step *step,
     used = add_count(line, used, "ssd_write_least_bytes", step->least.ssd_write_bytes);
     used += snprintf(line + used, sizeof(line) - (size_t)used, ", \"busy_s\": {");
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
-        used += snprintf(line + used, sizeof(line) - (size_t)used, "%s\"%s\": %.6f",
-                         lane ? ", " : "", plan_lane_name[lane],
-                         (double)step->run->busy_ns[lane] / 1e9);
+        used +=
+            snprintf(line + used, sizeof(line) - (size_t)used, "%s\"%s\": %.6f", lane ? ", " : "",
+                     plan_lane_name[lane], (double)step->run->busy_ns[lane] / 1e9);
     used += snprintf(line + used, sizeof(line) - (size_t)used, "}");
     if (step->has_val)
         used = add_number(line, used, "val_loss", step->val_loss);
@@ -131,13 +131,21 @@ int metrics_write_step(struct metrics *metrics, const struct metrics_step *step,
 }
 
 int metrics_write_commit(struct metrics *metrics, uint64_t step, uint64_t weights_hash,
-                         uint64_t bytes, double seconds, struct err *err)
+                         uint64_t bytes, double seconds, const struct sched_result *rest,
+                         const struct place_least *least, struct err *err)
 {
     char line[LINE_BYTES_MAX];
     metrics->last_commit = (int64_t)step;
     int used = snprintf(line, sizeof(line),
                         "{\"commit\": %" PRIu64 ", \"weights_hash\": \"%016" PRIx64
-                        "\", \"commit_write_bytes\": %" PRIu64 ", \"commit_s\": %.6f}\n",
+                        "\", \"commit_write_bytes\": %" PRIu64 ", \"commit_s\": %.6f",
                         step, weights_hash, bytes, seconds);
+    if (rest) {
+        used = add_count(line, used, "ssd_read_bytes", rest->bytes[LANE_SSD_READ]);
+        used = add_count(line, used, "ssd_read_least_bytes", least->ssd_read_bytes);
+        used = add_count(line, used, "ssd_write_bytes", rest->bytes[LANE_SSD_WRITE]);
+        used = add_count(line, used, "ssd_write_least_bytes", least->ssd_write_bytes);
+    }
+    used += snprintf(line + used, sizeof(line) - (size_t)used, "}\n");
     return file_write_all(metrics->fd, line, (size_t)used, metrics->path, err);
 }

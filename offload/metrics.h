@@ -39,7 +39,10 @@ void metrics_close(struct metrics *metrics);
 void metrics_sync(struct metrics *metrics);
 
 int metrics_write_step(struct metrics *metrics, const struct metrics_step *step, struct err *err);
+/* rest: what moved for this commit and is in no step's line (the last updates of a run), with the
+ * least of it; or both NULL. */
 int metrics_write_commit(struct metrics *metrics, uint64_t step, uint64_t weights_hash,
-                         uint64_t bytes, double seconds, struct err *err);
+                         uint64_t bytes, double seconds, const struct sched_result *rest,
+                         const struct place_least *least, struct err *err);
 
 #endif

@@ -19,12 +19,21 @@
 #define STATE_STAGES_MAX 8
 /* The smallest flag that works is stated with a little more than this run needs: what the program
  * itself takes varies by some hundred KiB from one start to the next. */
-static uint64_t with_margin(uint64_t bytes) { return bytes + MAX(bytes / 64, 512 * KIB); }
+static uint64_t with_margin(uint64_t bytes)
+{
+    return bytes + MAX(bytes / 64, 512 * KIB);
+}
 
-static uint32_t layer_count(const struct place *place) { return place->spec.config->layers; }
+static uint32_t layer_count(const struct place *place)
+{
+    return place->spec.config->layers;
+}
 
 /* One 8-byte entry for each 4 KiB page: what the kernel needs where huge pages are not granted. */
-static uint64_t page_table_bytes(uint64_t bytes) { return bytes / 512; }
+static uint64_t page_table_bytes(uint64_t bytes)
+{
+    return bytes / 512;
+}
 
 static void measure(struct place *place)
 {
@@ -38,19 +47,19 @@ static void measure(struct place *place)
     plan_memory_deinit(&memory);
 }
 
+/* RAM and device; the drive is asked at the end, when RAM has taken from it what it can. */
 static bool fits(struct place *place)
 {
     measure(place);
     return place->ram_bytes <= place->spec.ram_budget &&
-           (!place->separate_device || place->vram_bytes <= place->spec.vram_budget) &&
-           place->nvme_bytes <= place->spec.nvme_budget;
+           (!place->separate_device || place->vram_bytes <= place->spec.vram_budget);
 }
 
 /* Setters: each puts `count` of something at its better place, and the rest at its worse one. */
 
-/* The count-th part of plane `plane`: planes before it are resident everywhere. hi of wte is used by
- * both ends of the model, so it goes first; the rest is spread evenly over the layers, so that no
- * layer waits longer for the drive than another. */
+/* The count-th part of plane `plane`: planes before it are resident everywhere. hi of wte is used
+ * by both ends of the model, so it goes first; the rest is spread evenly over the layers, so that
+ * no layer waits longer for the drive than another. */
 static void set_plane(struct place *place, uint32_t plane, uint32_t count)
 {
     const struct layout *layout = place->spec.layout;
@@ -69,16 +78,27 @@ static void set_plane(struct place *place, uint32_t plane, uint32_t count)
         place->resident[c] = (uint8_t)(plane + taken);
     }
     /* bf16 without a device of its own: the resident hi planes are the weights. */
-    place->weights_in_place = !place->separate_device &&
-                              place->spec.precision == PRECISION_BF16;
+    place->weights_in_place = !place->separate_device && place->spec.precision == PRECISION_BF16;
     for (uint32_t c = 0; c < chunks; c++)
         place->weights_in_place &= place->resident[c] > PLANE_HI;
 }
 
-static void set_hi(struct place *place, uint32_t count) { set_plane(place, PLANE_HI, count); }
-static void set_lo(struct place *place, uint32_t count) { set_plane(place, PLANE_LO, count); }
-static void set_m(struct place *place, uint32_t count) { set_plane(place, PLANE_M, count); }
-static void set_v(struct place *place, uint32_t count) { set_plane(place, PLANE_V, count); }
+static void set_hi(struct place *place, uint32_t count)
+{
+    set_plane(place, PLANE_HI, count);
+}
+static void set_lo(struct place *place, uint32_t count)
+{
+    set_plane(place, PLANE_LO, count);
+}
+static void set_m(struct place *place, uint32_t count)
+{
+    set_plane(place, PLANE_M, count);
+}
+static void set_v(struct place *place, uint32_t count)
+{
+    set_plane(place, PLANE_V, count);
+}
 
 static bool streams_gradients(const struct place *place)
 {
@@ -174,9 +194,8 @@ static void set_gradient_slots(struct place *place, uint32_t extra)
     bool held = !place->separate_device && !place->spec.nvme;
     place->gradient_slots = 1 + extra;
     place->tile_gradient_slots = held ? tiles : MIN(1 + extra, tiles);
-    place->gradient_outs = place->spec.precision == PRECISION_BF16 && place->separate_device
-                               ? 2 + 2 * extra
-                               : 0;
+    place->gradient_outs =
+        place->spec.precision == PRECISION_BF16 && place->separate_device ? 2 + 2 * extra : 0;
 }
 static void set_tiles(struct place *place, uint32_t held)
 {
@@ -217,8 +236,8 @@ static uint32_t grow(struct place *place, void (*set)(struct place *, uint32_t),
 }
 
 /* As grow, where the setter only ever improves: a copy is kept to return to. */
-static void grow_where(struct place *place, uint8_t *where,
-                       void (*set)(struct place *, uint32_t), uint32_t max)
+static void grow_where(struct place *place, uint8_t *where, void (*set)(struct place *, uint32_t),
+                       uint32_t max)
 {
     uint32_t layers = layer_count(place), low = 0, high = max;
     uint8_t before[layers];
@@ -268,7 +287,8 @@ static bool compute_binds(const struct place *place)
     place_flops(&place->spec, &forward, &backward);
     double state = (double)place->spec.layout->padded_parameters * LAYOUT_STATE_BYTES;
     return (double)(forward + backward) / profile.rate[PROFILE_COMPUTE_FLOPS] >
-           state / profile.rate[PROFILE_SSD_READ_BYTES] + state / profile.rate[PROFILE_SSD_WRITE_BYTES];
+           state / profile.rate[PROFILE_SSD_READ_BYTES] +
+               state / profile.rate[PROFILE_SSD_WRITE_BYTES];
 }
 
 static void grow_inner(struct place *place)
@@ -401,8 +421,8 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
         .norm_epsilon = spec->config->norm_epsilon,
     };
     kernels_sizes(&shape, &place->sizes);
-    place->x_bytes = round_up((uint64_t)spec->batch * spec->seq * spec->config->channels * 4,
-                              IO_ALIGN);
+    place->x_bytes =
+        round_up((uint64_t)spec->batch * spec->seq * spec->config->channels * 4, IO_ALIGN);
     place->inner_bytes = place->sizes.inner_bytes;
     place->resident = mem_alloc(layout->chunk_count, sizeof(*place->resident));
     place->gradient_in_ram = mem_alloc(layout->chunk_count, sizeof(*place->gradient_in_ram));
@@ -429,6 +449,8 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
     }
     spend(place);
     ASSERT(fits(place));
+    if (place->nvme_bytes > spec->nvme_budget)
+        return refuse(place, err);
     for (uint32_t c = 0; c < layout->chunk_count; c++)
         for (uint32_t plane = 0; plane < place->resident[c]; plane++)
             place->resident_plane_chunks[plane]++;

@@ -427,16 +427,20 @@ static int check_text(const struct run *run, struct err *err)
 static int check_run_dir(const struct run *run, bool *has_commit, struct err *err)
 {
     struct checkpoint_manifest manifest;
-    int result = checkpoint_load(&manifest, run->settings->run_dir, &run->layout, err);
-    if (result < 0)
+    char path[FILE_PATH_MAX];
+    int result = file_join(path, run->settings->run_dir, CHECKPOINT_MANIFEST_FILE, err);
+    if (result)
         return result;
-    *has_commit = result == 0;
-    checkpoint_unload(&manifest);
-    if (*has_commit && !run->settings->resume)
+    if (file_exists(path) && !run->settings->resume)
         return err_set(err, ERR_INPUT,
                        "%s already holds a run: add --resume to continue it, or choose another "
                        "--out",
                        run->settings->run_dir);
+    result = checkpoint_load(&manifest, run->settings->run_dir, &run->layout, err);
+    if (result < 0)
+        return result;
+    *has_commit = result == 0;
+    checkpoint_unload(&manifest);
     return 0;
 }
 
@@ -450,13 +454,14 @@ static int open_run_dir(struct run *run, struct err *err)
         result = file_lock(&run->lock_fd, s->run_dir, err);
     if (result == 0)
         result = check_run_dir(run, &has_commit, err);
-    if (result == 0 && has_commit)
-        result = check_text(run, err);
     if (result == 0 && s->nvme_dir)
         result = file_make_dirs(s->nvme_dir, err);
     if (result == 0 && s->nvme_dir)
         result = file_check_tier(s->nvme_dir, err);
-    return result ? result : keep_tokenizer(run, has_commit, err);
+    if (result == 0)
+        result = keep_tokenizer(run, has_commit, err);
+    /* Another tokenizer makes other tokens too, and is the better thing to be told of. */
+    return result == 0 && has_commit ? check_text(run, err) : result;
 }
 
 static int save_config(struct run *run, struct err *err)
@@ -612,7 +617,7 @@ int run_open(struct run *run, struct err *err)
     if (code == 0 && run->committed != UINT64_MAX &&
         run->metrics.last_commit != (int64_t)run->committed)
         code = metrics_write_commit(&run->metrics, run->committed, tier_weights_hash(&run->tier), 0,
-                                    0, err);
+                                    0, NULL, NULL, err);
     return code;
 }
 

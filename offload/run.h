@@ -65,6 +65,8 @@ struct run {
     double first_loss, last_loss;
     uint64_t start_ns, start_done;
     uint64_t moved[LANE_COUNT], commit_bytes;
+    struct sched_result line;       /* what has run since the last step's line */
+    struct place_least line_least;
 };
 
 /* Model, data and placement; checked plans. Nothing is written yet. nvme: there will be a folder for

@@ -59,8 +59,16 @@ static void load_tokens(struct run *run, const struct batch_source *source, uint
 static void run_plan(struct run *run, enum variant variant, struct sched_result *result)
 {
     sched_run(&run->sched, &run->plans[variant], engine_real_engine(run->real), run->trace, result);
-    for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
+    const struct place_least *least = &run->least[variant];
+    for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         run->moved[lane] += result->bytes[lane];
+        run->line.bytes[lane] += result->bytes[lane];
+        run->line.busy_ns[lane] += result->busy_ns[lane];
+    }
+    run->line_least.h2d_bytes += least->h2d_bytes;
+    run->line_least.d2h_bytes += least->d2h_bytes;
+    run->line_least.ssd_read_bytes += least->ssd_read_bytes;
+    run->line_least.ssd_write_bytes += least->ssd_write_bytes;
     run->commit_bytes += result->commit_bytes;
 }
 
@@ -96,11 +104,13 @@ static void prepare_update(struct run *run)
                     optim_clip_factor(optim, run->pending_norm));
 }
 
-static int log_commit(struct run *run, uint64_t step, uint64_t bytes, struct err *err)
+static int log_commit(struct run *run, uint64_t step, uint64_t bytes,
+                      const struct sched_result *rest, struct err *err)
 {
     run->committed = step;
     return metrics_write_commit(&run->metrics, step, run->checkpoint.weights_hash, bytes,
-                                (double)run->exec.commit_ns / 1e9, err);
+                                (double)run->exec.commit_ns / 1e9, rest,
+                                &run->least[PLAN_FLUSH_COMMIT], err);
 }
 
 static bool keep_due(const struct run *run, uint64_t step)
@@ -134,7 +144,7 @@ static int flush(struct run *run, bool commit, struct err *err)
         run->pending = false;
         if (!commit)
             return 0;
-        int code = log_commit(run, run->done, result.commit_bytes, err);
+        int code = log_commit(run, run->done, result.commit_bytes, &result, err);
         return code ? code : keep(run, run->done, err);
     }
     if (!commit || run->committed == run->done)
@@ -144,7 +154,7 @@ static int flush(struct run *run, bool commit, struct err *err)
     run->exec.commit_ns = clock_ns() - start_ns;
     run->commit_bytes += written;
     if (code == 0)
-        code = log_commit(run, run->done, written, err);
+        code = log_commit(run, run->done, written, NULL, err);
     return code ? code : keep(run, run->done, err);
 }
 
@@ -212,7 +222,9 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     bool commit = run->pending && commit_due(run, run->done) && run->committed != run->done;
     enum variant variant = !run->pending ? PLAN_FIRST : commit ? PLAN_STEADY_COMMIT : PLAN_STEADY;
     struct sched_result result;
-    *m = (struct metrics_step){.run = &result, .least = run->least[variant]};
+    *m = (struct metrics_step){.run = &run->line};
+    run->line = (struct sched_result){0};
+    run->line_least = (struct place_least){0};
     uint64_t start_ns = clock_ns();
     load_tokens(run, &run->train_batches, run->done);
     run->exec.step_number = run->done + 1;
@@ -229,7 +241,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     m->bound_s = run_bound(run, variant, &m->bound_lane);
     run_plan(run, variant, &result);
     if (commit) {
-        int code = log_commit(run, run->done, result.commit_bytes, err);
+        int code = log_commit(run, run->done, result.commit_bytes, NULL, err);
         if (code == 0)
             code = keep(run, run->done, err);
         if (code)
@@ -256,6 +268,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
             return code;
     }
     fill_memory(run, m);
+    m->least = run->line_least;
     code = metrics_write_step(&run->metrics, m, err);
     /* An evaluation has applied the gradients already: a commit that is due cannot wait for them.
      */
@@ -301,6 +314,17 @@ static bool should_stop(const struct run *run)
     else
         return false;
     return true;
+}
+
+/* Killed between a commit and its kept copy: the copy is made now. */
+static int keep_missed(struct run *run, struct err *err)
+{
+    if (run->committed != run->done || !keep_due(run, run->done) ||
+        checkpoint_is_kept(&run->checkpoint, run->done))
+        return 0;
+    run->checkpoint.step = run->done;
+    run->checkpoint.weights_hash = tier_weights_hash(&run->tier);
+    return checkpoint_keep(&run->checkpoint, &run->tier, err);
 }
 
 static int loop(struct run *run, struct err *err)
@@ -391,6 +415,9 @@ int train_run(struct train_settings *settings, struct err *err)
         print_intro(run);
         place_print(&run->place, &run->memory, stderr);
         log_line("%s", ring_note(run->ring));
+        code = keep_missed(run, err);
+    }
+    if (code == 0) {
         if (run->done >= settings->steps && run->committed == run->done)
             log_line("nothing to do: %s is at step %" PRIu64 " of %" PRIu64
                      "; to go on, give more --steps",

@@ -330,8 +330,10 @@ static int choose_steps(struct options *o, struct err *err)
 
 static void print_resume_command(struct options *o)
 {
-    snprintf(o->resume_command, sizeof(o->resume_command), "spillway train --resume --out %s",
-             o->out);
+    bool plain = o->out[strspn(o->out, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                       "0123456789/._-+,:@")] == 0;
+    snprintf(o->resume_command, sizeof(o->resume_command), "spillway train --resume --out %s%s%s",
+             plain ? "" : "'", o->out, plain ? "" : "'");
 }
 
 static void set_defaults(struct options *o)
@@ -402,6 +404,20 @@ static int free_bytes_around(const char *dir, uint64_t *bytes, struct err *err)
     return file_free_bytes(path, bytes, err);
 }
 
+/* What a run that goes on holds of its drive already. */
+static uint64_t held_bytes(const struct options *o)
+{
+    struct checkpoint_manifest manifest;
+    struct err ignored;
+    struct stat file, folder;
+    if (!o->resume || checkpoint_load(&manifest, o->out, NULL, &ignored) != 0)
+        return 0;
+    bool same = stat(manifest.state_path, &file) == 0 && stat(o->nvme, &folder) == 0 &&
+                file.st_dev == folder.st_dev;
+    checkpoint_unload(&manifest);
+    return same ? (uint64_t)file.st_blocks * 512 : 0;
+}
+
 /* The drive's free space bounds the NVMe budget. */
 static int choose_nvme(struct options *o, bool train, struct err *err)
 {
@@ -413,6 +429,8 @@ static int choose_nvme(struct options *o, bool train, struct err *err)
     int result = train ? file_make_dirs(o->nvme, err) : 0;
     if (result == 0)
         result = free_bytes_around(o->nvme, &o->nvme_budget, err);
+    if (result == 0)
+        o->nvme_budget += held_bytes(o);
     if (result == 0)
         log_line("NVMe budget: %s (what is free there)", log_bytes(text, o->nvme_budget));
     return result;
@@ -497,13 +515,16 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
         result = choose_config(o, settings, err);
     if (result == 0)
         result = choose_steps(o, err);
-    if (result == 0)
-        result = choose_nvme(o, train, err);
     if (result)
         return result;
+    /* Before what is free now takes the place of budgets that were not given: on another day it may
+     * be another amount. */
     o->record = json_new_object();
     for (size_t i = 0; i < o->count; i++)
         record_option(o->record, &o->table[i]);
+    result = choose_nvme(o, train, err);
+    if (result)
+        return result;
     if (!o->ram_budget) {
         char text[LOG_BYTES_MAX];
         o->ram_budget =

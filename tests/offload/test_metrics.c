@@ -170,7 +170,7 @@ static void test_commit_line(void **state)
     struct err err;
     unlink(scratch_path("run/metrics.jsonl"));
     open_metrics(&metrics, 0);
-    assert_int_equal(metrics_write_commit(&metrics, 7, 0xabcd, 4096, 0.25, &err), 0);
+    assert_int_equal(metrics_write_commit(&metrics, 7, 0xabcd, 4096, 0.25, NULL, NULL, &err), 0);
     metrics_close(&metrics);
     char *text = scratch_read(scratch_path("run/metrics.jsonl"));
     struct json_value *line = json_parse(text, strlen(text), "metrics", &err);
@@ -207,7 +207,7 @@ static void check_kept(const char *text, size_t bytes, uint64_t keep_step, const
     write_file(text, bytes);
     open_metrics(&metrics, keep_step);
     /* What follows is appended there. */
-    assert_int_equal(metrics_write_commit(&metrics, 9, 0, 0, 0, &err), 0);
+    assert_int_equal(metrics_write_commit(&metrics, 9, 0, 0, 0, NULL, NULL, &err), 0);
     metrics_close(&metrics);
     char *found = scratch_read(scratch_path("run/metrics.jsonl"));
     size_t kept_bytes = strlen(kept);
