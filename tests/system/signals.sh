@@ -13,10 +13,11 @@ calm_hash=$(last_value "$work/calm/metrics.jsonl" weights_hash)
 
 # start ARGUMENT...: a run that lasts until it is ended, in the background as $pid; waits for its
 # second step. Not to be compared with the calm run: the schedule depends on --steps.
+# Its output is kept apart from that of what runs beside it.
 start() {
     rm -rf "$work/run" "$work/nvme"
     "$spillway" "${common[@]}" --out "$work/run" --nvme "$work/nvme" --steps 1000000 "$@" \
-        >"$work/out" 2>"$work/err" </dev/null &
+        >"$work/first.out" 2>"$work/first.err" </dev/null &
     pid=$!
     wait_for_steps "$work/run/metrics.jsonl" 2 $pid
 }
@@ -34,7 +35,7 @@ for signal in INT TERM; do
     same "SIG$signal commits the last step" \
         "$(last_value "$work/run/metrics.jsonl" commit)" \
         "$(values "$work/run/metrics.jsonl" step | tail -n 1)"
-    resume=$(grep -ho 'spillway train .*--resume.*' "$work/out" "$work/err" | tail -n 1)
+    resume=$(grep -ho 'spillway train .*--resume.*' "$work/first.out" "$work/first.err" | tail -n 1)
     check "SIG$signal prints the command that resumes" test -n "$resume"
     run check "$work/run"
     check "SIG$signal after $done_steps steps leaves every checksum right" test $status -eq 0
