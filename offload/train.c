@@ -288,16 +288,15 @@ static void check_budget(const struct run *run, const struct metrics_step *m)
 
 static void show_step(struct run *run, struct log_progress *progress, const struct metrics_step *m)
 {
-    char note[160];
-    int used =
-        snprintf(note, sizeof(note),
-                 "loss %.4f  %.0f tokens/s  %.2f s a step (predicted %.2f, bound %.2f by %s)",
-                 m->loss, (double)m->tokens / m->step_s, m->step_s, m->predicted_s, m->bound_s,
-                 plan_lane_name[m->bound_lane]);
-    if (m->has_val) {
-        snprintf(note + used, sizeof(note) - (size_t)used, "  val loss %.4f", m->val_loss);
+    char val[32] = "", note[192];
+    if (m->has_val)
+        snprintf(val, sizeof(val), "  val loss %.4f", m->val_loss);
+    snprintf(note, sizeof(note),
+             "loss %.4f%s  %.0f tokens/s  %.2f s a step (predicted %.2f, bound %.2f by %s)",
+             m->loss, val, (double)m->tokens / m->step_s, m->step_s, m->predicted_s, m->bound_s,
+             plan_lane_name[m->bound_lane]);
+    if (m->has_val)
         log_line("step %" PRIu64 " %s", m->step, note);
-    }
     log_progress_update(progress, (double)m->step, note);
     if (m->step == run->start_done + 1)
         run->first_loss = m->loss;
