@@ -16,7 +16,8 @@
 
 /* A finite decimal number >= 0 at the start of text; *rest is what follows. "inf", "nan" and
  * hexadecimal numbers, which strtod would take, are none. */
-static bool parse_decimal(const char *text, double *value, const char **rest) {
+static bool parse_decimal(const char *text, double *value, const char **rest)
+{
     if (!isdigit((unsigned char)text[0]) && text[0] != '.')
         return false;
     if (text[0] == '0' && (text[1] == 'x' || text[1] == 'X'))
@@ -27,7 +28,8 @@ static bool parse_decimal(const char *text, double *value, const char **rest) {
     return end != text && isfinite(*value);
 }
 
-int args_parse_size(const char *text, uint64_t *bytes, struct err *err) {
+int args_parse_size(const char *text, uint64_t *bytes, struct err *err)
+{
     double value;
     const char *rest;
     uint64_t unit = 1;
@@ -54,7 +56,8 @@ int args_parse_size(const char *text, uint64_t *bytes, struct err *err) {
     return 0;
 }
 
-static int parse_duration(const char *text, double *seconds, struct err *err) {
+static int parse_duration(const char *text, double *seconds, struct err *err)
+{
     double value;
     const char *rest;
     double unit = 0;
@@ -76,7 +79,8 @@ static int parse_duration(const char *text, double *seconds, struct err *err) {
     return 0;
 }
 
-static int parse_u64(const char *text, uint64_t *value, struct err *err) {
+static int parse_u64(const char *text, uint64_t *value, struct err *err)
+{
     char *end;
     errno = 0;
     *value = strtoull(text, &end, 10);
@@ -85,7 +89,8 @@ static int parse_u64(const char *text, uint64_t *value, struct err *err) {
     return 0;
 }
 
-static int parse_double(const char *text, double *value, struct err *err) {
+static int parse_double(const char *text, double *value, struct err *err)
+{
     const char *rest;
     if (!parse_decimal(text, value, &rest) || *rest != 0)
         return err_set(err, ERR_USAGE, "\"%s\" is no number of at least 0, such as 0.1 or 3e-4",
@@ -93,7 +98,8 @@ static int parse_double(const char *text, double *value, struct err *err) {
     return 0;
 }
 
-static int parse_value(const struct args_option *option, const char *text, struct err *err) {
+static int parse_value(const struct args_option *option, const char *text, struct err *err)
+{
     switch (option->kind) {
     case ARGS_FLAG:
         break;
@@ -116,7 +122,8 @@ static int parse_value(const struct args_option *option, const char *text, struc
 /* Names */
 
 /* Levenshtein's distance, by the two-row recurrence. Both names below NAME_BYTES_MAX. */
-static size_t edit_distance(const char *a, const char *b) {
+static size_t edit_distance(const char *a, const char *b)
+{
     size_t a_bytes = strlen(a), b_bytes = strlen(b);
     ASSERT(a_bytes < NAME_BYTES_MAX && b_bytes < NAME_BYTES_MAX);
     size_t row[NAME_BYTES_MAX];
@@ -134,7 +141,8 @@ static size_t edit_distance(const char *a, const char *b) {
     return row[b_bytes];
 }
 
-static const char *nearest_name(const struct args_command *command, const char *name) {
+static const char *nearest_name(const struct args_command *command, const char *name)
+{
     if (strlen(name) >= NAME_BYTES_MAX)
         return NULL;
     const char *nearest = NULL;
@@ -149,7 +157,8 @@ static const char *nearest_name(const struct args_command *command, const char *
     return nearest != NULL && least <= MAX(strlen(nearest), strlen(name)) / 2 ? nearest : NULL;
 }
 
-static int unknown_option(const struct args_command *command, const char *name, struct err *err) {
+static int unknown_option(const struct args_command *command, const char *name, struct err *err)
+{
     const char *nearest = nearest_name(command, name);
     if (nearest != NULL)
         return err_set(err, ERR_USAGE, "unknown option --%s; did you mean --%s?", name, nearest);
@@ -157,7 +166,8 @@ static int unknown_option(const struct args_command *command, const char *name, 
                    command->name);
 }
 
-static const struct args_option *find_option(const struct args_command *command, const char *name) {
+static const struct args_option *find_option(const struct args_command *command, const char *name)
+{
     for (size_t i = 0; i < command->option_count; i++)
         if (strcmp(command->options[i].name, name) == 0)
             return &command->options[i];
@@ -167,7 +177,8 @@ static const struct args_option *find_option(const struct args_command *command,
 /* Help */
 
 /* Text from HELP_COLUMN on, in lines of at most HELP_COLUMNS where its words allow. */
-static void print_wrapped(const char *text) {
+static void print_wrapped(const char *text)
+{
     const size_t width = HELP_COLUMNS - HELP_COLUMN;
     while (strlen(text) > width) {
         size_t end = width;
@@ -183,7 +194,8 @@ static void print_wrapped(const char *text) {
     printf("%s\n", text);
 }
 
-static void print_option(const char *name, const char *value_name, const char *help) {
+static void print_option(const char *name, const char *value_name, const char *help)
+{
     char left[NAME_BYTES_MAX * 2];
     int width = snprintf(left, sizeof(left), "  --%s%s%s", name, value_name != NULL ? " " : "",
                          value_name != NULL ? value_name : "");
@@ -194,14 +206,16 @@ static void print_option(const char *name, const char *value_name, const char *h
     print_wrapped(help);
 }
 
-static bool takes(const struct args_command *command, enum args_kind kind) {
+static bool takes(const struct args_command *command, enum args_kind kind)
+{
     for (size_t i = 0; i < command->option_count; i++)
         if (command->options[i].kind == kind)
             return true;
     return false;
 }
 
-static void print_help(const struct args_command *command) {
+static void print_help(const struct args_command *command)
+{
     printf("%s\n\nusage: spillway %s %s\n\n", command->summary, command->name, command->usage);
     for (size_t i = 0; i < command->option_count; i++) {
         const struct args_option *option = &command->options[i];
@@ -219,7 +233,8 @@ static void print_help(const struct args_command *command) {
 
 /* Reads the option at argv[*index] and moves *index past its value. */
 static int parse_option(const struct args_command *command, int argc, char **argv, int *index,
-                        struct err *err) {
+                        struct err *err)
+{
     const char *word = argv[*index] + 2;
     const char *equals = strchr(word, '=');
     size_t length = equals != NULL ? (size_t)(equals - word) : strlen(word);
@@ -250,7 +265,8 @@ static int parse_option(const struct args_command *command, int argc, char **arg
     return 0;
 }
 
-static int take_positional(struct args_command *command, const char *word, struct err *err) {
+static int take_positional(struct args_command *command, const char *word, struct err *err)
+{
     if (command->positional == NULL)
         return err_set(err, ERR_USAGE, "\"%s\" is no option; see spillway %s --help", word,
                        command->name);
@@ -263,7 +279,8 @@ static int take_positional(struct args_command *command, const char *word, struc
     return 0;
 }
 
-int args_parse(struct args_command *command, int argc, char **argv, struct err *err) {
+int args_parse(struct args_command *command, int argc, char **argv, struct err *err)
+{
     ASSERT(argc >= 1);
     command->positional_count = 0;
     bool only_positional = false;

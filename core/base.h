@@ -19,8 +19,8 @@
 #define IO_ALIGN ((uint64_t)4096)
 
 #define ARRAY_COUNT(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MIN(a, b)      ((a) < (b) ? (a) : (b))
+#define MAX(a, b)      ((a) > (b) ? (a) : (b))
 
 /* Prints the file, line and condition to stderr and aborts. On in release builds too: a broken
  * invariant in a trainer costs weeks when it is silent. */

@@ -5,7 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-int err_set(struct err *err, int code, const char *format, ...) {
+int err_set(struct err *err, int code, const char *format, ...)
+{
     ASSERT(err != NULL);
     ASSERT(code < 0);
     va_list arguments;
@@ -16,7 +17,8 @@ int err_set(struct err *err, int code, const char *format, ...) {
     return code;
 }
 
-int err_set_errno(struct err *err, int errno_value, const char *format, ...) {
+int err_set_errno(struct err *err, int errno_value, const char *format, ...)
+{
     ASSERT(err != NULL);
     va_list arguments;
     va_start(arguments, format);
@@ -30,7 +32,8 @@ int err_set_errno(struct err *err, int errno_value, const char *format, ...) {
     return ERR_SYSTEM;
 }
 
-_Noreturn void fatal(const char *format, ...) {
+_Noreturn void fatal(const char *format, ...)
+{
     /* Formatted on the stack and written by one call: another thread may hold stderr's lock and
      * never let go of it, and the heap may be what has just failed. */
     char line[1200] = "spillway: ";

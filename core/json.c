@@ -16,18 +16,21 @@
 #define LOAD_FLAGS JSON_ALLOW_NUL
 
 /* The walls: a struct json_value is a json_t. */
-static json_t *inside(const struct json_value *value) {
+static json_t *inside(const struct json_value *value)
+{
     return (json_t *)(uintptr_t)value;
 }
 
-static struct json_value *outside(json_t *value) {
+static struct json_value *outside(json_t *value)
+{
     ASSERT(value != NULL); /* jansson returns NULL when the heap is exhausted */
     return (struct json_value *)value;
 }
 
 /* Reading */
 
-struct json_value *json_parse(const char *text, size_t bytes, const char *what, struct err *err) {
+struct json_value *json_parse(const char *text, size_t bytes, const char *what, struct err *err)
+{
     json_error_t error;
     json_t *root = json_loadb(text, bytes, LOAD_FLAGS, &error);
     if (root == NULL) {
@@ -39,7 +42,8 @@ struct json_value *json_parse(const char *text, size_t bytes, const char *what, 
 }
 
 /* The whole file in memory from the heap; NULL with *err filled. */
-static char *read_file(const char *path, size_t *bytes, struct err *err) {
+static char *read_file(const char *path, size_t *bytes, struct err *err)
+{
     FILE *file = fopen(path, "rbe");
     if (file == NULL) {
         err_set_errno(err, errno, "cannot open %s", path);
@@ -65,7 +69,8 @@ static char *read_file(const char *path, size_t *bytes, struct err *err) {
     return text;
 }
 
-struct json_value *json_load(const char *path, struct err *err) {
+struct json_value *json_load(const char *path, struct err *err)
+{
     size_t bytes;
     char *text = read_file(path, &bytes, err);
     if (text == NULL)
@@ -75,64 +80,77 @@ struct json_value *json_load(const char *path, struct err *err) {
     return root;
 }
 
-void json_free(struct json_value *root) {
+void json_free(struct json_value *root)
+{
     json_decref(inside(root));
 }
 
-const struct json_value *json_get(const struct json_value *object, const char *key) {
+const struct json_value *json_get(const struct json_value *object, const char *key)
+{
     return (const struct json_value *)json_object_get(inside(object), key);
 }
 
-const char *json_string(const struct json_value *value) {
+const char *json_string(const struct json_value *value)
+{
     return json_string_value(inside(value));
 }
 
-size_t json_string_bytes(const struct json_value *value) {
+size_t json_string_bytes(const struct json_value *value)
+{
     return json_string_length(inside(value));
 }
 
-double json_number(const struct json_value *value, double fallback) {
+double json_number(const struct json_value *value, double fallback)
+{
     return json_is_number(inside(value)) ? json_number_value(inside(value)) : fallback;
 }
 
-int64_t json_int(const struct json_value *value, int64_t fallback) {
+int64_t json_int(const struct json_value *value, int64_t fallback)
+{
     return json_is_integer(inside(value)) ? json_integer_value(inside(value)) : fallback;
 }
 
-const char *json_get_string(const struct json_value *object, const char *key,
-                            const char *fallback) {
+const char *json_get_string(const struct json_value *object, const char *key, const char *fallback)
+{
     const char *text = json_string(json_get(object, key));
     return text != NULL ? text : fallback;
 }
 
-double json_get_number(const struct json_value *object, const char *key, double fallback) {
+double json_get_number(const struct json_value *object, const char *key, double fallback)
+{
     return json_number(json_get(object, key), fallback);
 }
 
-int64_t json_get_int(const struct json_value *object, const char *key, int64_t fallback) {
+int64_t json_get_int(const struct json_value *object, const char *key, int64_t fallback)
+{
     return json_int(json_get(object, key), fallback);
 }
 
-bool json_get_bool(const struct json_value *object, const char *key, bool fallback) {
+bool json_get_bool(const struct json_value *object, const char *key, bool fallback)
+{
     const json_t *value = inside(json_get(object, key));
     return json_is_boolean(value) ? json_is_true(value) : fallback;
 }
 
-size_t json_length(const struct json_value *array_or_object) {
+size_t json_length(const struct json_value *array_or_object)
+{
     const json_t *value = inside(array_or_object);
     return json_is_object(value) ? json_object_size(value) : json_array_size(value);
 }
 
-const struct json_value *json_at(const struct json_value *array, size_t index) {
+const struct json_value *json_at(const struct json_value *array, size_t index)
+{
     return (const struct json_value *)json_array_get(inside(array), index);
 }
 
 int json_each(const struct json_value *object,
               int (*fn)(void *context, const char *key, const struct json_value *value),
-              void *context) {
+              void *context)
+{
     const char *key;
     json_t *value;
-    json_object_foreach(inside(object), key, value) {
+    json_object_foreach(inside(object), key, value)
+    {
         int result = fn(context, key, (const struct json_value *)value);
         if (result != 0)
             return result;
@@ -142,7 +160,8 @@ int json_each(const struct json_value *object,
 
 /* Writing */
 
-char *json_text(const struct json_value *root, bool indent) {
+char *json_text(const struct json_value *root, bool indent)
+{
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(2) : JSON_COMPACT);
     char *text = json_dumps(inside(root), flags);
     ASSERT(text != NULL);
@@ -150,7 +169,8 @@ char *json_text(const struct json_value *root, bool indent) {
 }
 
 /* 0 or an errno. */
-static int write_all(int fd, const char *text, size_t bytes) {
+static int write_all(int fd, const char *text, size_t bytes)
+{
     while (bytes > 0) {
         ssize_t written = write(fd, text, bytes);
         if (written < 0 && errno == EINTR)
@@ -164,7 +184,8 @@ static int write_all(int fd, const char *text, size_t bytes) {
 }
 
 /* Makes a rename in path's folder durable. 0 or an errno. */
-static int sync_folder(const char *path) {
+static int sync_folder(const char *path)
+{
     char *folder = mem_strdup(path);
     char *slash = strrchr(folder, '/');
     if (slash != NULL)
@@ -179,7 +200,8 @@ static int sync_folder(const char *path) {
 }
 
 /* Creates path with the text, synced. 0 or an errno. */
-static int write_synced(const char *path, const char *text) {
+static int write_synced(const char *path, const char *text)
+{
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
         return errno;
@@ -193,7 +215,8 @@ static int write_synced(const char *path, const char *text) {
     return error;
 }
 
-int json_save(const struct json_value *root, const char *path, struct err *err) {
+int json_save(const struct json_value *root, const char *path, struct err *err)
+{
     size_t size = strlen(path) + sizeof(".tmp");
     char *temporary = mem_alloc(size, 1);
     snprintf(temporary, size, "%s.tmp", path);
@@ -210,16 +233,19 @@ int json_save(const struct json_value *root, const char *path, struct err *err) 
     return error == 0 ? 0 : err_set_errno(err, error, "cannot write %s", path);
 }
 
-struct json_value *json_new_object(void) {
+struct json_value *json_new_object(void)
+{
     return outside(json_object());
 }
 
-struct json_value *json_new_array(void) {
+struct json_value *json_new_array(void)
+{
     return outside(json_array());
 }
 
 /* The string with U+FFFD for every byte that starts no UTF-8 sequence that jansson takes. */
-static json_t *repaired_string(const char *text, size_t bytes) {
+static json_t *repaired_string(const char *text, size_t bytes)
+{
     static const char replacement[] = "\xef\xbf\xbd";
     char *repaired = mem_alloc(add_checked(mul_checked(bytes, 3), 1), 1);
     size_t used = 0;
@@ -242,38 +268,46 @@ static json_t *repaired_string(const char *text, size_t bytes) {
     return string;
 }
 
-struct json_value *json_new_string(const char *text, size_t bytes) {
+struct json_value *json_new_string(const char *text, size_t bytes)
+{
     json_t *string = json_stringn(text, bytes);
     return outside(string != NULL ? string : repaired_string(text, bytes));
 }
 
-struct json_value *json_new_int(int64_t value) {
+struct json_value *json_new_int(int64_t value)
+{
     return outside(json_integer(value));
 }
 
-void json_set(struct json_value *object, const char *key, struct json_value *child) {
+void json_set(struct json_value *object, const char *key, struct json_value *child)
+{
     ASSERT(json_is_object(inside(object)));
     ASSERT(json_object_set_new_nocheck(inside(object), key, inside(child)) == 0);
 }
 
-void json_set_string(struct json_value *object, const char *key, const char *text) {
+void json_set_string(struct json_value *object, const char *key, const char *text)
+{
     json_set(object, key, json_new_string(text, strlen(text)));
 }
 
-void json_set_number(struct json_value *object, const char *key, double value) {
+void json_set_number(struct json_value *object, const char *key, double value)
+{
     ASSERT(isfinite(value));
     json_set(object, key, outside(json_real(value)));
 }
 
-void json_set_int(struct json_value *object, const char *key, int64_t value) {
+void json_set_int(struct json_value *object, const char *key, int64_t value)
+{
     json_set(object, key, json_new_int(value));
 }
 
-void json_set_bool(struct json_value *object, const char *key, bool value) {
+void json_set_bool(struct json_value *object, const char *key, bool value)
+{
     json_set(object, key, outside(json_boolean(value)));
 }
 
-void json_append(struct json_value *array, struct json_value *child) {
+void json_append(struct json_value *array, struct json_value *child)
+{
     ASSERT(json_is_array(inside(array)));
     ASSERT(json_array_append_new(inside(array), inside(child)) == 0);
 }

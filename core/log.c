@@ -18,7 +18,8 @@
 /* Whether a progress line stands on the terminal's last row and has to be erased first. */
 static bool progress_shown;
 
-static bool on_terminal(void) {
+static bool on_terminal(void)
+{
     static int known = -1;
     if (known < 0) {
         const char *term = getenv("TERM");
@@ -27,7 +28,8 @@ static bool on_terminal(void) {
     return known == 1;
 }
 
-static size_t terminal_columns(void) {
+static size_t terminal_columns(void)
+{
     struct winsize size;
     if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
         return size.ws_col;
@@ -35,12 +37,14 @@ static size_t terminal_columns(void) {
 }
 
 /* One write per line, so that lines of two processes do not mix; stdio would allocate. */
-static void put(const char *text, size_t bytes) {
+static void put(const char *text, size_t bytes)
+{
     ssize_t written = write(STDERR_FILENO, text, bytes);
     (void)written;
 }
 
-static void put_line(const char *prefix, const char *format, va_list arguments) {
+static void put_line(const char *prefix, const char *format, va_list arguments)
+{
     char line[LINE_BYTES_MAX];
     int used = snprintf(line, sizeof(line), "%s%s", progress_shown ? "\r\033[K" : "", prefix);
     vsnprintf(line + used, sizeof(line) - (size_t)used - 1, format, arguments);
@@ -50,14 +54,16 @@ static void put_line(const char *prefix, const char *format, va_list arguments) 
     progress_shown = false;
 }
 
-void log_line(const char *format, ...) {
+void log_line(const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     put_line("", format, arguments);
     va_end(arguments);
 }
 
-void log_warn(const char *format, ...) {
+void log_warn(const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
     put_line("warning: ", format, arguments);
@@ -65,7 +71,8 @@ void log_warn(const char *format, ...) {
 }
 
 void log_progress_start(struct log_progress *progress, const char *label, const char *unit,
-                        double total_units) {
+                        double total_units)
+{
     ASSERT(label != NULL && unit != NULL);
     *progress = (struct log_progress){
         .label = label, .unit = unit, .total_units = total_units, .start_ns = clock_ns()};
@@ -74,15 +81,18 @@ void log_progress_start(struct log_progress *progress, const char *label, const 
 
 /* Enough digits to see it move, no more: 0.53, 5.31, 53.1, 531. What is counted (steps, chunks) has
  * a whole total and needs none. */
-static int digits_after_point(double value) {
+static int digits_after_point(double value)
+{
     return value < 10 ? 2 : value < 100 ? 1 : 0;
 }
 
-static int digits_of_total(double total) {
+static int digits_of_total(double total)
+{
     return total == floor(total) ? 0 : digits_after_point(total);
 }
 
-static size_t format_bar(char *text, size_t size, double fraction) {
+static size_t format_bar(char *text, size_t size, double fraction)
+{
     int filled = (int)(fraction * BAR_CELLS + 0.5);
     char cells[BAR_CELLS + 1];
     for (int i = 0; i < BAR_CELLS; i++)
@@ -92,7 +102,8 @@ static size_t format_bar(char *text, size_t size, double fraction) {
 }
 
 static size_t format_progress(char *line, size_t size, const struct log_progress *progress,
-                              double done_units, const char *note) {
+                              double done_units, const char *note)
+{
     double elapsed_s = (double)(progress->last_ns - progress->start_ns) * 1e-9;
     double rate = elapsed_s > 0 ? done_units / elapsed_s : 0;
     size_t used = (size_t)snprintf(line, size, "%.60s", progress->label);
@@ -121,7 +132,8 @@ static size_t format_progress(char *line, size_t size, const struct log_progress
     return used;
 }
 
-void log_progress_update(struct log_progress *progress, double done_units, const char *note) {
+void log_progress_update(struct log_progress *progress, double done_units, const char *note)
+{
     uint64_t now_ns = clock_ns();
     uint64_t period_ns = on_terminal() ? TERMINAL_PERIOD_NS : PLAIN_PERIOD_NS;
     if (now_ns - progress->last_ns < period_ns)
@@ -142,14 +154,16 @@ void log_progress_update(struct log_progress *progress, double done_units, const
     put(line, used);
 }
 
-void log_progress_end(struct log_progress *progress) {
+void log_progress_end(struct log_progress *progress)
+{
     ASSERT(progress->label != NULL);
     if (progress_shown)
         put("\r\033[K", 4);
     progress_shown = false;
 }
 
-const char *log_bytes(char text[LOG_BYTES_MAX], uint64_t bytes) {
+const char *log_bytes(char text[LOG_BYTES_MAX], uint64_t bytes)
+{
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     double value = (double)bytes;
     size_t unit = 0;
@@ -163,7 +177,8 @@ const char *log_bytes(char text[LOG_BYTES_MAX], uint64_t bytes) {
     return text;
 }
 
-const char *log_duration(char text[LOG_BYTES_MAX], double seconds) {
+const char *log_duration(char text[LOG_BYTES_MAX], double seconds)
+{
     if (!(seconds >= 0) || seconds > 1e9) {
         snprintf(text, LOG_BYTES_MAX, "?");
         return text;

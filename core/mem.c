@@ -34,7 +34,8 @@
 
 /* The heap */
 
-void *mem_alloc(uint64_t count, uint64_t size) {
+void *mem_alloc(uint64_t count, uint64_t size)
+{
     uint64_t bytes = mul_checked(count, size);
     void *pointer = calloc(1, MAX(bytes, 1));
     if (pointer == NULL)
@@ -43,7 +44,8 @@ void *mem_alloc(uint64_t count, uint64_t size) {
     return pointer;
 }
 
-void *mem_alloc_aligned(uint64_t alignment, uint64_t bytes) {
+void *mem_alloc_aligned(uint64_t alignment, uint64_t bytes)
+{
     ASSERT(alignment >= sizeof(void *) && (alignment & (alignment - 1)) == 0);
     void *pointer = NULL;
     if (posix_memalign(&pointer, alignment, MAX(bytes, 1)) != 0)
@@ -52,7 +54,8 @@ void *mem_alloc_aligned(uint64_t alignment, uint64_t bytes) {
     return memset(pointer, 0, bytes);
 }
 
-void *mem_realloc(void *old, uint64_t count, uint64_t size) {
+void *mem_realloc(void *old, uint64_t count, uint64_t size)
+{
     uint64_t bytes = mul_checked(count, size);
     void *pointer = realloc(old, MAX(bytes, 1));
     if (pointer == NULL)
@@ -61,11 +64,13 @@ void *mem_realloc(void *old, uint64_t count, uint64_t size) {
     return pointer;
 }
 
-void mem_free(void *pointer) {
+void mem_free(void *pointer)
+{
     free(pointer);
 }
 
-char *mem_strdup(const char *text) {
+char *mem_strdup(const char *text)
+{
     ASSERT(text != NULL);
     size_t bytes = strlen(text) + 1;
     return memcpy(mem_alloc(bytes, 1), text, bytes);
@@ -73,15 +78,18 @@ char *mem_strdup(const char *text) {
 
 #ifdef SPILLWAY_SYSTEM_HEAP
 
-bool mem_heap_has_stats(void) {
+bool mem_heap_has_stats(void)
+{
     return false;
 }
 
-uint64_t mem_heap_count(void) {
+uint64_t mem_heap_count(void)
+{
     return 0;
 }
 
-uint64_t mem_heap_bytes(void) {
+uint64_t mem_heap_bytes(void)
+{
     return 0;
 }
 
@@ -99,10 +107,11 @@ static bool heap_counted;
 static unsigned library_arena;
 static __thread unsigned library_depth, arena_before;
 
-/* jemalloc purges an arena whenever its last thread leaves it, that is, after every bracket: a matrix
- * product would fault its packing buffers in again each time (a third of its speed). So the
+/* jemalloc purges an arena whenever its last thread leaves it, that is, after every bracket: a
+ * matrix product would fault its packing buffers in again each time (a third of its speed). So the
  * library's arena may not give pages back; it stays as large as one call of each thread needs. */
-static void keep_library_pages(void) {
+static void keep_library_pages(void)
+{
     static extent_hooks_t hooks;
     extent_hooks_t *former, *kept = &hooks;
     char name[64];
@@ -117,7 +126,8 @@ static void keep_library_pages(void) {
     ASSERT(mallctl(name, NULL, NULL, &kept, sizeof(kept)) == 0);
 }
 
-__attribute__((constructor)) static void heap_start(void) {
+__attribute__((constructor)) static void heap_start(void)
+{
     bool stats = false;
     size_t size = sizeof(stats);
     if (mallctl("config.stats", &stats, &size, NULL, 0) != 0 || !stats)
@@ -128,16 +138,19 @@ __attribute__((constructor)) static void heap_start(void) {
         keep_library_pages();
 }
 
-bool mem_heap_has_stats(void) {
+bool mem_heap_has_stats(void)
+{
     return heap_counted;
 }
 
-static void heap_refresh(void) {
+static void heap_refresh(void)
+{
     uint64_t epoch = 1;
     ASSERT(mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch)) == 0);
 }
 
-static uint64_t arena_count(unsigned arena, const char *sizes) {
+static uint64_t arena_count(unsigned arena, const char *sizes)
+{
     char name[64];
     snprintf(name, sizeof(name), "stats.arenas.%u.%s.nmalloc", arena, sizes);
     uint64_t count = 0;
@@ -146,7 +159,8 @@ static uint64_t arena_count(unsigned arena, const char *sizes) {
     return count;
 }
 
-uint64_t mem_heap_count(void) {
+uint64_t mem_heap_count(void)
+{
     if (!heap_counted)
         return 0;
     heap_refresh();
@@ -157,7 +171,8 @@ uint64_t mem_heap_count(void) {
     return all - libraries;
 }
 
-uint64_t mem_heap_bytes(void) {
+uint64_t mem_heap_bytes(void)
+{
     if (!heap_counted)
         return 0;
     heap_refresh();
@@ -166,7 +181,8 @@ uint64_t mem_heap_bytes(void) {
     return bytes;
 }
 
-void mem_library_enter(void) {
+void mem_library_enter(void)
+{
     if (!heap_counted || library_depth++ > 0)
         return;
     size_t size = sizeof(arena_before);
@@ -174,7 +190,8 @@ void mem_library_enter(void) {
            0);
 }
 
-void mem_library_leave(void) {
+void mem_library_leave(void)
+{
     if (!heap_counted)
         return;
     ASSERT(library_depth > 0);
@@ -187,7 +204,8 @@ void mem_library_leave(void) {
 /* What the kernel says. Everything below reads small files into the stack. */
 
 /* The file's text, cut at size - 1 bytes; false when there is none. */
-static bool read_text(const char *path, char *text, size_t size) {
+static bool read_text(const char *path, char *text, size_t size)
+{
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
@@ -205,7 +223,8 @@ static bool read_text(const char *path, char *text, size_t size) {
 }
 
 /* The number after `key` at the start of a line; 0 when there is no such line. */
-static uint64_t number_after(const char *text, const char *key) {
+static uint64_t number_after(const char *text, const char *key)
+{
     size_t length = strlen(key);
     for (const char *line = text; line != NULL && *line != 0;) {
         if (strncmp(line, key, length) == 0)
@@ -216,7 +235,8 @@ static uint64_t number_after(const char *text, const char *key) {
     return 0;
 }
 
-void mem_usage_read(struct mem_usage *usage) {
+void mem_usage_read(struct mem_usage *usage)
+{
     char text[TEXT_BYTES_MAX];
     if (!read_text("/proc/self/status", text, sizeof(text)))
         fatal("cannot read /proc/self/status; is /proc mounted?");
@@ -236,14 +256,16 @@ static const struct cgroup_kind cgroup_v1 = {"/sys/fs/cgroup/memory", "memory.li
                                              "memory.usage_in_bytes", "total_inactive_file ",
                                              "total_active_file "};
 
-static bool read_text_in(const char *folder, const char *name, char *text, size_t size) {
+static bool read_text_in(const char *folder, const char *name, char *text, size_t size)
+{
     char path[PATH_BYTES_MAX];
     int bytes = snprintf(path, sizeof(path), "%s/%s", folder, name);
     return bytes > 0 && (size_t)bytes < sizeof(path) && read_text(path, text, size);
 }
 
 /* What one group still allows. Page cache that the kernel can drop is not in the way. */
-static uint64_t cgroup_group_available(const struct cgroup_kind *kind, const char *folder) {
+static uint64_t cgroup_group_available(const struct cgroup_kind *kind, const char *folder)
+{
     char text[TEXT_BYTES_MAX];
     if (!read_text_in(folder, kind->limit, text, sizeof(text)) || text[0] < '0' || text[0] > '9')
         return UINT64_MAX; /* no such file, or "max" */
@@ -262,7 +284,8 @@ static uint64_t cgroup_group_available(const struct cgroup_kind *kind, const cha
  * container the path may be that of the host and not be there: then the walk finds nothing until
  * it comes to the mount, which is the container's own group. */
 static uint64_t cgroup_available(const struct cgroup_kind *kind, const char *root, const char *path,
-                                 size_t path_bytes) {
+                                 size_t path_bytes)
+{
     char folder[PATH_BYTES_MAX];
     int bytes =
         snprintf(folder, sizeof(folder), "%s%s%.*s", root, kind->mount, (int)path_bytes, path);
@@ -277,7 +300,8 @@ static uint64_t cgroup_available(const struct cgroup_kind *kind, const char *roo
     return available;
 }
 
-uint64_t mem_available_bytes_under(const char *root) {
+uint64_t mem_available_bytes_under(const char *root)
+{
     char text[TEXT_BYTES_MAX];
     if (!read_text_in(root, "proc/meminfo", text, sizeof(text)))
         fatal("cannot read %s/proc/meminfo; is /proc mounted?", root);
@@ -301,7 +325,8 @@ uint64_t mem_available_bytes_under(const char *root) {
     return available;
 }
 
-uint64_t mem_available_bytes(void) {
+uint64_t mem_available_bytes(void)
+{
     return mem_available_bytes_under("");
 }
 
@@ -315,7 +340,8 @@ struct prefault {
     int error; /* errno */
 };
 
-static void *prefault_main(void *argument) {
+static void *prefault_main(void *argument)
+{
     struct prefault *part = argument;
     if (part->bytes == 0)
         return NULL;
@@ -332,7 +358,8 @@ static void *prefault_main(void *argument) {
 }
 
 /* 0 or an errno. */
-static int prefault(uint8_t *base, uint64_t bytes) {
+static int prefault(uint8_t *base, uint64_t bytes)
+{
     struct prefault parts[PREFAULT_THREADS] = {0};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t count = MIN(bytes / PREFAULT_SLICE, (uint64_t)MAX(cores, 1));
@@ -360,7 +387,8 @@ static int prefault(uint8_t *base, uint64_t bytes) {
 }
 
 /* Whether the kernel backs the mapping at base by huge pages, at least in part. */
-static bool has_huge_pages(const uint8_t *base) {
+static bool has_huge_pages(const uint8_t *base)
+{
     FILE *file = fopen("/proc/self/smaps", "re");
     if (file == NULL)
         return false;
@@ -379,7 +407,8 @@ static bool has_huge_pages(const uint8_t *base) {
 }
 
 /* Maps bytes at a multiple of 2 MiB and gives back what the alignment took too much. */
-static uint8_t *map_aligned(uint64_t bytes) {
+static uint8_t *map_aligned(uint64_t bytes)
+{
     uint64_t mapped = add_checked(bytes, HUGE_BYTES);
     uint8_t *start = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED)
@@ -393,7 +422,8 @@ static uint8_t *map_aligned(uint64_t bytes) {
     return start + head;
 }
 
-int mem_arena_open(struct mem_arena *arena, uint64_t bytes, struct err *err) {
+int mem_arena_open(struct mem_arena *arena, uint64_t bytes, struct err *err)
+{
     *arena = (struct mem_arena){0};
     if (bytes == 0)
         return 0;
@@ -427,7 +457,8 @@ int mem_arena_open(struct mem_arena *arena, uint64_t bytes, struct err *err) {
     return 0;
 }
 
-void mem_arena_close(struct mem_arena *arena) {
+void mem_arena_close(struct mem_arena *arena)
+{
     if (arena->base != NULL)
         ASSERT(munmap(arena->base, arena->bytes) == 0);
     *arena = (struct mem_arena){0};

@@ -56,16 +56,19 @@ struct pool {
     struct worker workers[]; /* thread_count - 1 */
 };
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
+{
     /* EAGAIN and EINTR are as good as a wake-up: every caller looks again. */
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
 }
 
-static void futex_wake(_Atomic uint32_t *word, int count) {
+static void futex_wake(_Atomic uint32_t *word, int count)
+{
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
 }
 
-static void pause_cpu(void) {
+static void pause_cpu(void)
+{
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -74,7 +77,8 @@ static void pause_cpu(void) {
 }
 
 /* Whether *word left `value` within SPIN_NS. */
-static bool spin_while_equal(_Atomic uint32_t *word, uint32_t value) {
+static bool spin_while_equal(_Atomic uint32_t *word, uint32_t value)
+{
     uint64_t deadline_ns = clock_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPINS_PER_CLOCK; i++) {
@@ -87,7 +91,8 @@ static bool spin_while_equal(_Atomic uint32_t *word, uint32_t value) {
 }
 
 /* Takes tasks until none is left. */
-static void work(struct pool *pool, uint32_t worker) {
+static void work(struct pool *pool, uint32_t worker)
+{
     uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
     while ((uint32_t)ticket > 0) {
         pool_fn *fn = atomic_load_explicit(&pool->fn, memory_order_relaxed);
@@ -105,7 +110,8 @@ static void work(struct pool *pool, uint32_t worker) {
     }
 }
 
-static void wait_for_job(struct pool *pool, uint32_t seen) {
+static void wait_for_job(struct pool *pool, uint32_t seen)
+{
     if (spin_while_equal(&pool->job, seen))
         return;
     /* Sequentially consistent on both sides: either pool_run sees the sleeper, or the sleeper sees
@@ -116,7 +122,8 @@ static void wait_for_job(struct pool *pool, uint32_t seen) {
     atomic_fetch_sub(&pool->sleepers, 1);
 }
 
-static void *worker_main(void *argument) {
+static void *worker_main(void *argument)
+{
     struct worker *worker = argument;
     struct pool *pool = worker->pool;
     char name[16];
@@ -137,7 +144,8 @@ static void *worker_main(void *argument) {
     return NULL;
 }
 
-static void stop_workers(struct pool *pool, uint32_t started) {
+static void stop_workers(struct pool *pool, uint32_t started)
+{
     atomic_store(&pool->closing, true);
     atomic_fetch_add(&pool->job, 1);
     futex_wake(&pool->job, INT_MAX);
@@ -146,7 +154,8 @@ static void stop_workers(struct pool *pool, uint32_t started) {
 }
 
 int pool_open(struct pool **pool, const char *name, uint32_t thread_count, bool bind,
-              struct err *err) {
+              struct err *err)
+{
     *pool = NULL;
     ASSERT(thread_count >= 1 && thread_count <= POOL_THREADS_MAX);
     ASSERT(strlen(name) <= 10);
@@ -179,7 +188,8 @@ int pool_open(struct pool **pool, const char *name, uint32_t thread_count, bool 
     return 0;
 }
 
-void pool_close(struct pool *pool) {
+void pool_close(struct pool *pool)
+{
     if (pool == NULL)
         return;
     ASSERT(!pool->running);
@@ -187,11 +197,13 @@ void pool_close(struct pool *pool) {
     mem_free(pool);
 }
 
-uint32_t pool_thread_count(const struct pool *pool) {
+uint32_t pool_thread_count(const struct pool *pool)
+{
     return pool->thread_count;
 }
 
-static void wait_for_done(struct pool *pool, uint32_t task_count) {
+static void wait_for_done(struct pool *pool, uint32_t task_count)
+{
     for (;;) {
         uint32_t done = atomic_load(&pool->done);
         if (done == task_count)
@@ -207,7 +219,8 @@ static void wait_for_done(struct pool *pool, uint32_t task_count) {
 }
 
 void pool_run(struct pool *pool, void (*fn)(void *context, uint32_t task, uint32_t worker),
-              void *context, uint32_t task_count) {
+              void *context, uint32_t task_count)
+{
     ASSERT(fn != NULL);
     ASSERT(!pool->running); /* one caller at a time, and no job inside a job */
     if (task_count == 0)

@@ -11,7 +11,8 @@ struct philox {
 /* Salmon et al., section 3: ten rounds of two 32x32 -> 64 multiplications, the key moved by the
  * golden ratio and sqrt(3) - 1 between rounds. The key is the seed; the counter is the index (low
  * words) and the stream (high words), so two streams never meet. */
-static struct philox philox_4x32_10(uint64_t seed, uint64_t stream, uint64_t index) {
+static struct philox philox_4x32_10(uint64_t seed, uint64_t stream, uint64_t index)
+{
     uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
     struct philox x = {
         {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)}};
@@ -26,20 +27,24 @@ static struct philox philox_4x32_10(uint64_t seed, uint64_t stream, uint64_t ind
     return x;
 }
 
-static uint64_t pair(const struct philox *x, int half) {
+static uint64_t pair(const struct philox *x, int half)
+{
     return (uint64_t)x->word[2 * half] | (uint64_t)x->word[2 * half + 1] << 32;
 }
 
-uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t index) {
+uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t index)
+{
     struct philox x = philox_4x32_10(seed, stream, index);
     return pair(&x, 0);
 }
 
-double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
+double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index)
+{
     return (double)(rng_u64(seed, stream, index) >> 11) * 0x1p-53;
 }
 
-double rng_normal(uint64_t seed, uint64_t stream, uint64_t index) {
+double rng_normal(uint64_t seed, uint64_t stream, uint64_t index)
+{
     struct philox x = philox_4x32_10(seed, stream, index);
     /* In (0, 1], since log(0) is not a number to build on. */
     double radius = (double)((pair(&x, 0) >> 11) + 1) * 0x1p-53;
@@ -47,7 +52,8 @@ double rng_normal(uint64_t seed, uint64_t stream, uint64_t index) {
     return sqrt(-2.0 * log(radius)) * cos(2.0 * M_PI * angle);
 }
 
-uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound) {
+uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound)
+{
     ASSERT(bound > 0);
     return (uint64_t)(((unsigned __int128)rng_u64(seed, stream, index) * bound) >> 64);
 }

@@ -12,7 +12,8 @@ static hwloc_bitmap_t *cores; /* one hardware thread of each core, preferred cor
 static bool opened;
 
 /* The efficiency of a core's kind: higher is faster. 0 where the system does not tell. */
-static int core_efficiency(hwloc_obj_t core) {
+static int core_efficiency(hwloc_obj_t core)
+{
     int kind = hwloc_cpukinds_get_by_cpuset(tree, core->cpuset, 0);
     int efficiency = 0;
     if (kind < 0 || hwloc_cpukinds_get_info(tree, (unsigned)kind, NULL, &efficiency, NULL, NULL, 0))
@@ -20,7 +21,8 @@ static int core_efficiency(hwloc_obj_t core) {
     return efficiency;
 }
 
-static int compare_cores(const void *left, const void *right) {
+static int compare_cores(const void *left, const void *right)
+{
     hwloc_obj_t a = *(const hwloc_obj_t *)left, b = *(const hwloc_obj_t *)right;
     int difference = core_efficiency(b) - core_efficiency(a);
     if (difference != 0)
@@ -28,7 +30,8 @@ static int compare_cores(const void *left, const void *right) {
     return a->logical_index < b->logical_index ? -1 : 1;
 }
 
-static void read_cores(void) {
+static void read_cores(void)
+{
     /* Machines without core objects (some virtual ones) still have hardware threads. */
     int count = hwloc_get_nbobjs_by_type(tree, HWLOC_OBJ_CORE);
     hwloc_obj_type_t type = count > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
@@ -56,12 +59,14 @@ static void read_cores(void) {
     topo.core_count = (uint32_t)MAX(found, 1);
 }
 
-static uint64_t cache_bytes(hwloc_obj_type_t type) {
+static uint64_t cache_bytes(hwloc_obj_type_t type)
+{
     hwloc_obj_t cache = hwloc_get_obj_by_type(tree, type, 0);
     return cache != NULL && cache->attr != NULL ? cache->attr->cache.size : 0;
 }
 
-static void read_cpu_model(void) {
+static void read_cpu_model(void)
+{
     snprintf(topo.cpu_model, sizeof(topo.cpu_model), "unknown CPU");
     hwloc_obj_t package = hwloc_get_obj_by_type(tree, HWLOC_OBJ_PACKAGE, 0);
     const char *model = NULL;
@@ -73,7 +78,8 @@ static void read_cpu_model(void) {
         snprintf(topo.cpu_model, sizeof(topo.cpu_model), "%s", model);
 }
 
-const struct topo *topo_open(void) {
+const struct topo *topo_open(void)
+{
     if (opened)
         return &topo;
     if (hwloc_topology_init(&tree) != 0 || hwloc_topology_load(tree) != 0)
@@ -88,13 +94,15 @@ const struct topo *topo_open(void) {
     return &topo;
 }
 
-int topo_bind_thread(uint32_t index) {
+int topo_bind_thread(uint32_t index)
+{
     topo_open();
     return hwloc_set_cpubind(tree, cores[index % topo.core_count], HWLOC_CPUBIND_THREAD) == 0 ? 0
                                                                                               : -1;
 }
 
-int topo_bind_memory(void *address, size_t bytes) {
+int topo_bind_memory(void *address, size_t bytes)
+{
     topo_open();
     ASSERT(address != NULL);
     return hwloc_set_area_membind(tree, address, bytes, cores[0], HWLOC_MEMBIND_BIND, 0) == 0 ? 0

@@ -13,9 +13,9 @@
 #include <stdint.h>
 
 struct topo {
-    uint32_t core_count;   /* physical cores this process may use (its cpuset), at least 1 */
-    uint32_t thread_count; /* hardware threads this process may use */
-    uint32_t node_count;   /* NUMA nodes */
+    uint32_t core_count;         /* physical cores this process may use (its cpuset), at least 1 */
+    uint32_t thread_count;       /* hardware threads this process may use */
+    uint32_t node_count;         /* NUMA nodes */
     uint64_t l2_bytes, l3_bytes; /* of the first core; 0 when unknown */
     char cpu_model[128];
 };

@@ -27,7 +27,8 @@ struct trace {
     char buffer[BUFFER_BYTES];
 };
 
-static void flush(struct trace *trace) {
+static void flush(struct trace *trace)
+{
     size_t done = 0;
     while (done < trace->used && trace->errno_first == 0) {
         ssize_t written = write(trace->fd, trace->buffer + done, trace->used - done);
@@ -40,18 +41,21 @@ static void flush(struct trace *trace) {
 }
 
 /* Room for one more event, always: the caller formats straight into it. */
-static char *room(struct trace *trace) {
+static char *room(struct trace *trace)
+{
     if (trace->used + EVENT_BYTES_MAX > BUFFER_BYTES)
         flush(trace);
     return trace->buffer + trace->used;
 }
 
-static void take(struct trace *trace, int bytes) {
+static void take(struct trace *trace, int bytes)
+{
     ASSERT(bytes > 0 && bytes < EVENT_BYTES_MAX);
     trace->used += (size_t)bytes;
 }
 
-int trace_open(struct trace **trace, const char *path, struct err *err) {
+int trace_open(struct trace **trace, const char *path, struct err *err)
+{
     *trace = NULL;
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
@@ -68,7 +72,8 @@ int trace_open(struct trace **trace, const char *path, struct err *err) {
 }
 
 /* The next row of the lane. */
-static uint32_t add_row(struct trace *trace, uint32_t lane) {
+static uint32_t add_row(struct trace *trace, uint32_t lane)
+{
     struct trace_lane *l = &trace->lanes[lane];
     uint32_t tid = lane * TRACE_ROWS_MAX + l->row_count;
     take(trace,
@@ -82,7 +87,8 @@ static uint32_t add_row(struct trace *trace, uint32_t lane) {
 }
 
 /* A row on which nothing ends after start_ns. */
-static uint32_t find_row(struct trace *trace, uint32_t lane, uint64_t start_ns) {
+static uint32_t find_row(struct trace *trace, uint32_t lane, uint64_t start_ns)
+{
     const struct trace_lane *l = &trace->lanes[lane];
     for (uint32_t row = 0; row < l->row_count; row++)
         if (l->end_ns[row] <= start_ns)
@@ -90,7 +96,8 @@ static uint32_t find_row(struct trace *trace, uint32_t lane, uint64_t start_ns) 
     return l->row_count < TRACE_ROWS_MAX ? add_row(trace, lane) : TRACE_ROWS_MAX - 1;
 }
 
-void trace_lane(struct trace *trace, uint32_t lane, const char *name) {
+void trace_lane(struct trace *trace, uint32_t lane, const char *name)
+{
     ASSERT(lane < TRACE_LANES_MAX && strlen(name) <= NAME_BYTES_MAX);
     struct trace_lane *l = &trace->lanes[lane];
     ASSERT(l->row_count == 0);
@@ -99,7 +106,8 @@ void trace_lane(struct trace *trace, uint32_t lane, const char *name) {
 }
 
 void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t start_ns,
-                 uint64_t end_ns, uint64_t bytes) {
+                 uint64_t end_ns, uint64_t bytes)
+{
     ASSERT(lane < TRACE_LANES_MAX && strlen(name) <= NAME_BYTES_MAX);
     ASSERT(start_ns <= end_ns);
     uint32_t row = find_row(trace, lane, start_ns);
@@ -114,7 +122,8 @@ void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t 
                          (double)(end_ns - start_ns) * 1e-3, bytes));
 }
 
-int trace_close(struct trace *trace, struct err *err) {
+int trace_close(struct trace *trace, struct err *err)
+{
     if (trace == NULL)
         return 0;
     take(trace, snprintf(room(trace), EVENT_BYTES_MAX, "\n]\n"));

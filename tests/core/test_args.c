@@ -41,7 +41,8 @@ static struct args_command command = {
 static struct err err;
 
 /* Parses up to four words; NULL ends them. */
-static int parse(const char *a, const char *b, const char *c, const char *d) {
+static int parse(const char *a, const char *b, const char *c, const char *d)
+{
     const char *words[] = {"train", a, b, c, d, NULL};
     int count = 1;
     while (words[count] != NULL)
@@ -52,14 +53,16 @@ static int parse(const char *a, const char *b, const char *c, const char *d) {
     return args_parse(&command, count, (char **)(uintptr_t)words, &err);
 }
 
-static void refused(const char *a, const char *b, const char *says) {
+static void refused(const char *a, const char *b, const char *says)
+{
     assert_int_equal(parse(a, b, NULL, NULL), ERR_USAGE);
     assert_int_equal(err.code, ERR_USAGE);
     if (strstr(err.message, says) == NULL)
         fail_msg("\"%s\" does not say \"%s\"", err.message, says);
 }
 
-static void test_values(void **state) {
+static void test_values(void **state)
+{
     (void)state;
     assert_int_equal(parse(NULL, NULL, NULL, NULL), 0);
     assert_false(got.steps_given);
@@ -79,7 +82,8 @@ static void test_values(void **state) {
     assert_string_equal(got.out, "-x");
 }
 
-static void test_positional(void **state) {
+static void test_positional(void **state)
+{
     (void)state;
     assert_int_equal(parse("a", "--steps", "3", "b"), 0);
     assert_int_equal(command.positional_count, 2);
@@ -94,7 +98,8 @@ static void test_positional(void **state) {
     command.positional = positional;
 }
 
-static void test_refusals(void **state) {
+static void test_refusals(void **state)
+{
     (void)state;
     refused("--step", "3", "did you mean --steps?");
     refused("--ram-buget", "3", "did you mean --ram-budget?");
@@ -125,7 +130,8 @@ static void test_refusals(void **state) {
     refused(longest, NULL, "unknown option");
 }
 
-static void test_sizes(void **state) {
+static void test_sizes(void **state)
+{
     (void)state;
     static const struct {
         const char *text;
@@ -151,7 +157,8 @@ static void test_sizes(void **state) {
 }
 
 /* stdout goes to a file for the time of the call. */
-static void test_help(void **state) {
+static void test_help(void **state)
+{
     (void)state;
     const char *path = scratch_path("help");
     fflush(stdout);
@@ -173,7 +180,8 @@ static void test_help(void **state) {
     free(text);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),   cmocka_unit_test(test_positional),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_sizes),

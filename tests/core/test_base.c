@@ -9,7 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void test_rounding(void **state) {
+static void test_rounding(void **state)
+{
     (void)state;
     assert_int_equal(round_up(0, 4096), 0);
     assert_int_equal(round_up(1, 4096), 4096);
@@ -26,7 +27,8 @@ static void test_rounding(void **state) {
 }
 
 /* Whether fn ends its process by SIGABRT. */
-static int aborts(void (*fn)(void)) {
+static int aborts(void (*fn)(void))
+{
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
@@ -44,23 +46,29 @@ static volatile uint64_t big = UINT64_MAX;
 static volatile uint64_t zero = 0;
 static volatile uint64_t sink;
 
-static void multiply(void) {
+static void multiply(void)
+{
     sink = mul_checked(big, 2);
 }
-static void add(void) {
+static void add(void)
+{
     sink = add_checked(big, 1);
 }
-static void round_over(void) {
+static void round_over(void)
+{
     sink = round_up(big, 4096);
 }
-static void divide_by_zero(void) {
+static void divide_by_zero(void)
+{
     sink = div_up(1, zero);
 }
-static void fine(void) {
+static void fine(void)
+{
     ASSERT(big > zero);
 }
 
-static void test_overflow_aborts(void **state) {
+static void test_overflow_aborts(void **state)
+{
     (void)state;
     assert_true(aborts(multiply));
     assert_true(aborts(add));
@@ -69,7 +77,8 @@ static void test_overflow_aborts(void **state) {
     assert_false(aborts(fine));
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rounding),
         cmocka_unit_test(test_overflow_aborts),

@@ -7,7 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void test_set(void **state) {
+static void test_set(void **state)
+{
     (void)state;
     struct err err;
     assert_int_equal(err_set(&err, ERR_INPUT, "%s has %d", "file", 3), ERR_INPUT);
@@ -18,7 +19,8 @@ static void test_set(void **state) {
     assert_string_equal(err.message, "cannot write x: No space left on device");
 }
 
-static void test_long_message_is_cut(void **state) {
+static void test_long_message_is_cut(void **state)
+{
     (void)state;
     struct err err;
     char text[3000];
@@ -30,7 +32,8 @@ static void test_long_message_is_cut(void **state) {
     assert_int_equal(strlen(err.message), sizeof(err.message) - 1);
 }
 
-static void test_fatal(void **state) {
+static void test_fatal(void **state)
+{
     (void)state;
     int ends[2];
     assert_int_equal(pipe(ends), 0);
@@ -50,7 +53,8 @@ static void test_fatal(void **state) {
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_set),
         cmocka_unit_test(test_long_message_is_cut),

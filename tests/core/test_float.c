@@ -12,7 +12,8 @@
 
 #define LOW_COUNT 16
 
-static uint32_t low_half(uint32_t high, int pattern) {
+static uint32_t low_half(uint32_t high, int pattern)
+{
     static const uint16_t edges[] = {0x0000, 0x0001, 0x7ffe, 0x7fff, 0x8000,
                                      0x8001, 0x8002, 0xfffe, 0xffff};
     int edge_count = (int)(sizeof(edges) / sizeof(edges[0]));
@@ -23,13 +24,15 @@ static uint32_t low_half(uint32_t high, int pattern) {
 
 /* The bf16 values around bits: below (towards zero) and above (away from zero), as doubles. Past
  * the largest finite one stands the value that would come next. */
-static void neighbours(uint32_t bits, double *below, double *above) {
+static void neighbours(uint32_t bits, double *below, double *above)
+{
     uint32_t magnitude = bits & 0x7fff0000u;
     *below = float_from_bits(magnitude);
     *above = magnitude == 0x7f7f0000u ? ldexp(1.0, 128) : float_from_bits(magnitude + 0x10000u);
 }
 
-static uint16_t nearest(uint32_t bits, bool ties_to_even) {
+static uint16_t nearest(uint32_t bits, bool ties_to_even)
+{
     double below, above, value = fabs((double)float_from_bits(bits));
     neighbours(bits, &below, &above);
     bool up = above - value < value - below;
@@ -38,7 +41,8 @@ static uint16_t nearest(uint32_t bits, bool ties_to_even) {
     return (uint16_t)((bits >> 16) + up);
 }
 
-static void test_split_and_join(void **state) {
+static void test_split_and_join(void **state)
+{
     (void)state;
     for (uint32_t high = 0; high < 65536; high++) {
         if ((high & 0x7f80u) == 0x7f80u)
@@ -54,7 +58,8 @@ static void test_split_and_join(void **state) {
     }
 }
 
-static void test_to_bf16_nearest_even(void **state) {
+static void test_to_bf16_nearest_even(void **state)
+{
     (void)state;
     for (uint32_t high = 0; high < 65536; high++) {
         if ((high & 0x7f80u) == 0x7f80u)
@@ -66,7 +71,8 @@ static void test_to_bf16_nearest_even(void **state) {
     }
 }
 
-static void test_bf16_round_trip(void **state) {
+static void test_bf16_round_trip(void **state)
+{
     (void)state;
     for (uint32_t value = 0; value < 65536; value++) {
         float wide = float_from_bf16((uint16_t)value);
@@ -78,7 +84,8 @@ static void test_bf16_round_trip(void **state) {
 }
 
 /* A NaN whose payload lies in the low half only would become infinity if it were cut. */
-static void test_nan_and_infinity(void **state) {
+static void test_nan_and_infinity(void **state)
+{
     (void)state;
     assert_true(isnan(float_from_bf16(float_to_bf16(float_from_bits(0x7f800001u)))));
     assert_true(isnan(float_from_bf16(float_to_bf16(float_from_bits(0xffffffffu)))));
@@ -87,7 +94,8 @@ static void test_nan_and_infinity(void **state) {
     assert_int_equal(float_to_bf16(float_from_bits(0x7f7fffffu)), 0x7f80);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_split_and_join),
         cmocka_unit_test(test_to_bf16_nearest_even),

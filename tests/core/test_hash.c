@@ -3,14 +3,16 @@
 #include "core/hash.h"
 #include <string.h>
 
-static void test_known_values(void **state) {
+static void test_known_values(void **state)
+{
     (void)state;
     /* XXH3_64bits of nothing, from the sanity vectors of the xxHash repository. */
     assert_true(hash_bytes(NULL, 0, 0) == 0x2D06800538D394C2u);
     assert_true(hash_bytes("", 0, 0) == hash_bytes(NULL, 0, 0));
 }
 
-static void test_every_bit_counts(void **state) {
+static void test_every_bit_counts(void **state)
+{
     (void)state;
     static const size_t sizes[] = {1, 3, 4, 16, 17, 128, 129, 240, 241, 1024};
     for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
@@ -28,7 +30,8 @@ static void test_every_bit_counts(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_values),
         cmocka_unit_test(test_every_bit_counts),

@@ -10,14 +10,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static struct json_value *parse(const char *text) {
+static struct json_value *parse(const char *text)
+{
     struct err err;
     struct json_value *root = json_parse(text, strlen(text), "test", &err);
     assert_non_null(root);
     return root;
 }
 
-static void test_getters(void **state) {
+static void test_getters(void **state)
+{
     (void)state;
     struct json_value *root =
         parse("{\"s\":\"x\",\"i\":-7,\"d\":1.5,\"t\":true,\"f\":false,\"n\":null,\"a\":[1,2,3]}");
@@ -47,7 +49,8 @@ static void test_getters(void **state) {
     json_free(NULL);
 }
 
-static void test_errors_say_where(void **state) {
+static void test_errors_say_where(void **state)
+{
     (void)state;
     struct err err;
     const char *bad = "{\n  \"a\": 1,\n  \"b\": }\n";
@@ -74,7 +77,8 @@ static void test_errors_say_where(void **state) {
     mem_free(deep);
 }
 
-static void test_load_errors(void **state) {
+static void test_load_errors(void **state)
+{
     (void)state;
     struct err err;
     assert_null(json_load(scratch_path("absent.json"), &err));
@@ -86,7 +90,8 @@ static void test_load_errors(void **state) {
     assert_non_null(strstr(err.message, "bad.json, line 3"));
 }
 
-static void test_strings_with_nul(void **state) {
+static void test_strings_with_nul(void **state)
+{
     (void)state;
     struct json_value *root = parse("{\"token\":\"a\\u0000b\"}");
     const struct json_value *token = json_get(root, "token");
@@ -95,26 +100,30 @@ static void test_strings_with_nul(void **state) {
     json_free(root);
 }
 
-static void check_repaired(const char *text, const char *expected) {
+static void check_repaired(const char *text, const char *expected)
+{
     struct json_value *string = json_new_string(text, strlen(text));
     assert_string_equal(json_string(string), expected);
     json_free(string);
 }
 
-static void test_invalid_utf8_is_replaced(void **state) {
+static void test_invalid_utf8_is_replaced(void **state)
+{
     (void)state;
     check_repaired("caf\xc3\xa9", "caf\xc3\xa9");
     check_repaired("caf\xe9", "caf\xef\xbf\xbd");
     check_repaired("\xff/\xf0\x9f\x98\x80/\xc3", "\xef\xbf\xbd/\xf0\x9f\x98\x80/\xef\xbf\xbd");
 }
 
-static int collect(void *context, const char *key, const struct json_value *value) {
+static int collect(void *context, const char *key, const struct json_value *value)
+{
     char *keys = context;
     strcat(keys, key);
     return (int)json_int(value, 0);
 }
 
-static void test_each_in_order_until_nonzero(void **state) {
+static void test_each_in_order_until_nonzero(void **state)
+{
     (void)state;
     struct json_value *root = parse("{\"z\":0,\"a\":0,\"m\":5,\"b\":0}");
     char keys[16] = "";
@@ -124,7 +133,8 @@ static void test_each_in_order_until_nonzero(void **state) {
     json_free(root);
 }
 
-static struct json_value *make(void) {
+static struct json_value *make(void)
+{
     struct json_value *root = json_new_object();
     json_set_string(root, "name", "gpt");
     json_set_int(root, "big", INT64_MAX);
@@ -137,7 +147,8 @@ static struct json_value *make(void) {
     return root;
 }
 
-static void check_made(const struct json_value *root) {
+static void check_made(const struct json_value *root)
+{
     assert_string_equal(json_get_string(root, "name", ""), "gpt");
     assert_true(json_get_int(root, "big", 0) == INT64_MAX);
     assert_true(json_get_number(root, "third", 0) == 1.0 / 3);
@@ -145,7 +156,8 @@ static void check_made(const struct json_value *root) {
     assert_string_equal(json_string(json_at(json_get(root, "list"), 1)), "two");
 }
 
-static void test_text_round_trip(void **state) {
+static void test_text_round_trip(void **state)
+{
     (void)state;
     struct json_value *root = make();
     for (int indent = 0; indent < 2; indent++) {
@@ -158,7 +170,8 @@ static void test_text_round_trip(void **state) {
     json_free(root);
 }
 
-static void test_save(void **state) {
+static void test_save(void **state)
+{
     (void)state;
     struct err err;
     struct json_value *root = make();
@@ -178,7 +191,8 @@ static void test_save(void **state) {
 }
 
 /* A folder in the way of the rename: the error is told and the temporary file goes. */
-static void test_save_onto_a_folder(void **state) {
+static void test_save_onto_a_folder(void **state)
+{
     (void)state;
     struct err err;
     struct json_value *root = make();
@@ -188,7 +202,8 @@ static void test_save_onto_a_folder(void **state) {
     json_free(root);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_getters),
         cmocka_unit_test(test_errors_say_where),

@@ -12,7 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void test_bytes(void **state) {
+static void test_bytes(void **state)
+{
     (void)state;
     static const struct {
         uint64_t bytes;
@@ -31,7 +32,8 @@ static void test_bytes(void **state) {
         assert_string_equal(log_bytes(text, cases[i].bytes), cases[i].text);
 }
 
-static void test_duration(void **state) {
+static void test_duration(void **state)
+{
     (void)state;
     static const struct {
         double seconds;
@@ -45,7 +47,8 @@ static void test_duration(void **state) {
 }
 
 /* What runs in the child, with start_ns moved into the past so that drawing is due at once. */
-static void show(void) {
+static void show(void)
+{
     struct log_progress progress;
     log_line("first %d", 1);
     log_progress_start(&progress, "training", "steps", 100);
@@ -63,7 +66,8 @@ static void show(void) {
 }
 
 /* Runs show with stderr at fd `end` in a child and collects what comes out at `from`. */
-static void run_show(int from, int end, char *text, size_t size) {
+static void run_show(int from, int end, char *text, size_t size)
+{
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
@@ -83,7 +87,8 @@ static void run_show(int from, int end, char *text, size_t size) {
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-static void test_plain_lines(void **state) {
+static void test_plain_lines(void **state)
+{
     (void)state;
     int ends[2];
     char text[4096];
@@ -97,7 +102,8 @@ static void test_plain_lines(void **state) {
                               "last\n");
 }
 
-static void test_terminal(void **state) {
+static void test_terminal(void **state)
+{
     (void)state;
     int from = posix_openpt(O_RDWR | O_NOCTTY);
     if (from < 0 || grantpt(from) != 0 || unlockpt(from) != 0)
@@ -114,7 +120,8 @@ static void test_terminal(void **state) {
     assert_non_null(strstr(text, "\r\033[Kreading 5.00 MB, 0.50 MB/s\r\033[Klast\r\n"));
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_duration),

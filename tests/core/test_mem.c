@@ -17,7 +17,8 @@
 
 /* Arenas */
 
-static uint64_t resident_pages(const struct mem_arena *arena) {
+static uint64_t resident_pages(const struct mem_arena *arena)
+{
     static unsigned char pages[65536];
     size_t count = arena->bytes / 4096;
     assert_true(count <= sizeof(pages));
@@ -28,7 +29,8 @@ static uint64_t resident_pages(const struct mem_arena *arena) {
     return resident;
 }
 
-static void check_arena(uint64_t bytes) {
+static void check_arena(uint64_t bytes)
+{
     struct err err;
     struct mem_arena arena;
     assert_int_equal(mem_arena_open(&arena, bytes, &err), 0);
@@ -44,7 +46,8 @@ static void check_arena(uint64_t bytes) {
     mem_arena_close(&arena);
 }
 
-static void test_arena_sizes(void **state) {
+static void test_arena_sizes(void **state)
+{
     (void)state;
     check_arena(1);
     check_arena(4096);
@@ -60,7 +63,8 @@ static void test_arena_sizes(void **state) {
     mem_arena_close(&arena);
 }
 
-static void test_arena_too_big_is_refused(void **state) {
+static void test_arena_too_big_is_refused(void **state)
+{
     (void)state;
     struct err err;
     struct mem_arena arena;
@@ -70,7 +74,8 @@ static void test_arena_too_big_is_refused(void **state) {
 }
 
 /* A forked child (an editor, a hook) must not pay for, or copy, what the trainer holds. */
-static void test_arena_is_not_inherited(void **state) {
+static void test_arena_is_not_inherited(void **state)
+{
     (void)state;
     struct err err;
     struct mem_arena arena;
@@ -88,7 +93,8 @@ static void test_arena_is_not_inherited(void **state) {
     mem_arena_close(&arena);
 }
 
-static void test_usage_sees_an_arena(void **state) {
+static void test_usage_sees_an_arena(void **state)
+{
     (void)state;
     struct err err;
     struct mem_usage before, during, after;
@@ -108,7 +114,8 @@ static void test_usage_sees_an_arena(void **state) {
 
 /* The heap */
 
-static void test_alloc(void **state) {
+static void test_alloc(void **state)
+{
     (void)state;
     uint8_t *bytes = mem_alloc(1000, 3);
     for (int i = 0; i < 3000; i++)
@@ -132,7 +139,8 @@ static void test_alloc(void **state) {
     }
 }
 
-static void need_stats(void) {
+static void need_stats(void)
+{
     if (!mem_heap_has_stats())
         skip(); /* the sanitizers' heap keeps none */
 }
@@ -142,14 +150,16 @@ static void need_stats(void) {
 static void *volatile keep;
 
 /* Small and large, so that both of jemalloc's paths are counted. */
-static void allocate_and_free(void) {
+static void allocate_and_free(void)
+{
     for (size_t i = 0; i < ALLOCATIONS; i++) {
         keep = mem_alloc(i % 2 ? 100 : 100000, 1);
         mem_free(keep);
     }
 }
 
-static void test_count_is_exact(void **state) {
+static void test_count_is_exact(void **state)
+{
     (void)state;
     need_stats();
     uint64_t before = mem_heap_count();
@@ -158,7 +168,8 @@ static void test_count_is_exact(void **state) {
     assert_int_equal(mem_heap_count(), before + ALLOCATIONS);
 }
 
-static void test_bytes_balance(void **state) {
+static void test_bytes_balance(void **state)
+{
     (void)state;
     need_stats();
     uint64_t before = mem_heap_bytes();
@@ -168,7 +179,8 @@ static void test_bytes_balance(void **state) {
     assert_int_equal(mem_heap_bytes(), before);
 }
 
-static void test_bracket(void **state) {
+static void test_bracket(void **state)
+{
     (void)state;
     need_stats();
     uint64_t before = mem_heap_count();
@@ -187,19 +199,22 @@ static void test_bracket(void **state) {
     assert_int_equal(mem_heap_count(), before + ALLOCATIONS);
 }
 
-static void *thread_without_bracket(void *argument) {
+static void *thread_without_bracket(void *argument)
+{
     allocate_and_free();
     return argument;
 }
 
-static void *thread_with_bracket(void *argument) {
+static void *thread_with_bracket(void *argument)
+{
     mem_library_enter();
     allocate_and_free();
     mem_library_leave();
     return argument;
 }
 
-static void run_thread(void *(*main_function)(void *)) {
+static void run_thread(void *(*main_function)(void *))
+{
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, main_function, NULL), 0);
     assert_int_equal(pthread_join(thread, NULL), 0);
@@ -207,7 +222,8 @@ static void run_thread(void *(*main_function)(void *)) {
 
 /* A bracket is its thread's own. Starting a thread may allocate some of its own (its stack's
  * tables), which the first, uncounted, round shows. */
-static void test_bracket_is_per_thread(void **state) {
+static void test_bracket_is_per_thread(void **state)
+{
     (void)state;
     need_stats();
     uint64_t start = mem_heap_count();
@@ -223,7 +239,8 @@ static void test_bracket_is_per_thread(void **state) {
 
 /* What is free */
 
-static const char *made_up_machine(const char *name, const char *file, const char *text) {
+static const char *made_up_machine(const char *name, const char *file, const char *text)
+{
     char path[256];
     snprintf(path, sizeof(path), "%s%s", name, file);
     scratch_write(path, text);
@@ -232,7 +249,8 @@ static const char *made_up_machine(const char *name, const char *file, const cha
 
 #define MEMINFO "MemTotal:  1000 kB\nMemFree:  10 kB\nMemAvailable:     800 kB\nBuffers: 1 kB\n"
 
-static void test_available_without_cgroups(void **state) {
+static void test_available_without_cgroups(void **state)
+{
     (void)state;
     const char *root = made_up_machine("plain", "/proc/meminfo", MEMINFO);
     assert_int_equal(mem_available_bytes_under(root), 800 * KIB);
@@ -240,7 +258,8 @@ static void test_available_without_cgroups(void **state) {
     assert_int_equal(mem_available_bytes_under(root), 800 * KIB);
 }
 
-static void test_available_cgroup_v2(void **state) {
+static void test_available_cgroup_v2(void **state)
+{
     (void)state;
     const char *root = made_up_machine("v2", "/proc/meminfo", MEMINFO);
     made_up_machine("v2", "/proc/self/cgroup", "0::/a/b/c\n");
@@ -260,7 +279,8 @@ static void test_available_cgroup_v2(void **state) {
     assert_int_equal(mem_available_bytes_under(root), 0);
 }
 
-static void test_available_cgroup_v1(void **state) {
+static void test_available_cgroup_v1(void **state)
+{
     (void)state;
     const char *root = made_up_machine("v1", "/proc/meminfo", MEMINFO);
     made_up_machine("v1", "/proc/self/cgroup",
@@ -274,7 +294,8 @@ static void test_available_cgroup_v1(void **state) {
 }
 
 /* A container whose own group is the mount, and whose path is the host's. */
-static void test_available_in_a_container(void **state) {
+static void test_available_in_a_container(void **state)
+{
     (void)state;
     const char *root = made_up_machine("box", "/proc/meminfo", MEMINFO);
     made_up_machine("box", "/proc/self/cgroup", "0::/host/path/not/here\n");
@@ -282,13 +303,15 @@ static void test_available_in_a_container(void **state) {
     assert_int_equal(mem_available_bytes_under(root), 204800);
 }
 
-static void test_available_here(void **state) {
+static void test_available_here(void **state)
+{
     (void)state;
     uint64_t available = mem_available_bytes();
     assert_true(available > 16 * MIB && available < (uint64_t)1 << 50);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_usage_sees_an_arena),
         cmocka_unit_test(test_arena_sizes),

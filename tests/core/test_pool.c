@@ -23,13 +23,15 @@ struct job {
     bool pause;
 };
 
-static void pass_time(void) {
+static void pass_time(void)
+{
     uint64_t end_ns = clock_ns() + LONGER_THAN_NS;
     while (clock_ns() < end_ns)
         ;
 }
 
-static void run_task(void *context, uint32_t task, uint32_t worker) {
+static void run_task(void *context, uint32_t task, uint32_t worker)
+{
     struct job *job = context;
     if (worker >= job->worker_count || atomic_exchange(&job->busy[worker], 1) != 0)
         atomic_fetch_add(&job->bad_workers, 1);
@@ -39,7 +41,8 @@ static void run_task(void *context, uint32_t task, uint32_t worker) {
     atomic_store(&job->busy[worker], 0);
 }
 
-static void check_job(struct pool *pool, uint32_t task_count, bool pause) {
+static void check_job(struct pool *pool, uint32_t task_count, bool pause)
+{
     static struct job job;
     memset(job.ran, 0, sizeof(job.ran));
     job.worker_count = pool_thread_count(pool);
@@ -50,7 +53,8 @@ static void check_job(struct pool *pool, uint32_t task_count, bool pause) {
         assert_int_equal(job.ran[task], task < task_count ? 1 : 0);
 }
 
-static void check_thread_count(uint32_t thread_count, bool bind) {
+static void check_thread_count(uint32_t thread_count, bool bind)
+{
     struct err err;
     struct pool *pool;
     assert_int_equal(pool_open(&pool, "test", thread_count, bind, &err), 0);
@@ -66,24 +70,28 @@ static void check_thread_count(uint32_t thread_count, bool bind) {
     pool_close(pool);
 }
 
-static void test_one_thread(void **state) {
+static void test_one_thread(void **state)
+{
     (void)state;
     check_thread_count(1, false);
 }
 
-static void test_two_threads(void **state) {
+static void test_two_threads(void **state)
+{
     (void)state;
     check_thread_count(2, true);
 }
 
-static void test_more_threads_than_cores(void **state) {
+static void test_more_threads_than_cores(void **state)
+{
     (void)state;
     check_thread_count(5, false);
     check_thread_count(16, true);
 }
 
 /* Open and close without a job, and with NULL. */
-static void test_close(void **state) {
+static void test_close(void **state)
+{
     (void)state;
     struct err err;
     pool_close(NULL);
@@ -99,7 +107,8 @@ struct sum {
     uint64_t parts[64];
 };
 
-static void sum_part(void *context, uint32_t task, uint32_t worker) {
+static void sum_part(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     struct sum *sum = context;
     sum->parts[task] = 0;
@@ -109,7 +118,8 @@ static void sum_part(void *context, uint32_t task, uint32_t worker) {
 
 /* The caller's writes before a job are seen by the tasks, the tasks' by the caller, job after job.
  */
-static void test_memory_is_passed_on(void **state) {
+static void test_memory_is_passed_on(void **state)
+{
     (void)state;
     struct err err;
     struct pool *pool;
@@ -130,11 +140,13 @@ static void test_memory_is_passed_on(void **state) {
     pool_close(pool);
 }
 
-static void nothing(void *context, uint32_t task, uint32_t worker) {
+static void nothing(void *context, uint32_t task, uint32_t worker)
+{
     (void)context, (void)task, (void)worker;
 }
 
-static void test_running_does_not_allocate(void **state) {
+static void test_running_does_not_allocate(void **state)
+{
     (void)state;
     if (!mem_heap_has_stats())
         skip();
@@ -149,7 +161,8 @@ static void test_running_does_not_allocate(void **state) {
     pool_close(pool);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_thread),
         cmocka_unit_test(test_two_threads),

@@ -8,11 +8,13 @@
 
 #define DRAWS 200000
 
-static uint64_t words(uint32_t low, uint32_t high) {
+static uint64_t words(uint32_t low, uint32_t high)
+{
     return (uint64_t)low | (uint64_t)high << 32;
 }
 
-static void test_known_answers(void **state) {
+static void test_known_answers(void **state)
+{
     (void)state;
     assert_true(rng_u64(0, 0, 0) == words(0x6627e8d5, 0xe169c58d));
     assert_true(rng_u64(UINT64_MAX, UINT64_MAX, UINT64_MAX) == words(0x408f276d, 0x41c83b0e));
@@ -21,7 +23,8 @@ static void test_known_answers(void **state) {
 }
 
 /* The normal uses the other half of the block too: the known answers' words 2 and 3. */
-static void test_normal_uses_both_halves(void **state) {
+static void test_normal_uses_both_halves(void **state)
+{
     (void)state;
     double radius = (double)((words(0x6627e8d5, 0xe169c58d) >> 11) + 1) * 0x1p-53;
     double angle = (double)(words(0xbc57ac4c, 0x9b00dbd8) >> 11) * 0x1p-53;
@@ -29,7 +32,8 @@ static void test_normal_uses_both_halves(void **state) {
     assert_true(rng_normal(0, 0, 0) == expected);
 }
 
-static void test_uniform(void **state) {
+static void test_uniform(void **state)
+{
     (void)state;
     double sum = 0, squares = 0;
     for (uint64_t i = 0; i < DRAWS; i++) {
@@ -43,7 +47,8 @@ static void test_uniform(void **state) {
     assert_true(fabs(squares / DRAWS - 1.0 / 3) < error);
 }
 
-static void test_normal(void **state) {
+static void test_normal(void **state)
+{
     (void)state;
     double sum = 0, squares = 0, fourths = 0, products = 0, previous = 0;
     for (uint64_t i = 0; i < DRAWS; i++) {
@@ -61,7 +66,8 @@ static void test_normal(void **state) {
     assert_true(fabs(products / DRAWS) < 6 / sqrt(DRAWS));
 }
 
-static void test_below(void **state) {
+static void test_below(void **state)
+{
     (void)state;
     enum { BOUND = 7 };
     uint64_t counts[BOUND] = {0};
@@ -76,7 +82,8 @@ static void test_below(void **state) {
         assert_true(rng_below(3, RNG_STREAM_BATCH, i, 1) == 0);
 }
 
-static void test_streams_and_seeds_differ(void **state) {
+static void test_streams_and_seeds_differ(void **state)
+{
     (void)state;
     for (uint64_t i = 0; i < 1000; i++) {
         assert_true(rng_u64(1, 1, i) != rng_u64(1, 2, i));
@@ -86,7 +93,8 @@ static void test_streams_and_seeds_differ(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_answers), cmocka_unit_test(test_normal_uses_both_halves),
         cmocka_unit_test(test_uniform),       cmocka_unit_test(test_normal),

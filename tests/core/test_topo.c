@@ -6,7 +6,8 @@
 #include <sched.h>
 #include <string.h>
 
-static void test_counts(void **state) {
+static void test_counts(void **state)
+{
     (void)state;
     const struct topo *topo = topo_open();
     assert_ptr_equal(topo, topo_open());
@@ -18,7 +19,8 @@ static void test_counts(void **state) {
     assert_true(strlen(topo->cpu_model) > 0);
 }
 
-static void test_binding(void **state) {
+static void test_binding(void **state)
+{
     (void)state;
     cpu_set_t before, bound;
     assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
@@ -43,7 +45,8 @@ static void test_binding(void **state) {
     sched_setaffinity(0, sizeof(before), &before);
 }
 
-static void test_memory_binding_leaves_memory_usable(void **state) {
+static void test_memory_binding_leaves_memory_usable(void **state)
+{
     (void)state;
     struct err err;
     struct mem_arena arena;
@@ -55,7 +58,8 @@ static void test_memory_binding_leaves_memory_usable(void **state) {
     mem_arena_close(&arena);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_binding),

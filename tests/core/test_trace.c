@@ -11,7 +11,8 @@
 
 #define EVENTS 5000 /* some 500 KB: the 64 KiB buffer is written several times */
 
-static void test_file(void **state) {
+static void test_file(void **state)
+{
     (void)state;
     struct err err;
     struct trace *trace;
@@ -41,7 +42,8 @@ static void test_file(void **state) {
 }
 
 /* The tid of the first event of that name. */
-static int64_t row_of(const struct json_value *root, const char *name) {
+static int64_t row_of(const struct json_value *root, const char *name)
+{
     for (size_t i = 0; i < json_length(root); i++)
         if (strcmp(json_get_string(json_at(root, i), "name", ""), name) == 0)
             return json_get_int(json_at(root, i), "tid", -1);
@@ -49,7 +51,8 @@ static int64_t row_of(const struct json_value *root, const char *name) {
 }
 
 /* What a drive does at once: told in the order of ends, each row takes the next that fits. */
-static void test_rows(void **state) {
+static void test_rows(void **state)
+{
     (void)state;
     struct err err;
     struct trace *trace;
@@ -86,7 +89,8 @@ static void test_rows(void **state) {
     json_free(root);
 }
 
-static void test_longest_name(void **state) {
+static void test_longest_name(void **state)
+{
     (void)state;
     struct err err;
     struct trace *trace;
@@ -103,7 +107,8 @@ static void test_longest_name(void **state) {
     free(text);
 }
 
-static void test_errors(void **state) {
+static void test_errors(void **state)
+{
     (void)state;
     struct err err;
     struct trace *trace;
@@ -118,7 +123,8 @@ static void test_errors(void **state) {
     assert_non_null(strstr(err.message, "No space left"));
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file),
         cmocka_unit_test(test_rows),

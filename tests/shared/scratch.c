@@ -10,20 +10,26 @@
 static char folder[2048];
 static pid_t owner;
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *place) {
+static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *place)
+{
     (void)info, (void)kind, (void)place;
     return remove(path);
 }
 
-void scratch_remove(const char *path) { nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS); }
+void scratch_remove(const char *path)
+{
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
 
 /* A child that was forked off must not take its parent's folder away. */
-static void remove_folder(void) {
+static void remove_folder(void)
+{
     if (getpid() == owner)
         nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-const char *scratch_dir(void) {
+const char *scratch_dir(void)
+{
     if (folder[0] != 0)
         return folder;
     const char *parent = getenv("TMPDIR");
@@ -38,7 +44,8 @@ const char *scratch_dir(void) {
     return folder;
 }
 
-const char *scratch_path(const char *name) {
+const char *scratch_path(const char *name)
+{
     static char paths[8][4096];
     static unsigned next;
     char *path = paths[next++ % ARRAY_COUNT(paths)];
@@ -47,7 +54,8 @@ const char *scratch_path(const char *name) {
     return path;
 }
 
-const char *scratch_write(const char *name, const char *text) {
+const char *scratch_write(const char *name, const char *text)
+{
     const char *path = scratch_path(name);
     char parent[4096];
     for (const char *slash = path + strlen(scratch_dir()) + 1; (slash = strchr(slash, '/'));
@@ -62,7 +70,8 @@ const char *scratch_write(const char *name, const char *text) {
     return path;
 }
 
-char *scratch_read(const char *path) {
+char *scratch_read(const char *path)
+{
     FILE *file = fopen(path, "rb");
     ASSERT(file != NULL);
     char *text = NULL;
