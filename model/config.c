@@ -17,6 +17,9 @@
 #define CONFIG_WIDE_CHANNELS_STEP 256u
 #define CONFIG_EMBEDDING_MAX      ((uint64_t)1 << 32)
 #define CONFIG_PATH_MAX      4096
+/* 137 G parameters, 1.6 TB of state. A plan has ops for each chunk: for models far above it would
+ * itself take all memory before it could say that the budget is too small. */
+#define CONFIG_PARAMETERS_MAX ((uint64_t)1 << 37)
 
 #define GPT2_VOCAB     50257u
 #define GPT2_POSITIONS 1024u
@@ -86,6 +89,10 @@ int config_check(const struct config *config, struct err *err) {
         return err_set(err, ERR_INPUT,
                        "the model has n_embd %u, which its n_head %u does not divide",
                        config->channels, config->heads);
+    if (config_parameter_count(config) > CONFIG_PARAMETERS_MAX)
+        return err_set(err, ERR_INPUT, "the model has %llu parameters: %llu are the most",
+                       (unsigned long long)config_parameter_count(config),
+                       (unsigned long long)CONFIG_PARAMETERS_MAX);
     /* Also refuses a NaN. */
     if (!(config->norm_epsilon > 0.0f && config->norm_epsilon < 1.0f))
         return err_set(err, ERR_INPUT,

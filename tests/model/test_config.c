@@ -112,6 +112,7 @@ static void test_refusals(void **state)
         {"{" GOOD ",\"n_layer\":-3}", "n_layer"},
         {"{" GOOD ",\"n_layer\":\"two\"}", "n_layer"},
         {"{" GOOD ",\"n_layer\":100000}", "n_layer"},
+        {"{" GOOD ",\"n_layer\":1024,\"n_embd\":65536}", "parameters"},
         {"{" GOOD ",\"n_embd\":100000000000}", "n_embd"},
         {"{" GOOD ",\"n_embd\":48}", "n_embd"},
         {"{" GOOD ",\"n_head\":3}", "n_head"},
