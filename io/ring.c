@@ -112,13 +112,13 @@ static void arm_wake(struct ring *ring) {
 static int open_error(int error, uint32_t depth, struct err *err) {
     if (error == ENOSYS)
         return err_set(err, ERR_SYSTEM,
-                       "this kernel has no io_uring, which all NVMe traffic needs: use Linux 5.10 "
-                       "or later, or run without --nvme");
+                       "this kernel has no io_uring, through which a run's state is read and "
+                       "written: use Linux 5.10 or later");
     if (error == EPERM || error == EACCES)
         return err_set(err, ERR_SYSTEM,
-                       "the kernel forbids io_uring: set it free with 'sysctl "
-                       "kernel.io_uring_disabled=0' or in the container's seccomp profile, or run "
-                       "without --nvme");
+                       "the kernel forbids io_uring, through which a run's state is read and "
+                       "written: set it free with 'sysctl kernel.io_uring_disabled=0' or in the "
+                       "container's seccomp profile");
     if (error == ENOMEM)
         return err_set(err, ERR_SYSTEM,
                        "no locked memory for an io_uring of depth %u: raise 'ulimit -l'", depth);

@@ -480,7 +480,7 @@ static int open_forbidden(int error)
     forbid_io_uring(error);
     if (ring_open(&ring, DEPTH, &err) != ERR_SYSTEM || ring != NULL)
         return 1;
-    if (strstr(err.message, "io_uring") == NULL || strstr(err.message, "without --nvme") == NULL)
+    if (strstr(err.message, "io_uring") == NULL || strstr(err.message, "state") == NULL)
         return 2;
     return strchr(err.message, '\n') != NULL ? 3 : 0;
 }
