@@ -41,6 +41,20 @@ static int find_end(FILE *file, uint64_t keep_step, off_t *end, int64_t *last_co
     return ferror(file) ? -1 : 0;
 }
 
+int64_t metrics_last_commit(const char *run_dir)
+{
+    char path[FILE_PATH_MAX];
+    struct err ignored;
+    off_t end;
+    int64_t last_commit = -1;
+    FILE *file = file_join(path, run_dir, "metrics.jsonl", &ignored) ? NULL : fopen(path, "r");
+    if (!file)
+        return -1;
+    find_end(file, UINT64_MAX, &end, &last_commit);
+    fclose(file);
+    return last_commit;
+}
+
 int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step, struct err *err)
 {
     metrics->fd = -1;

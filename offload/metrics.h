@@ -29,6 +29,9 @@ struct metrics_step {
     double val_loss;
 };
 
+/* The step of the last commit that the run's log tells of, or -1. */
+int64_t metrics_last_commit(const char *run_dir);
+
 /* Opens for appending; keeps only what belongs to steps <= keep_step. */
 int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step,
                  struct err *err);

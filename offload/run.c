@@ -349,6 +349,9 @@ static int open_tiers(struct run *run, struct err *err)
         result = has_commit ? start_from_commit(run, &names, path, &manifest, err)
                             : start_fresh(run, path, err);
     checkpoint_unload(&manifest);
+    /* Killed after a move to a drive had been committed, and before the old file was given up. */
+    if (result == 0 && has_commit && strcmp(path, names.own) != 0)
+        unlink(names.own);
     return result;
 }
 
@@ -441,7 +444,15 @@ static int check_run_dir(const struct run *run, bool *has_commit, struct err *er
         return result;
     *has_commit = result == 0;
     checkpoint_unload(&manifest);
-    return 0;
+    int64_t told = *has_commit ? -1 : metrics_last_commit(run->settings->run_dir);
+    if (told < 0)
+        return 0;
+    /* A commit's line is written after the commit itself: that one has been lost since. To begin
+     * anew over it would lose the state too, without a word (tests/system/abuse.sh). */
+    return err_set(err, ERR_INPUT,
+                   "metrics.jsonl in %s tells of a commit of step %" PRId64
+                   ", but %s is gone: put it back, or choose another --out to begin anew",
+                   run->settings->run_dir, told, path);
 }
 
 /* The run's folder, locked, with what is needed to sample from it. */

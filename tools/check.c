@@ -186,8 +186,16 @@ static int is_visible(const struct dirent *entry)
     return entry->d_name[0] != '.';
 }
 
+static bool has_file(const char *dir, const char *name)
+{
+    char path[FILE_PATH_MAX];
+    struct err ignored;
+    return file_join(path, dir, name, &ignored) == 0 && file_exists(path);
+}
+
 /* The commits that --keep-every kept, in order of their steps. One that cannot be opened counts as
- * damaged; the others are still looked at. */
+ * damaged; the others are still looked at. One without a manifest was never finished, by a kill or
+ * a full disk, and means nothing (tests/system/abuse.sh). */
 static int check_kept(struct check *check, const char *dir, struct err *err)
 {
     char kept[FILE_PATH_MAX], path[FILE_PATH_MAX];
@@ -202,7 +210,10 @@ static int check_kept(struct check *check, const char *dir, struct err *err)
         struct err one;
         if (result == 0)
             result = file_join(path, kept, entries[i]->d_name, err);
-        if (result == 0 && check_state(check, path, &one))
+        bool unfinished = result == 0 && !has_file(path, CHECKPOINT_MANIFEST_FILE);
+        if (unfinished)
+            printf("%-8s %10s  %s\n", "unfinished", "", path);
+        else if (result == 0 && check_state(check, path, &one))
             report_file(check, path, -1, &one);
         free(entries[i]);
     }
@@ -278,13 +289,6 @@ static int check_data(struct check *check, const char *dir, struct err *err)
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
-
-static bool has_file(const char *dir, const char *name)
-{
-    char path[FILE_PATH_MAX];
-    struct err ignored;
-    return file_join(path, dir, name, &ignored) == 0 && file_exists(path);
-}
 
 static int check_path(struct check *check, const char *path, struct err *err)
 {

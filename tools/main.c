@@ -1,6 +1,10 @@
 /* main: finds the command that is asked for and hands over; --help, --version. */
 #include "core/base.h"
+#include "core/err.h"
 #include "tools/commands.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -78,7 +82,28 @@ static int run_command(const char *name, int argc, char **argv)
     return command == NULL ? unknown_command(name) : command->main(argc, argv);
 }
 
-int main(int argc, char **argv)
+/* Where a standard stream is closed the next file to be opened would take its number, and with it
+ * what is meant for a person. Tested by tests/system/abuse.sh. */
+static void open_standard_streams(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            fatal("cannot open /dev/null in the place of a closed standard stream");
+}
+
+/* A result that could not be written is no result, whatever the command made of it. A reader that
+ * has seen enough is no fault. */
+static int finish(int status)
+{
+    errno = 0;
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || errno == EPIPE)
+        return status;
+    fprintf(stderr, "spillway: cannot write to standard output: %s\n",
+            strerror(errno ? errno : EIO));
+    return status ? status : 1;
+}
+
+static int run(int argc, char **argv)
 {
     if (argc < 2) {
         print_help(stderr);
@@ -99,4 +124,12 @@ int main(int argc, char **argv)
         return run_command(argv[2], 2, help);
     }
     return run_command(name, argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+    open_standard_streams();
+    /* A limit on the size of files is told like a full disk. */
+    signal(SIGXFSZ, SIG_IGN);
+    return finish(run(argc, argv));
 }

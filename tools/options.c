@@ -9,6 +9,7 @@
 #include "model/kernels.h"
 #include "offload/checkpoint.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,11 +19,11 @@
 #define DEFAULT_BATCH 4
 #define DEFAULT_LR    6e-4
 
-/* Options that fix the mathematics of a run: a resumed run may not change them. */
+/* Options that fix the mathematics of a run: a resumed run may not change them. --data is none of
+ * them: data may be moved, and that it is the same is told by its checksum. */
 static const char *const fixed[] = {
-    "model",    "data", "precision", "optimizer-state", "seq",    "batch",        "accum",
-    "lr-steps", "seed", "lr",        "min-lr",          "warmup", "weight-decay", "beta1",
-    "beta2",    "eps",  "clip",      "device"};
+    "model",  "precision", "optimizer-state", "seq",   "batch", "accum", "lr-steps", "seed",  "lr",
+    "min-lr", "warmup",    "weight-decay",    "beta1", "beta2", "eps",   "clip",     "device"};
 
 static void add(struct options *o, const char *name, enum args_kind kind, void *target,
                 const char *value_name, const char *help)
@@ -124,6 +125,9 @@ static bool is_fixed(const char *name)
 
 static void record_option(struct json_value *record, const struct args_option *option)
 {
+    /* Of the call, not of the run: the next call would write over the trace of this one. */
+    if (strcmp(option->name, "trace") == 0)
+        return;
     switch (option->kind) {
     case ARGS_STRING: {
         const char *text = *(const char **)option->target;
@@ -275,6 +279,32 @@ static int in_range(const char *name, uint64_t value, uint64_t least, uint64_t m
                    value, least, most);
 }
 
+/* JSON's numbers, in which a run's options are recorded, end at INT64_MAX. */
+static int check_recordable(const struct options *o, struct err *err)
+{
+    int result = 0;
+    for (size_t i = 0; i < o->count && result == 0; i++)
+        if (o->table[i].kind == ARGS_U64 && o->given[i])
+            result = in_range(o->table[i].name, *(uint64_t *)o->table[i].target, 0, INT64_MAX, err);
+    return result;
+}
+
+/* The kernels compute in floats: what is no number there, or nothing, is refused before it makes
+ * weights that are not finite, or a run that learns nothing and says nothing. */
+static int check_floats(const struct options *o, struct err *err)
+{
+    for (size_t i = 0; i < o->count; i++) {
+        if (o->table[i].kind != ARGS_DOUBLE || !o->given[i])
+            continue;
+        double value = *(double *)o->table[i].target;
+        if (value > FLT_MAX || (value > 0 && value < FLT_MIN))
+            return err_set(err, ERR_USAGE, "--%s is %g; it may be %g to %g%s", o->table[i].name,
+                           value, (double)FLT_MIN, (double)FLT_MAX,
+                           strcmp(o->table[i].name, "eps") == 0 ? "" : ", or 0");
+    }
+    return 0;
+}
+
 static int check_numbers(const struct options *o, struct err *err)
 {
     int result = in_range("batch", o->batch, 1, 65536, err);
@@ -288,9 +318,10 @@ static int check_numbers(const struct options *o, struct err *err)
         result = in_range("threads", o->threads, 1, 256, err);
     if (result == 0 && was_given(o, "epochs"))
         result = in_range("epochs", o->epochs, 1, 100000, err);
-    /* JSON's numbers, in which a run's options are recorded, end there. */
     if (result == 0)
-        result = in_range("seed", o->seed, 0, INT64_MAX, err);
+        result = check_recordable(o, err);
+    if (result == 0)
+        result = check_floats(o, err);
     if (result)
         return result;
     if (was_given(o, "steps") && was_given(o, "epochs"))
@@ -525,7 +556,7 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     result = choose_nvme(o, train, err);
     if (result)
         return result;
-    if (!o->ram_budget) {
+    if (!o->ram_budget && !was_given(o, "ram-budget")) {
         char text[LOG_BYTES_MAX];
         o->ram_budget =
             mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
