@@ -64,14 +64,19 @@ static bool has_record(const char *path)
     return found;
 }
 
+/* Nothing in it, but for what an export leaves that was killed in its first moment. */
 static bool is_empty(const char *dir)
 {
+    static const char *const passed_over[] = {".", "..", "config.json.new.tmp"};
     DIR *entries = opendir(dir);
     if (!entries)
         return false;
     bool empty = true;
-    for (struct dirent *entry; empty && (entry = readdir(entries));)
-        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+    for (struct dirent *entry; empty && (entry = readdir(entries));) {
+        empty = false;
+        for (size_t i = 0; i < ARRAY_COUNT(passed_over); i++)
+            empty |= strcmp(entry->d_name, passed_over[i]) == 0;
+    }
     closedir(entries);
     return empty;
 }

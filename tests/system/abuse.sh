@@ -65,4 +65,8 @@ refused "its folder for another run" 1 'commit.json'
 mv "$work/commit.json" "$work/run/commit.json"
 must train --resume --out "$work/run" --steps 4
 ok "and the commit put back goes on"
+mkdir "$work/hf" && : >"$work/hf/config.json.new.tmp"
+run export --run "$work/run" --out "$work/hf"
+same "an export that was killed at once is made again" $status 0
+check "and leaves nothing of it" test ! -e "$work/hf/config.json.new.tmp"
 finish
