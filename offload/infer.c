@@ -7,6 +7,7 @@
 #include "core/topo.h"
 #include "io/batch.h"
 #include "io/safetensors.h"
+#include "offload/record.h"
 #include "offload/state.h"
 
 #include <inttypes.h>
@@ -61,11 +62,6 @@ static int read_root(struct infer_model *model, const struct json_value *root, c
                      struct err *err)
 {
     const struct json_value *config = json_get(root, "model");
-    if (model->is_run && !config)
-        return err_set(err, ERR_INPUT,
-                       "%s is not the config.json of a run: give --run a folder that 'spillway "
-                       "train' made, or --model a Hugging Face folder",
-                       path);
     if (!model->is_run && config && !json_get(root, "model_type"))
         return err_set(err, ERR_INPUT, "%s is a run and no Hugging Face folder: give it as --run",
                        model->dir);
@@ -98,9 +94,13 @@ int infer_model_open(struct infer_model *model, const char *run_dir, const char 
                        run_dir ? "run (the folder that 'spillway train --out' made)"
                                : "Hugging Face folder",
                        path);
-    struct json_value *root = json_load(path, err);
-    if (!root)
-        return err->code;
+    struct json_value *root = NULL;
+    if (run_dir)
+        result = record_load(&root, run_dir, err);
+    else if (!(root = json_load(path, err)))
+        result = err->code;
+    if (result)
+        return result;
     result = read_root(model, root, path, err);
     json_free(root);
     return result;

@@ -390,12 +390,14 @@ static int refuse(struct place *place, struct err *err)
             log_bytes(have, spec->ram_budget), log_bytes(need, place->ram_bytes),
             spec->nvme ? "" : " without --nvme DIR", most_name, what,
             (unsigned long long)div_up(with_margin(place->ram_bytes), MIB));
+    /* What RAM takes from the drive varies with what the program itself takes: by a chunk or so. */
+    uint64_t chunk = spec->layout->chunk_count_max * place->gradient_bytes;
     return err_set(err, ERR_INPUT,
                    "the NVMe budget of %s is too small: both slots of the state and what is "
                    "spilled need %s; the smallest that works, other budgets as given: "
                    "--nvme-budget %lluM",
                    log_bytes(have, spec->nvme_budget), log_bytes(need, place->nvme_bytes),
-                   (unsigned long long)div_up(place->nvme_bytes, MIB));
+                   (unsigned long long)div_up(with_margin(place->nvme_bytes) + chunk, MIB));
 }
 
 int place_choose(struct place *place, const struct place_spec *spec, struct err *err)

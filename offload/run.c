@@ -6,6 +6,7 @@
 #include "core/topo.h"
 #include "io/ring.h"
 #include "io/safetensors.h"
+#include "offload/record.h"
 #include "offload/state.h"
 
 #include <errno.h>
@@ -20,7 +21,9 @@
 #define DRIVE_DEPTH 8
 #define EVAL_SEED   0
 /* What the measurement at the start cannot see yet: stacks, rings, plans under construction. */
-#define OVERHEAD_FIXED (9 * MIB)
+/* Of the machine's free memory, what is left to others. */
+#define MACHINE_RESERVE (256 * MIB)
+#define OVERHEAD_FIXED  (9 * MIB)
 /* A plan's ops and waits, all variants together, for each chunk (measured: 8 to 11 KiB). */
 #define OVERHEAD_CHUNK (12 * KIB)
 #define OVERHEAD_LAYER (24 * KIB) /* for each layer and micro-batch */
@@ -175,6 +178,8 @@ static int check_machine(const struct run *run, struct err *err)
     mem_usage_read(&usage);
     uint64_t need = run->place.ram_bytes + run->place.vram_bytes;
     uint64_t have = mem_available_bytes() + usage.rss_bytes;
+    /* The last free byte is not ours: what else runs breathes too. */
+    have -= MIN(have / 32, MACHINE_RESERVE);
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
     if (need <= have)
         return 0;
@@ -407,13 +412,11 @@ static int keep_tokenizer(const struct run *run, bool has_commit, struct err *er
 /* The text too must be the one that was trained on: the order of the batches follows from it. */
 static int check_text(const struct run *run, struct err *err)
 {
-    char path[FILE_PATH_MAX], now[32];
-    int result = file_join(path, run->settings->run_dir, "config.json", err);
-    if (result || !file_exists(path))
-        return result;
-    struct json_value *root = json_load(path, err);
-    if (!root)
-        return err->code;
+    char now[32];
+    struct json_value *root;
+    int result = record_load(&root, run->settings->run_dir, err);
+    if (result)
+        return result < 0 ? result : 0;
     const char *before = json_get_string(root, "text", NULL);
     snprintf(now, sizeof(now), "%016" PRIx64, run->dataset.train.contents_checksum);
     if (before && strcmp(before, now) != 0)
@@ -477,10 +480,6 @@ static int open_run_dir(struct run *run, struct err *err)
 
 static int save_config(struct run *run, struct err *err)
 {
-    char path[FILE_PATH_MAX];
-    int result = file_join(path, run->settings->run_dir, "config.json", err);
-    if (result)
-        return result;
     struct json_value *root = json_new_object();
     json_set(root, "model", config_to_json(&run->config));
     json_set_string(root, "precision",
@@ -491,7 +490,7 @@ static int save_config(struct run *run, struct err *err)
     char *text = json_text(run->settings->record, false);
     json_set(root, "options", json_parse(text, strlen(text), "options", err));
     mem_free(text);
-    result = json_save(root, path, err);
+    int result = record_save(root, run->settings->run_dir, err);
     json_free(root);
     return result;
 }

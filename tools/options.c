@@ -8,12 +8,14 @@
 #include "io/file.h"
 #include "model/kernels.h"
 #include "offload/checkpoint.h"
+#include "offload/record.h"
 
 #include <float.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* What a user who says nothing gets; printed in --help and in config.json. */
 #define DEFAULT_BATCH 4
@@ -176,10 +178,17 @@ static void take_value(const struct args_option *option, const struct json_value
 static int take_record(struct options *o, struct err *err)
 {
     char path[FILE_PATH_MAX];
-    int result = file_join(path, o->out, "config.json", err);
-    if (result)
+    int result = file_join(path, o->out, CHECKPOINT_MANIFEST_FILE, err);
+    if (result == 0)
+        result = record_load(&o->loaded, o->out, err);
+    if (result < 0)
         return result;
-    if (!file_exists(path)) {
+    if (!o->loaded) {
+        if (file_exists(path))
+            return err_set(err, ERR_CORRUPT,
+                           "%s has a commit but no %s, which says how it was trained: put it back "
+                           "(each folder in kept/ has the same one)",
+                           o->out, RECORD_FILE);
         /* Killed before it was written: with --model given again the run starts at step 0. */
         if (o->model)
             return 0;
@@ -189,9 +198,6 @@ static int take_record(struct options *o, struct err *err)
             "with --model and --data",
             o->out);
     }
-    o->loaded = json_load(path, err);
-    if (!o->loaded)
-        return err->code;
     const struct json_value *record = json_get(o->loaded, "options");
     for (size_t i = 0; i < o->count; i++) {
         const struct args_option *option = &o->table[i];
@@ -395,6 +401,16 @@ static bool is_folder(const char *path)
     return stat(path, &stat_) == 0 && S_ISDIR(stat_.st_mode);
 }
 
+/* A path is recorded so that the run may be resumed from another folder. */
+static void make_absolute(const char **path, char text[FILE_PATH_MAX])
+{
+    char here[FILE_PATH_MAX];
+    if (!*path || **path == '/' || !getcwd(here, sizeof(here)) ||
+        snprintf(text, FILE_PATH_MAX, "%s/%s", here, *path) >= FILE_PATH_MAX)
+        return;
+    *path = text;
+}
+
 static int require(const struct options *o, const char *name, const char *value, struct err *err)
 {
     if (value)
@@ -526,6 +542,8 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     int result = args_parse(&args, argc, argv, err);
     if (result)
         return result;
+    make_absolute(&o->nvme, o->nvme_path);
+    make_absolute(&o->data, o->data_path);
     if (train)
         result = require(o, "out", o->out, err);
     if (result == 0 && train)

@@ -6,6 +6,7 @@
 #define SPILLWAY_TOOLS_OPTIONS_H
 
 #include "core/args.h"
+#include "io/file.h"
 #include "offload/train.h"
 
 #define OPTIONS_MAX 48
@@ -26,6 +27,7 @@ struct options {
     struct json_value *record; /* owned */
     struct json_value *loaded; /* owned: strings of a resumed run are borrowed from it */
     char resume_command[4096];
+    char nvme_path[FILE_PATH_MAX], data_path[FILE_PATH_MAX];
 };
 
 enum options_command { OPTIONS_TRAIN, OPTIONS_PLAN };

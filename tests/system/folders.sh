@@ -78,6 +78,29 @@ check "--epochs counts when a run goes on" grep -q 'from step 6 to [1-9][0-9]' "
 run train "${described[@]}" --out "$work/seeded" --steps 1 --seed 18446744073709551615
 refused "a seed that cannot be recorded" 2 'seed'
 
+# What a run computes with is under a hash of its own, and is not made up when it is gone.
+must train "${common[@]}" --out "$work/sealed" --steps 2 --lr-steps 6
+cp "$work/sealed/config.json" "$work/original"
+sed -i 's/"seed": 1/"seed": 3/' "$work/sealed/config.json"
+run train --resume --out "$work/sealed" --steps 4
+refused "a run whose config.json was edited" 1 'config.json is damaged or was edited'
+run check "$work/sealed"
+check "and check tells" test $status -eq 1
+rm "$work/sealed/config.json"
+run train --resume "${common[@]}" --seed 3 --out "$work/sealed" --steps 4
+refused "a run that has a commit and no config.json" 1 'has a commit but no config.json'
+cp "$work/original" "$work/sealed/config.json"
+must train --resume --out "$work/sealed" --steps 4
+
+# Folders given relative to another place.
+spillway_path=$(realpath "$spillway")
+(cd "$work" && "$spillway_path" train "${common[@]:0:2}" --data data --nvme near --out relative \
+    --seq 32 --batch 2 --steps 2 --lr-steps 6 >/dev/null 2>&1)
+mkdir -p "$work/elsewhere"
+(cd "$work/elsewhere" && "$spillway_path" train --resume --out ../relative --steps 4 >out 2>err)
+check "a run is resumed from another folder" test $? -eq 0
+check "and its state stays where it is" test ! -e "$work/elsewhere/near"
+
 # The run's folder and the drive on file systems of different kinds: one has what the other lacks to
 # copy a commit within the kernel.
 if [ "$(stat -f -c %T /dev/shm 2>/dev/null)" = tmpfs ] && [ -w /dev/shm ]; then
