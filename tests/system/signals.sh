@@ -69,7 +69,9 @@ check "a finished run resumes with status 0" test $status -eq 0
 same "and changes nothing" "$(last_value "$work/run/metrics.jsonl" weights_hash)" "$long_hash"
 
 # Two signals in a row: quit, whatever is in flight.
-start --checkpoint-every 1
+# Often, but not faster than a reader can follow.
+start --checkpoint-every 10
+wait_for_steps "$work/run/metrics.jsonl" 12 $pid
 kill -INT $pid
 kill -INT $pid 2>/dev/null
 ended
@@ -120,7 +122,9 @@ for step in 4 8; do
     rm -rf "$work/hf-kept" "$work/from-kept"
 done
 
-start --checkpoint-every 1
+# Often, but not faster than a reader can follow.
+start --checkpoint-every 10
+wait_for_steps "$work/run/metrics.jsonl" 12 $pid
 run sample --run "$work/run" --prompt "voda" --tokens 8
 check "sample works on a running RUN" test $status -eq 0
 run eval --run "$work/run" --data "$work/data"
