@@ -15,6 +15,7 @@
 #include <dlfcn.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #define SCRATCH_ALIGN 64
@@ -23,7 +24,9 @@ struct primitive {
     struct matmul_product product;
     dnnl_primitive_t handle;
     uint64_t scratch_bytes;
-    bool widened; /* a bf16 product that is computed in float */
+    struct matmul_product computed; /* what oneDNN is asked for: `product`, unless: */
+    bool widened;                   /* a bf16 product that is computed in float */
+    bool gathered;                  /* a's one row lies in a column: it is made dense first */
 };
 
 /* What a call writes; the memory objects are owned. */
@@ -35,7 +38,7 @@ struct worker {
     dnnl_stream_t stream;
     struct operands *operands; /* [product_count], owned */
     void *scratch;             /* owned; the largest that any product asks for */
-    float *wide_a, *wide_b;    /* owned; factors of a widened product */
+    float *wide_a, *wide_b;    /* owned; factors of a widened or gathered product */
 };
 
 struct matmul {
@@ -241,12 +244,19 @@ uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *prod
             return i;
     ASSERT(matmul->product_count < MATMUL_PRODUCTS_MAX);
     struct primitive *primitive = &matmul->products[matmul->product_count];
-    primitive->product = *product;
-    dnnl_status_t status = primitive_create(primitive, matmul->engine, product);
+    primitive->product = primitive->computed = *product;
+    /* oneDNN 3.7 takes the strides of a single row in a column for those of a dense row. */
+    primitive->gathered = product->m == 1 && product->a_transposed && product->a_stride > 1;
+    if (primitive->gathered) {
+        primitive->computed.a_transposed = false;
+        primitive->computed.a_stride = product->k;
+    }
+    dnnl_status_t status = primitive_create(primitive, matmul->engine, &primitive->computed);
     if (status != dnnl_success && product->precision == PRECISION_BF16) {
-        struct matmul_product wide = widen(product);
+        primitive->computed = widen(product);
         primitive->widened = true;
-        status = primitive_create(primitive, matmul->engine, &wide);
+        primitive->gathered = false;
+        status = primitive_create(primitive, matmul->engine, &primitive->computed);
     }
     check(status, "creating a matrix product");
     return matmul->product_count++;
@@ -263,10 +273,8 @@ static dnnl_memory_t memory_create(struct matmul *matmul, const struct layout *l
 static void operands_create(struct matmul *matmul, const struct primitive *primitive,
                             struct worker *worker, struct operands *operands)
 {
-    struct matmul_product product =
-        primitive->widened ? widen(&primitive->product) : primitive->product;
     struct layouts layouts;
-    layouts_init(&layouts, &product);
+    layouts_init(&layouts, &primitive->computed);
     operands->a = memory_create(matmul, &layouts.a);
     operands->b = memory_create(matmul, &layouts.b);
     operands->c = memory_create(matmul, &layouts.c);
@@ -295,6 +303,8 @@ void matmul_ready(struct matmul *matmul)
             a_bytes = MAX(a_bytes, (uint64_t)p->m * p->k * sizeof(float));
             b_bytes = MAX(b_bytes, (uint64_t)p->k * p->n * sizeof(float));
         }
+        if (primitive->gathered)
+            a_bytes = MAX(a_bytes, (uint64_t)p->k * sizeof(float));
     }
     for (uint32_t w = 0; w < matmul->worker_count; w++) {
         struct worker *worker = &matmul->workers[w];
@@ -371,6 +381,14 @@ static void execute(struct matmul *matmul, const struct primitive *primitive, st
           "dnnl_primitive_execute");
 }
 
+static void gather(const struct matmul_product *p, const void *from, void *to)
+{
+    uint32_t element = precision_bytes(p->precision);
+    for (uint32_t i = 0; i < p->k; i++)
+        memcpy((uint8_t *)to + (size_t)i * element,
+               (const uint8_t *)from + (size_t)i * p->a_stride * element, element);
+}
+
 void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker_index, const void *a,
                 const void *b, float *c)
 {
@@ -385,6 +403,10 @@ void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker_index, 
         widen_matrix(b, p->b_stride, bt ? p->n : p->k, bt ? p->k : p->n, worker->wide_b);
         a = worker->wide_a;
         b = worker->wide_b;
+    }
+    if (primitive->gathered) {
+        gather(&primitive->product, a, worker->wide_a);
+        a = worker->wide_a;
     }
     mem_library_enter();
     execute(matmul, primitive, worker, &worker->operands[product], a, b, c);
