@@ -40,6 +40,7 @@ struct pool {
     _Alignas(CACHE_LINE) _Atomic uint64_t ticket;
     _Alignas(CACHE_LINE) _Atomic uint32_t done; /* tasks; the caller's futex */
     _Alignas(CACHE_LINE) _Atomic uint32_t job;  /* counts jobs; the workers' futex */
+    _Atomic uint32_t started;                   /* workers that are bound; pool_open's futex */
     _Atomic uint32_t sleepers;                  /* workers that may be in their futex */
     _Atomic bool caller_sleeps;
     _Atomic bool closing;
@@ -131,6 +132,8 @@ static void *worker_main(void *argument)
     pthread_setname_np(pthread_self(), name);
     if (pool->bind)
         topo_bind_thread(worker->index);
+    atomic_fetch_add(&pool->started, 1);
+    futex_wake(&pool->started, INT_MAX);
     uint32_t seen = 0;
     while (!atomic_load(&pool->closing)) {
         uint32_t job = atomic_load(&pool->job);
@@ -142,6 +145,17 @@ static void *worker_main(void *argument)
         work(pool, worker->index);
     }
     return NULL;
+}
+
+/* Binding allocates: a pool is open when that is over, so that memory may be sealed afterwards. */
+static void wait_for_workers(struct pool *pool)
+{
+    for (;;) {
+        uint32_t started = atomic_load(&pool->started);
+        if (started == pool->thread_count - 1)
+            return;
+        futex_wait(&pool->started, started);
+    }
 }
 
 static void stop_workers(struct pool *pool, uint32_t started)
@@ -180,6 +194,8 @@ int pool_open(struct pool **pool, const char *name, uint32_t thread_count, bool 
         }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (result == 0)
+        wait_for_workers(p);
     if (result != 0) {
         mem_free(p);
         return result;
