@@ -18,7 +18,8 @@
 
 /* ---- Paths and folders ---- */
 
-static int copy_path(char path[FILE_PATH_MAX], const char *text, struct err *err) {
+static int copy_path(char path[FILE_PATH_MAX], const char *text, struct err *err)
+{
     int length = snprintf(path, FILE_PATH_MAX, "%s", text);
     if (length < 0 || length >= FILE_PATH_MAX)
         return err_set(err, ERR_INPUT,
@@ -27,7 +28,8 @@ static int copy_path(char path[FILE_PATH_MAX], const char *text, struct err *err
     return 0;
 }
 
-int file_join(char path[FILE_PATH_MAX], const char *dir, const char *name, struct err *err) {
+int file_join(char path[FILE_PATH_MAX], const char *dir, const char *name, struct err *err)
+{
     size_t dir_length = strlen(dir);
     const char *slash = dir_length > 0 && dir[dir_length - 1] == '/' ? "" : "/";
     int length = snprintf(path, FILE_PATH_MAX, "%s%s%s", dir, slash, name);
@@ -40,7 +42,8 @@ int file_join(char path[FILE_PATH_MAX], const char *dir, const char *name, struc
 }
 
 /* The folder that holds path: "." for a bare name. */
-static int parent_of(char dir[FILE_PATH_MAX], const char *path, struct err *err) {
+static int parent_of(char dir[FILE_PATH_MAX], const char *path, struct err *err)
+{
     if (copy_path(dir, path, err) < 0)
         return err->code;
     char *slash = strrchr(dir, '/');
@@ -50,11 +53,13 @@ static int parent_of(char dir[FILE_PATH_MAX], const char *path, struct err *err)
     return 0;
 }
 
-bool file_exists(const char *path) {
+bool file_exists(const char *path)
+{
     return access(path, F_OK) == 0;
 }
 
-static int make_dir(const char *path, struct err *err) {
+static int make_dir(const char *path, struct err *err)
+{
     struct stat status;
     if (mkdir(path, 0777) == 0)
         return 0;
@@ -68,7 +73,8 @@ static int make_dir(const char *path, struct err *err) {
     return err_set_errno(err, error, "cannot make the folder '%s'", path);
 }
 
-int file_make_dirs(const char *path, struct err *err) {
+int file_make_dirs(const char *path, struct err *err)
+{
     char prefix[FILE_PATH_MAX];
     if (path[0] == '\0')
         return err_set(err, ERR_INPUT, "the name of a folder is empty: give one");
@@ -87,7 +93,8 @@ int file_make_dirs(const char *path, struct err *err) {
 
 /* ---- What a tier may stand on ---- */
 
-int file_check_tier(const char *dir, struct err *err) {
+int file_check_tier(const char *dir, struct err *err)
+{
     struct statfs status;
     if (statfs(dir, &status) < 0)
         return err_set_errno(err, errno, "cannot use '%s' as an NVMe tier", dir);
@@ -109,7 +116,8 @@ int file_check_tier(const char *dir, struct err *err) {
     return 0;
 }
 
-int file_free_bytes(const char *dir, uint64_t *bytes, struct err *err) {
+int file_free_bytes(const char *dir, uint64_t *bytes, struct err *err)
+{
     struct statfs status;
     *bytes = 0;
     if (statfs(dir, &status) < 0)
@@ -118,7 +126,8 @@ int file_free_bytes(const char *dir, uint64_t *bytes, struct err *err) {
     return 0;
 }
 
-int file_open_direct(int *fd, const char *path, bool create, bool writable, struct err *err) {
+int file_open_direct(int *fd, const char *path, bool create, bool writable, struct err *err)
+{
     ASSERT(writable || !create);
     int flags = O_DIRECT | O_CLOEXEC | (writable ? O_RDWR : O_RDONLY) | (create ? O_CREAT : 0);
     *fd = open(path, flags, 0666);
@@ -133,7 +142,8 @@ int file_open_direct(int *fd, const char *path, bool create, bool writable, stru
                          writable ? "reading and writing" : "reading");
 }
 
-static int full_disk(int error, const char *path, uint64_t bytes, struct err *err) {
+static int full_disk(int error, const char *path, uint64_t bytes, struct err *err)
+{
     char need[LOG_BYTES_MAX], free_text[LOG_BYTES_MAX], dir[FILE_PATH_MAX];
     uint64_t free_now = 0;
     struct err ignored;
@@ -145,7 +155,8 @@ static int full_disk(int error, const char *path, uint64_t bytes, struct err *er
                    path, log_bytes(need, bytes), log_bytes(free_text, free_now), strerror(error));
 }
 
-int file_allocate(int fd, const char *path, uint64_t bytes, struct err *err) {
+int file_allocate(int fd, const char *path, uint64_t bytes, struct err *err)
+{
     ASSERT(fd >= 0);
     struct stat status;
     if (fstat(fd, &status) < 0)
@@ -183,7 +194,8 @@ int file_allocate(int fd, const char *path, uint64_t bytes, struct err *err) {
 /* flock and not fcntl's lock: the latter is lost as soon as any descriptor of the file is closed
  * anywhere in the process. The price is that the kernel does not tell the holder, so that it writes
  * its number into the file. */
-static void describe_holder(int fd, char text[64]) {
+static void describe_holder(int fd, char text[64])
+{
     char number[24] = "";
     ssize_t got = pread(fd, number, sizeof(number) - 1, 0);
     long pid = got > 0 ? strtol(number, NULL, 10) : 0;
@@ -193,7 +205,8 @@ static void describe_holder(int fd, char text[64]) {
         snprintf(text, 64, "another process");
 }
 
-static void write_holder(int fd) {
+static void write_holder(int fd)
+{
     char number[24];
     int length = snprintf(number, sizeof(number), "%ld\n", (long)getpid());
     /* Only the sentence of a process that is refused depends on it. */
@@ -201,7 +214,8 @@ static void write_holder(int fd) {
         log_warn("cannot write the process number into the lock file");
 }
 
-int file_lock(int *fd, const char *dir, struct err *err) {
+int file_lock(int *fd, const char *dir, struct err *err)
+{
     char path[FILE_PATH_MAX], holder[64];
     *fd = -1;
     if (file_join(path, dir, "lock", err) < 0)
@@ -225,7 +239,8 @@ int file_lock(int *fd, const char *dir, struct err *err) {
                    dir, holder);
 }
 
-void file_unlock(int fd) {
+void file_unlock(int fd)
+{
     if (fd >= 0)
         close(fd);
 }
@@ -233,7 +248,8 @@ void file_unlock(int fd) {
 /* ---- Whole files ---- */
 
 static int read_rest(int fd, const char *path, uint64_t max_bytes, char **data, size_t *bytes,
-                     struct err *err) {
+                     struct err *err)
+{
     struct stat status;
     if (fstat(fd, &status) < 0)
         return err_set_errno(err, errno, "cannot ask for the size of '%s'", path);
@@ -262,8 +278,8 @@ static int read_rest(int fd, const char *path, uint64_t max_bytes, char **data, 
     }
 }
 
-int file_read_all(const char *path, uint64_t max_bytes, char **data, size_t *bytes,
-                  struct err *err) {
+int file_read_all(const char *path, uint64_t max_bytes, char **data, size_t *bytes, struct err *err)
+{
     ASSERT(max_bytes < SIZE_MAX / 4);
     *data = NULL;
     *bytes = 0;
@@ -281,7 +297,8 @@ int file_read_all(const char *path, uint64_t max_bytes, char **data, size_t *byt
 }
 
 int file_read_at(int fd, void *data, size_t bytes, uint64_t offset, const char *path,
-                 struct err *err) {
+                 struct err *err)
+{
     size_t done = 0;
     while (done < bytes) {
         ssize_t got = pread(fd, (char *)data + done, bytes - done, (off_t)(offset + done));
@@ -300,7 +317,8 @@ int file_read_at(int fd, void *data, size_t bytes, uint64_t offset, const char *
     return 0;
 }
 
-int file_write_all(int fd, const void *data, size_t bytes, const char *path, struct err *err) {
+int file_write_all(int fd, const void *data, size_t bytes, const char *path, struct err *err)
+{
     size_t done = 0;
     while (done < bytes) {
         ssize_t put = write(fd, (const char *)data + done, bytes - done);
@@ -315,7 +333,8 @@ int file_write_all(int fd, const void *data, size_t bytes, const char *path, str
     return 0;
 }
 
-int file_sync_dir(const char *dir, struct err *err) {
+int file_sync_dir(const char *dir, struct err *err)
+{
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_set_errno(err, errno, "cannot open the folder '%s'", dir);
@@ -326,7 +345,8 @@ int file_sync_dir(const char *dir, struct err *err) {
     return result;
 }
 
-int file_commit(int fd, const char *tmp_path, const char *path, struct err *err) {
+int file_commit(int fd, const char *tmp_path, const char *path, struct err *err)
+{
     char dir[FILE_PATH_MAX];
     if (parent_of(dir, path, err) < 0)
         return err->code;
@@ -337,7 +357,8 @@ int file_commit(int fd, const char *tmp_path, const char *path, struct err *err)
     return file_sync_dir(dir, err);
 }
 
-int file_replace(const char *path, const void *data, size_t bytes, struct err *err) {
+int file_replace(const char *path, const void *data, size_t bytes, struct err *err)
+{
     char tmp_path[FILE_PATH_MAX];
     int length = snprintf(tmp_path, sizeof(tmp_path), "%s.tmp", path);
     if (length >= FILE_PATH_MAX)

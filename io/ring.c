@@ -64,21 +64,24 @@ struct ring {
 static ring_fault *fault_fn;
 static void *fault_context;
 
-void ring_set_fault(ring_fault *fault, void *context) {
+void ring_set_fault(ring_fault *fault, void *context)
+{
     fault_fn = fault;
     fault_context = context;
 }
 
 /* ---- Entering the kernel ---- */
 
-static int enter_once(struct ring *ring, uint32_t wait_count) {
+static int enter_once(struct ring *ring, uint32_t wait_count)
+{
     return wait_count > 0 ? io_uring_submit_and_wait(&ring->uring, wait_count)
                           : io_uring_submit_and_get_events(&ring->uring);
 }
 
 /* Hands over what is queued and waits for wait_count completions, or only runs what is due when
  * wait_count is 0. An interrupted wait goes on. */
-static void enter(struct ring *ring, uint32_t wait_count) {
+static void enter(struct ring *ring, uint32_t wait_count)
+{
     for (uint32_t failures = 0; failures < ENTER_MAX;) {
         int result = enter_once(ring, wait_count);
         if (result >= 0 && io_uring_sq_ready(&ring->uring) == 0)
@@ -95,13 +98,15 @@ static void enter(struct ring *ring, uint32_t wait_count) {
 }
 
 /* The queue has room by invariant 2. */
-static struct io_uring_sqe *next_request(struct ring *ring) {
+static struct io_uring_sqe *next_request(struct ring *ring)
+{
     struct io_uring_sqe *request = io_uring_get_sqe(&ring->uring);
     ASSERT(request != NULL);
     return request;
 }
 
-static void arm_wake(struct ring *ring) {
+static void arm_wake(struct ring *ring)
+{
     struct io_uring_sqe *request = next_request(ring);
     io_uring_prep_read(request, ring->wake_fd, &ring->wake_value, sizeof(ring->wake_value), 0);
     request->user_data = WAKE_TAG;
@@ -109,7 +114,8 @@ static void arm_wake(struct ring *ring) {
 
 /* ---- Opening and closing ---- */
 
-static int open_error(int error, uint32_t depth, struct err *err) {
+static int open_error(int error, uint32_t depth, struct err *err)
+{
     if (error == ENOSYS)
         return err_set(err, ERR_SYSTEM,
                        "this kernel has no io_uring, through which a run's state is read and "
@@ -126,7 +132,8 @@ static int open_error(int error, uint32_t depth, struct err *err) {
 }
 
 /* Newest way first; a kernel that does not know a flag says EINVAL. */
-static int setup_uring(struct ring *ring) {
+static int setup_uring(struct ring *ring)
+{
     static const struct {
         uint32_t flags;
         const char *name;
@@ -145,7 +152,8 @@ static int setup_uring(struct ring *ring) {
     return -result;
 }
 
-int ring_open(struct ring **out, uint32_t depth, struct err *err) {
+int ring_open(struct ring **out, uint32_t depth, struct err *err)
+{
     ASSERT(depth >= 1 && depth <= RING_DEPTH_MAX);
     *out = NULL;
     struct ring *ring = mem_alloc(1, sizeof(*ring));
@@ -175,7 +183,8 @@ int ring_open(struct ring **out, uint32_t depth, struct err *err) {
     return 0;
 }
 
-void ring_close(struct ring *ring) {
+void ring_close(struct ring *ring)
+{
     if (ring == NULL)
         return;
     while (ring->in_flight > 0) {
@@ -200,7 +209,8 @@ void ring_close(struct ring *ring) {
 
 /* ---- Registered buffers ---- */
 
-static uint32_t cut_pieces(struct iovec *pieces, const struct mem_arena *arenas, uint32_t count) {
+static uint32_t cut_pieces(struct iovec *pieces, const struct mem_arena *arenas, uint32_t count)
+{
     uint32_t piece_count = 0;
     for (uint32_t a = 0; a < count; a++)
         for (uint64_t at = 0; at < arenas[a].bytes; at += PART_BYTES_MAX) {
@@ -214,14 +224,16 @@ static uint32_t cut_pieces(struct iovec *pieces, const struct mem_arena *arenas,
     return piece_count;
 }
 
-static void note_unregistered(struct ring *ring, int error) {
+static void note_unregistered(struct ring *ring, int error)
+{
     snprintf(ring->note, sizeof(ring->note),
              "io_uring: %s, no registered buffers (%s%s), so every transfer pins its pages anew",
              ring->mode, strerror(error), error == ENOMEM ? ": raise 'ulimit -l'" : "");
 }
 
 int ring_register(struct ring *ring, const struct mem_arena *arenas, uint32_t count,
-                  struct err *err) {
+                  struct err *err)
+{
     ASSERT(ring->pieces == NULL && ring->in_flight == 0);
     uint32_t piece_count = cut_pieces(NULL, arenas, count);
     if (piece_count == 0)
@@ -243,12 +255,14 @@ int ring_register(struct ring *ring, const struct mem_arena *arenas, uint32_t co
     return 0;
 }
 
-const char *ring_note(const struct ring *ring) {
+const char *ring_note(const struct ring *ring)
+{
     return ring->note;
 }
 
 /* The piece that holds address, or -1; *bytes is then cut at its end. */
-static int find_piece(const struct ring *ring, const uint8_t *address, uint64_t *bytes) {
+static int find_piece(const struct ring *ring, const uint8_t *address, uint64_t *bytes)
+{
     for (uint32_t i = 0; i < ring->piece_count; i++) {
         const uint8_t *base = ring->pieces[i].iov_base;
         if (address < base || address >= base + ring->pieces[i].iov_len)
@@ -261,7 +275,8 @@ static int find_piece(const struct ring *ring, const uint8_t *address, uint64_t 
 
 /* ---- Transfers ---- */
 
-static struct ring_transfer rest_of(const struct slot *slot) {
+static struct ring_transfer rest_of(const struct slot *slot)
+{
     struct ring_transfer rest = slot->transfer;
     rest.buffer = (uint8_t *)rest.buffer + slot->done_bytes;
     rest.offset += slot->done_bytes;
@@ -270,7 +285,8 @@ static struct ring_transfer rest_of(const struct slot *slot) {
 }
 
 /* Queues one request for what is left of the slot's transfer, or for the first part of that. */
-static void queue_part(struct ring *ring, uint32_t index) {
+static void queue_part(struct ring *ring, uint32_t index)
+{
     struct slot *slot = &ring->slots[index];
     struct ring_transfer part = rest_of(slot);
     int piece = find_piece(ring, part.buffer, &part.bytes);
@@ -289,7 +305,8 @@ static void queue_part(struct ring *ring, uint32_t index) {
     request->user_data = index;
 }
 
-void ring_submit(struct ring *ring, const struct ring_transfer *transfer) {
+void ring_submit(struct ring *ring, const struct ring_transfer *transfer)
+{
     ASSERT(ring->in_flight < ring->depth);
     ASSERT(transfer->bytes > 0 && transfer->bytes % IO_ALIGN == 0);
     ASSERT(transfer->offset % IO_ALIGN == 0 && (uintptr_t)transfer->buffer % IO_ALIGN == 0);
@@ -303,15 +320,18 @@ void ring_submit(struct ring *ring, const struct ring_transfer *transfer) {
     queue_part(ring, index);
 }
 
-void ring_flush(struct ring *ring) {
+void ring_flush(struct ring *ring)
+{
     enter(ring, 0);
 }
 
-uint32_t ring_in_flight(const struct ring *ring) {
+uint32_t ring_in_flight(const struct ring *ring)
+{
     return ring->in_flight;
 }
 
-static void finish(struct ring *ring, uint32_t index, int error) {
+static void finish(struct ring *ring, uint32_t index, int error)
+{
     ring->slots[index].error = error;
     ring->slots[index].next = SLOT_NONE;
     if (ring->done_first == SLOT_NONE)
@@ -321,7 +341,8 @@ static void finish(struct ring *ring, uint32_t index, int error) {
     ring->done_last = index;
 }
 
-static void retry(struct ring *ring, uint32_t index, int error_at_last) {
+static void retry(struct ring *ring, uint32_t index, int error_at_last)
+{
     if (++ring->slots[index].retry_count > RETRY_MAX)
         finish(ring, index, error_at_last);
     else
@@ -329,7 +350,8 @@ static void retry(struct ring *ring, uint32_t index, int error_at_last) {
 }
 
 /* What the kernel said of a part: bytes, or minus an errno value. */
-static void take_result(struct ring *ring, uint32_t index, int32_t result) {
+static void take_result(struct ring *ring, uint32_t index, int32_t result)
+{
     struct slot *slot = &ring->slots[index];
     bool write = slot->transfer.write;
     if (result == -EINTR || result == -EAGAIN) {
@@ -353,7 +375,8 @@ static void take_result(struct ring *ring, uint32_t index, int32_t result) {
     }
 }
 
-static int32_t apply_fault(const struct slot *slot, int32_t result) {
+static int32_t apply_fault(const struct slot *slot, int32_t result)
+{
     if (fault_fn == NULL)
         return result;
     struct ring_transfer part = rest_of(slot);
@@ -363,7 +386,8 @@ static int32_t apply_fault(const struct slot *slot, int32_t result) {
     return believed;
 }
 
-static void take_wake(struct ring *ring, int32_t result) {
+static void take_wake(struct ring *ring, int32_t result)
+{
     ASSERT(result == sizeof(ring->wake_value) || result == -EINTR || result == -EAGAIN);
     ring->woken |= result > 0;
     if (!ring->closing || result < 0)
@@ -372,7 +396,8 @@ static void take_wake(struct ring *ring, int32_t result) {
 
 /* Takes what the kernel has ready off its queue; a part that must go again is queued again. Bounded
  * by what was ready at the start. */
-static void drain(struct ring *ring) {
+static void drain(struct ring *ring)
+{
     for (uint32_t left = io_uring_cq_ready(&ring->uring); left > 0; left--) {
         struct io_uring_cqe *cqe;
         int peeked = io_uring_peek_cqe(&ring->uring, &cqe);
@@ -389,7 +414,8 @@ static void drain(struct ring *ring) {
     }
 }
 
-static uint32_t pop_done(struct ring *ring, struct ring_completion *completions, uint32_t max) {
+static uint32_t pop_done(struct ring *ring, struct ring_completion *completions, uint32_t max)
+{
     uint32_t count = 0;
     while (count < max && ring->done_first != SLOT_NONE) {
         uint32_t index = ring->done_first;
@@ -405,8 +431,8 @@ static uint32_t pop_done(struct ring *ring, struct ring_completion *completions,
     return count;
 }
 
-uint32_t ring_reap(struct ring *ring, struct ring_completion *completions, uint32_t max,
-                   bool wait) {
+uint32_t ring_reap(struct ring *ring, struct ring_completion *completions, uint32_t max, bool wait)
+{
     ASSERT(max > 0);
     drain(ring);
     uint32_t count = pop_done(ring, completions, max);
@@ -432,7 +458,8 @@ uint32_t ring_reap(struct ring *ring, struct ring_completion *completions, uint3
     return count;
 }
 
-void ring_wake(struct ring *ring) {
+void ring_wake(struct ring *ring)
+{
     uint64_t one = 1;
     int saved = errno; /* a signal handler must leave it alone */
     ssize_t written = write(ring->wake_fd, &one, sizeof(one));

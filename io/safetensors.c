@@ -46,7 +46,8 @@ struct safetensors {
 
 /* ---- Headers ---- */
 
-static bool dtype_parse(const char *name, enum dtype *dtype, uint64_t *element_bytes) {
+static bool dtype_parse(const char *name, enum dtype *dtype, uint64_t *element_bytes)
+{
     static const struct {
         const char *name;
         enum dtype dtype;
@@ -67,7 +68,8 @@ static bool dtype_parse(const char *name, enum dtype *dtype, uint64_t *element_b
     return false;
 }
 
-static int corrupt(const struct part *part, const char *name, const char *what, struct err *err) {
+static int corrupt(const struct part *part, const char *name, const char *what, struct err *err)
+{
     return err_set(err, ERR_CORRUPT,
                    "'%s': the tensor '%.100s' has %s: copy or export the file again", part->path,
                    name, what);
@@ -75,7 +77,8 @@ static int corrupt(const struct part *part, const char *name, const char *what, 
 
 /* Numbers come from the file, so they overflow into an error and not into an ASSERT. */
 static int parse_shape(const struct part *part, const struct json_value *shape, struct entry *entry,
-                       struct err *err) {
+                       struct err *err)
+{
     struct safetensors_tensor *tensor = &entry->tensor;
     size_t dim_count = json_length(shape);
     if (dim_count > SAFETENSORS_DIMS_MAX)
@@ -94,7 +97,8 @@ static int parse_shape(const struct part *part, const struct json_value *shape, 
 }
 
 static int parse_range(const struct part *part, const struct json_value *range,
-                       uint64_t element_bytes, struct entry *entry, struct err *err) {
+                       uint64_t element_bytes, struct entry *entry, struct err *err)
+{
     const char *name = entry->tensor.name;
     int64_t begin = json_int(json_at(range, 0), -1), end = json_int(json_at(range, 1), -1);
     uint64_t data_bytes = part->file_bytes - part->data_offset, expected;
@@ -110,7 +114,8 @@ static int parse_range(const struct part *part, const struct json_value *range,
     return 0;
 }
 
-static struct entry *new_entry(struct safetensors *file) {
+static struct entry *new_entry(struct safetensors *file)
+{
     if (file->entry_count == file->entry_room) {
         file->entry_room = MAX(64, 2 * file->entry_room);
         file->entries = mem_realloc(file->entries, file->entry_room, sizeof(file->entries[0]));
@@ -120,7 +125,8 @@ static struct entry *new_entry(struct safetensors *file) {
     return entry;
 }
 
-static int take_tensor(void *context, const char *name, const struct json_value *value) {
+static int take_tensor(void *context, const char *name, const struct json_value *value)
+{
     struct safetensors *file = context;
     struct err *err = file->err;
     const struct part *part = &file->parts[file->part_count - 1];
@@ -145,7 +151,8 @@ static int take_tensor(void *context, const char *name, const struct json_value 
 
 /* The header as text (mem_free), its length checked against the file before anything is allocated
  * for it. */
-static int read_header(struct part *part, char **text, uint64_t *bytes, struct err *err) {
+static int read_header(struct part *part, char **text, uint64_t *bytes, struct err *err)
+{
     uint8_t prefix[8];
     struct stat status;
     *text = NULL;
@@ -170,8 +177,8 @@ static int read_header(struct part *part, char **text, uint64_t *bytes, struct e
     return file_read_at(part->fd, *text, *bytes, sizeof(prefix), part->path, err);
 }
 
-static int parse_header(struct safetensors *file, const char *text, uint64_t bytes,
-                        struct err *err) {
+static int parse_header(struct safetensors *file, const char *text, uint64_t bytes, struct err *err)
+{
     const struct part *part = &file->parts[file->part_count - 1];
     struct json_value *root = json_parse(text, bytes, part->path, err);
     if (root == NULL)
@@ -182,7 +189,8 @@ static int parse_header(struct safetensors *file, const char *text, uint64_t byt
     return result;
 }
 
-static int add_part(struct safetensors *file, const char *path, struct err *err) {
+static int add_part(struct safetensors *file, const char *path, struct err *err)
+{
     if (file->part_count == PARTS_MAX)
         return err_set(err, ERR_INPUT, "'%s': the model has more than %d files", path, PARTS_MAX);
     struct part *part = &file->parts[file->part_count];
@@ -208,7 +216,8 @@ struct index_walk {
 };
 
 /* Adds the file that holds one tensor, if it is not there yet. */
-static int take_index_line(void *context, const char *name, const struct json_value *value) {
+static int take_index_line(void *context, const char *name, const struct json_value *value)
+{
     struct index_walk *walk = context;
     struct safetensors *file = walk->file;
     const char *part_name = json_string(value);
@@ -228,8 +237,8 @@ static int take_index_line(void *context, const char *name, const struct json_va
     return add_part(file, path, file->err);
 }
 
-static int open_index(struct safetensors *file, const char *dir, const char *path,
-                      struct err *err) {
+static int open_index(struct safetensors *file, const char *dir, const char *path, struct err *err)
+{
     char *text;
     size_t bytes;
     if (file_read_all(path, HEADER_BYTES_MAX, &text, &bytes, err) < 0)
@@ -247,7 +256,8 @@ static int open_index(struct safetensors *file, const char *dir, const char *pat
     return result;
 }
 
-static int open_folder(struct safetensors *file, const char *dir, struct err *err) {
+static int open_folder(struct safetensors *file, const char *dir, struct err *err)
+{
     char single[FILE_PATH_MAX], index[FILE_PATH_MAX];
     if (file_join(single, dir, "model.safetensors", err) < 0 ||
         file_join(index, dir, "model.safetensors.index.json", err) < 0)
@@ -264,7 +274,8 @@ static int open_folder(struct safetensors *file, const char *dir, struct err *er
 
 /* ---- Opening ---- */
 
-static int compare_places(const void *a, const void *b) {
+static int compare_places(const void *a, const void *b)
+{
     const struct entry *x = a, *y = b;
     if (x->part != y->part)
         return x->part < y->part ? -1 : 1;
@@ -275,13 +286,15 @@ static int compare_places(const void *a, const void *b) {
     return strcmp(x->tensor.name, y->tensor.name);
 }
 
-static int compare_names(const void *a, const void *b) {
+static int compare_names(const void *a, const void *b)
+{
     const struct entry *const *x = a, *const *y = b;
     return strcmp((*x)->tensor.name, (*y)->tensor.name);
 }
 
 /* Sorts, and refuses tensors that overlap or share a name. */
-static int order_entries(struct safetensors *file, struct err *err) {
+static int order_entries(struct safetensors *file, struct err *err)
+{
     size_t count = file->entry_count;
     if (count == 0)
         return err_set(err, ERR_CORRUPT, "'%s' holds no tensors", file->parts[0].path);
@@ -303,7 +316,8 @@ static int order_entries(struct safetensors *file, struct err *err) {
     return 0;
 }
 
-int safetensors_open(struct safetensors **out, const char *path, struct err *err) {
+int safetensors_open(struct safetensors **out, const char *path, struct err *err)
+{
     *out = NULL;
     struct safetensors *file = mem_alloc(1, sizeof(*file));
     file->parts = mem_alloc(PARTS_MAX, sizeof(file->parts[0]));
@@ -325,7 +339,8 @@ int safetensors_open(struct safetensors **out, const char *path, struct err *err
     return result;
 }
 
-void safetensors_close(struct safetensors *file) {
+void safetensors_close(struct safetensors *file)
+{
     if (file == NULL)
         return;
     for (uint32_t p = 0; p < file->part_count; p++)
@@ -336,17 +351,19 @@ void safetensors_close(struct safetensors *file) {
     mem_free(file);
 }
 
-size_t safetensors_count(const struct safetensors *file) {
+size_t safetensors_count(const struct safetensors *file)
+{
     return file->entry_count;
 }
 
-const struct safetensors_tensor *safetensors_at(const struct safetensors *file, size_t index) {
+const struct safetensors_tensor *safetensors_at(const struct safetensors *file, size_t index)
+{
     ASSERT(index < file->entry_count);
     return &file->entries[index].tensor;
 }
 
-const struct safetensors_tensor *safetensors_find(const struct safetensors *file,
-                                                  const char *name) {
+const struct safetensors_tensor *safetensors_find(const struct safetensors *file, const char *name)
+{
     size_t low = 0, high = file->entry_count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -364,7 +381,8 @@ const struct safetensors_tensor *safetensors_find(const struct safetensors *file
 /* ---- Reading values ---- */
 
 /* IEEE binary16 is exact in float: a subnormal is its 10 bits times 2^-24. */
-static float float_from_f16(uint16_t half) {
+static float float_from_f16(uint16_t half)
+{
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = (half >> 10) & 31u;
     uint32_t fraction = half & 0x3ffu;
     if (exponent == 31)
@@ -377,7 +395,8 @@ static float float_from_f16(uint16_t half) {
 
 /* values' upper half holds count 16-bit numbers, which become floats from the front on: number i is
  * read before any write reaches it, since 4 i + 4 <= 2 count + 2 i + 2 for all i < count. */
-static void widen(float *values, size_t count, enum dtype dtype) {
+static void widen(float *values, size_t count, enum dtype dtype)
+{
     const char *from = (const char *)values + 2 * count;
     for (size_t i = 0; i < count; i++) {
         uint16_t bits;
@@ -387,7 +406,8 @@ static void widen(float *values, size_t count, enum dtype dtype) {
 }
 
 int safetensors_read(const struct safetensors *file, const struct safetensors_tensor *tensor,
-                     uint64_t start, float *values, size_t count, struct err *err) {
+                     uint64_t start, float *values, size_t count, struct err *err)
+{
     const struct entry *entry = (const struct entry *)tensor;
     ASSERT(entry >= file->entries && entry < file->entries + file->entry_count);
     ASSERT(start <= tensor->element_count && count <= tensor->element_count - start);
@@ -416,7 +436,8 @@ struct safetensors_writer {
     char tmp_path[FILE_PATH_MAX + 8];
 };
 
-static struct json_value *describe(const struct safetensors_tensor *tensor, uint64_t *offset) {
+static struct json_value *describe(const struct safetensors_tensor *tensor, uint64_t *offset)
+{
     struct json_value *object = json_new_object(), *shape = json_new_array(),
                       *range = json_new_array();
     uint64_t elements = 1;
@@ -437,7 +458,8 @@ static struct json_value *describe(const struct safetensors_tensor *tensor, uint
 /* Length and text, padded with blanks so that the data begins at a multiple of 8 as the format's
  * own writer does; "format" is what the transformers library asks for. */
 static int write_header(struct safetensors_writer *writer, const struct safetensors_tensor *tensors,
-                        size_t count, struct err *err) {
+                        size_t count, struct err *err)
+{
     struct json_value *root = json_new_object(), *metadata = json_new_object();
     json_set_string(metadata, "format", "pt");
     json_set(root, "__metadata__", metadata);
@@ -460,8 +482,8 @@ static int write_header(struct safetensors_writer *writer, const struct safetens
 }
 
 int safetensors_writer_open(struct safetensors_writer **out, const char *path,
-                            const struct safetensors_tensor *tensors, size_t count,
-                            struct err *err) {
+                            const struct safetensors_tensor *tensors, size_t count, struct err *err)
+{
     *out = NULL;
     struct safetensors_writer *writer = mem_alloc(1, sizeof(*writer));
     int length = snprintf(writer->path, sizeof(writer->path), "%s", path);
@@ -481,7 +503,8 @@ int safetensors_writer_open(struct safetensors_writer **out, const char *path,
 }
 
 int safetensors_writer_add(struct safetensors_writer *writer, const float *values, size_t count,
-                           struct err *err) {
+                           struct err *err)
+{
     size_t bytes = (size_t)mul_checked(count, sizeof(float));
     ASSERT(bytes <= writer->left_bytes);
     if (file_write_all(writer->fd, values, bytes, writer->tmp_path, err) < 0)
@@ -490,7 +513,8 @@ int safetensors_writer_add(struct safetensors_writer *writer, const float *value
     return 0;
 }
 
-int safetensors_writer_close(struct safetensors_writer *writer, struct err *err) {
+int safetensors_writer_close(struct safetensors_writer *writer, struct err *err)
+{
     int result;
     if (writer->left_bytes > 0)
         result = err_set(err, ERR_INPUT, "'%s' was not finished: %llu bytes are missing",
@@ -506,7 +530,8 @@ int safetensors_writer_close(struct safetensors_writer *writer, struct err *err)
     return 0;
 }
 
-void safetensors_writer_abort(struct safetensors_writer *writer) {
+void safetensors_writer_abort(struct safetensors_writer *writer)
+{
     if (writer == NULL)
         return;
     if (writer->fd >= 0) {

@@ -32,9 +32,9 @@ struct shard {
     uint64_t document_count;
     uint64_t tokenizer_hash;
     uint64_t contents_checksum; /* as the header says: tells one text from another */
-    const void *tokens;        /* into map */
-    const uint64_t *documents; /* into map */
-    char *path;                /* owned; for messages */
+    const void *tokens;         /* into map */
+    const uint64_t *documents;  /* into map */
+    char *path;                 /* owned; for messages */
 };
 
 /* On an error *shard is zeroed. */

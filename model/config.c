@@ -16,7 +16,7 @@
 #define CONFIG_ODD_CHANNELS_MAX   8192u
 #define CONFIG_WIDE_CHANNELS_STEP 256u
 #define CONFIG_EMBEDDING_MAX      ((uint64_t)1 << 32)
-#define CONFIG_PATH_MAX      4096
+#define CONFIG_PATH_MAX           4096
 /* 137 G parameters, 1.6 TB of state. A plan has ops for each chunk: for models far above it would
  * itself take all memory before it could say that the budget is too small. */
 #define CONFIG_PARAMETERS_MAX ((uint64_t)1 << 37)
@@ -35,14 +35,16 @@ static const struct config known[] = {
     {"gpt2-1558m", 48, 1600, 25, GPT2_POSITIONS, GPT2_VOCAB, GPT2_EPSILON},
 };
 
-static const struct config *known_find(const char *name) {
+static const struct config *known_find(const char *name)
+{
     for (size_t i = 0; i < ARRAY_COUNT(known); i++)
         if (strcmp(known[i].name, name) == 0)
             return &known[i];
     return NULL;
 }
 
-int config_from_name(struct config *config, const char *name, struct err *err) {
+int config_from_name(struct config *config, const char *name, struct err *err)
+{
     const struct config *found = known_find(name);
     if (!found)
         return err_set(err, ERR_INPUT,
@@ -54,14 +56,16 @@ int config_from_name(struct config *config, const char *name, struct err *err) {
 }
 
 static int check_range(const char *name, uint32_t value, uint32_t least, uint32_t most,
-                       struct err *err) {
+                       struct err *err)
+{
     if (value >= least && value <= most)
         return 0;
     return err_set(err, ERR_INPUT, "the model has %s %u, but it must be from %u to %u", name, value,
                    least, most);
 }
 
-int config_check(const struct config *config, struct err *err) {
+int config_check(const struct config *config, struct err *err)
+{
     int rc;
     if ((rc = check_range("n_layer", config->layers, 1, CONFIG_LAYERS_MAX, err)) ||
         (rc = check_range("n_embd", config->channels, CONFIG_CHANNELS_STEP, CONFIG_CHANNELS_MAX,
@@ -102,7 +106,8 @@ int config_check(const struct config *config, struct err *err) {
 }
 
 static int read_count(const struct json_value *root, const char *key, const char *what,
-                      uint32_t *count, struct err *err) {
+                      uint32_t *count, struct err *err)
+{
     int64_t value = json_get_int(root, key, -1);
     if (value < 1 || value > UINT32_MAX)
         return err_set(err, ERR_INPUT, "%s: %s must be there and be a positive whole number", what,
@@ -113,7 +118,8 @@ static int read_count(const struct json_value *root, const char *key, const char
 
 /* What would make the same weights compute something else than our kernels do. */
 static int refuse_variants(const struct json_value *root, uint32_t channels, const char *what,
-                           struct err *err) {
+                           struct err *err)
+{
     const char *activation = json_get_string(root, "activation_function", "gelu_new");
     if (strcmp(activation, "gelu_new") != 0)
         return err_set(err, ERR_INPUT, "%s: activation_function is '%s', but only gelu_new works",
@@ -135,7 +141,8 @@ static int refuse_variants(const struct json_value *root, uint32_t channels, con
 }
 
 int config_from_json(struct config *config, const struct json_value *root, const char *what,
-                     struct err *err) {
+                     struct err *err)
+{
     int rc;
     *config = (struct config){0};
     const char *type = json_get_string(root, "model_type", "");
@@ -154,7 +161,8 @@ int config_from_json(struct config *config, const struct json_value *root, const
     return config_check(config, err);
 }
 
-static int load_file(struct config *config, const char *path, struct err *err) {
+static int load_file(struct config *config, const char *path, struct err *err)
+{
     struct json_value *root = json_load(path, err);
     if (!root)
         return err->code;
@@ -163,7 +171,8 @@ static int load_file(struct config *config, const char *path, struct err *err) {
     return rc;
 }
 
-int config_load(struct config *config, const char *model, struct err *err) {
+int config_load(struct config *config, const char *model, struct err *err)
+{
     struct stat status;
     if (known_find(model) || stat(model, &status) != 0)
         return config_from_name(config, model, err);
@@ -176,7 +185,8 @@ int config_load(struct config *config, const char *model, struct err *err) {
     return load_file(config, path, err);
 }
 
-struct json_value *config_to_json(const struct config *config) {
+struct json_value *config_to_json(const struct config *config)
+{
     struct json_value *root = json_new_object();
     struct json_value *architectures = json_new_array();
     static const char architecture[] = "GPT2LMHeadModel";
@@ -204,7 +214,8 @@ struct json_value *config_to_json(const struct config *config) {
     return root;
 }
 
-uint64_t config_parameter_count(const struct config *config) {
+uint64_t config_parameter_count(const struct config *config)
+{
     uint64_t c = config->channels;
     /* Matrices 3 + 1 + 4 + 4 = 12 C^2; vectors: two norms 4 C, biases 3 + 1 + 4 + 1 = 9 C. */
     uint64_t block = 12 * c * c + 13 * c;

@@ -10,7 +10,8 @@
 #include "core/float.h"
 #include <math.h>
 
-double optim_learning_rate(const struct optim_settings *settings, uint64_t step) {
+double optim_learning_rate(const struct optim_settings *settings, uint64_t step)
+{
     if (step < settings->warmup_steps)
         return settings->lr * (double)(step + 1) / (double)settings->warmup_steps;
     if (step >= settings->total_steps)
@@ -20,7 +21,8 @@ double optim_learning_rate(const struct optim_settings *settings, uint64_t step)
     return settings->min_lr + 0.5 * (settings->lr - settings->min_lr) * (1.0 + cos(M_PI * done));
 }
 
-double optim_clip_factor(const struct optim_settings *settings, double norm) {
+double optim_clip_factor(const struct optim_settings *settings, double norm)
+{
     ASSERT(settings->clip >= 0.0);
     if (settings->clip == 0.0 || !(norm > settings->clip))
         return 1.0;
@@ -28,7 +30,8 @@ double optim_clip_factor(const struct optim_settings *settings, double norm) {
 }
 
 void optim_step_init(struct optim_step *scalars, const struct optim_settings *settings,
-                     uint64_t step, double clip_factor) {
+                     uint64_t step, double clip_factor)
+{
     double t = (double)step + 1.0;
     *scalars = (struct optim_step){
         .lr = (float)optim_learning_rate(settings, step),
@@ -45,7 +48,8 @@ void optim_step_init(struct optim_step *scalars, const struct optim_settings *se
 /* Returns bits with all of the exponent set when some new weight was not finite. */
 static inline __attribute__((always_inline)) bool update_loop(const struct optim_range *range,
                                                               const struct optim_step *scalars,
-                                                              bool gradient_is_bf16) {
+                                                              bool gradient_is_bf16)
+{
     uint16_t *restrict hi = range->hi;
     int16_t *restrict lo = range->lo;
     float *restrict m = range->m;
@@ -74,35 +78,39 @@ static inline __attribute__((always_inline)) bool update_loop(const struct optim
     return broken == 0;
 }
 
-static inline __attribute__((always_inline)) bool update(const struct optim_range *range,
-                                                         const struct optim_step *scalars,
-                                                         enum precision precision) {
+static inline __attribute__((always_inline)) bool
+update(const struct optim_range *range, const struct optim_step *scalars, enum precision precision)
+{
     if (precision == PRECISION_BF16)
         return update_loop(range, scalars, true);
     return update_loop(range, scalars, false);
 }
 
 static bool update_plain(const struct optim_range *range, const struct optim_step *scalars,
-                         enum precision precision) {
+                         enum precision precision)
+{
     return update(range, scalars, precision);
 }
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) static bool update_avx2(const struct optim_range *range,
                                                         const struct optim_step *scalars,
-                                                        enum precision precision) {
+                                                        enum precision precision)
+{
     return update(range, scalars, precision);
 }
 
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) static bool
 update_avx512(const struct optim_range *range, const struct optim_step *scalars,
-              enum precision precision) {
+              enum precision precision)
+{
     return update(range, scalars, precision);
 }
 #endif
 
 bool optim_update(const struct optim_range *range, const struct optim_step *scalars,
-                  enum precision gradient_precision) {
+                  enum precision gradient_precision)
+{
     ASSERT(range->hi && range->lo && range->m && range->v && range->gradient);
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&

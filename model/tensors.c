@@ -36,7 +36,8 @@ static const struct {
 
 /* Appends a tensor to the group that is being filled, at the next multiple of align. */
 static struct tensor *add(struct tensors *tensors, uint32_t group, uint64_t align, uint32_t rows,
-                          uint32_t columns) {
+                          uint32_t columns)
+{
     struct tensor_group *owner = &tensors->groups[group];
     if (owner->tensor_count == 0)
         owner->first_tensor = tensors->count;
@@ -55,7 +56,8 @@ static struct tensor *add(struct tensors *tensors, uint32_t group, uint64_t alig
     return tensor;
 }
 
-static void add_embedding(struct tensors *tensors, const struct config *config) {
+static void add_embedding(struct tensors *tensors, const struct config *config)
+{
     struct tensor *wte = add(tensors, 0, TENSORS_ALIGN, config->vocab, config->channels);
     snprintf(wte->name, sizeof(wte->name), "transformer.wte.weight");
     struct tensor *wpe = add(tensors, 0, POSITION_ALIGN, config->positions, config->channels);
@@ -63,7 +65,8 @@ static void add_embedding(struct tensors *tensors, const struct config *config) 
     wpe->init_std = INIT_STD_POSITION;
 }
 
-static void add_block(struct tensors *tensors, const struct config *config, uint32_t layer) {
+static void add_block(struct tensors *tensors, const struct config *config, uint32_t layer)
+{
     for (uint32_t i = 0; i < BLOCK_TENSOR_COUNT; i++) {
         struct tensor *tensor =
             add(tensors, layer + 1, TENSORS_ALIGN, block_tensors[i].rows * config->channels,
@@ -77,7 +80,8 @@ static void add_block(struct tensors *tensors, const struct config *config, uint
     }
 }
 
-static void add_final(struct tensors *tensors, const struct config *config) {
+static void add_final(struct tensors *tensors, const struct config *config)
+{
     uint32_t group = config->layers + 1;
     struct tensor *weight = add(tensors, group, TENSORS_ALIGN, config->channels, 0);
     snprintf(weight->name, sizeof(weight->name), "transformer.ln_f.weight");
@@ -86,7 +90,8 @@ static void add_final(struct tensors *tensors, const struct config *config) {
     snprintf(bias->name, sizeof(bias->name), "transformer.ln_f.bias");
 }
 
-void tensors_init(struct tensors *tensors, const struct config *config) {
+void tensors_init(struct tensors *tensors, const struct config *config)
+{
     ASSERT(config->vocab > 0 && config->channels > 0);
     uint32_t tensor_count =
         EMBED_TENSOR_COUNT + config->layers * BLOCK_TENSOR_COUNT + FINAL_TENSOR_COUNT;
@@ -101,14 +106,16 @@ void tensors_init(struct tensors *tensors, const struct config *config) {
     ASSERT(tensors->parameter_count == config_parameter_count(config));
 }
 
-void tensors_deinit(struct tensors *tensors) {
+void tensors_deinit(struct tensors *tensors)
+{
     mem_free(tensors->list);
     mem_free(tensors->groups);
     *tensors = (struct tensors){0};
 }
 
 float tensors_initial_value(const struct tensors *tensors, uint32_t tensor, uint64_t index,
-                            uint64_t seed) {
+                            uint64_t seed)
+{
     ASSERT(tensor < tensors->count);
     const struct tensor *t = &tensors->list[tensor];
     ASSERT(index < t->count);

@@ -5,9 +5,9 @@ _Static_assert((int)PROFILE_RATE_COUNT == (int)LANE_COUNT &&
                "a profile has a rate for each lane");
 
 /* What handing an op to a lane costs, whatever it does. */
-#define OP_LATENCY_NS   15000
-#define DRIVE_DEPTH     8
-#define LANE_DEPTH      4
+#define OP_LATENCY_NS 15000
+#define DRIVE_DEPTH   8
+#define LANE_DEPTH    4
 
 /* A lane's rate is in FLOPs on the compute lane and in bytes elsewhere. */
 static double duration_s(const struct engine_model *model, const struct plan_op *op)
@@ -53,7 +53,10 @@ static uint32_t reap(struct engine *engine, struct engine_completion *completion
     return 1;
 }
 
-static uint64_t now_ns(struct engine *engine) { return ((struct engine_model *)engine)->now_ns; }
+static uint64_t now_ns(struct engine *engine)
+{
+    return ((struct engine_model *)engine)->now_ns;
+}
 
 void engine_model_init(struct engine_model *model, const struct profile *profile)
 {

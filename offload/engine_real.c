@@ -137,8 +137,7 @@ _Noreturn static void transfer_failed(struct engine_real *real, const struct pla
     struct tier_location at = tier_read_at(tier, cell);
     fatal("cannot %s %s at offset %" PRIu64 ": %s; the last commit is intact: continue with "
           "--resume when the drive is well again",
-          write ? "write" : "read",
-          at.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
+          write ? "write" : "read", at.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
           at.offset + completion->done_bytes, strerror(completion->error));
 }
 
@@ -146,8 +145,7 @@ static uint32_t reap_ring(struct engine_real *real, struct engine_completion *co
                           uint32_t max, bool wait)
 {
     struct ring_completion done[32];
-    uint32_t count =
-        ring_reap(real->ring, done, MIN(max, (uint32_t)ARRAY_COUNT(done)), wait);
+    uint32_t count = ring_reap(real->ring, done, MIN(max, (uint32_t)ARRAY_COUNT(done)), wait);
     uint64_t now_ns = clock_ns();
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = (uint32_t)done[i].tag;
@@ -199,8 +197,8 @@ int engine_real_open(struct engine_real **out, struct exec *exec, struct ring *r
     ASSERT(drive_depth > 0 && drive_depth <= DRIVE_DEPTH_MAX);
     struct engine_real *real = mem_alloc(1, sizeof(*real));
     *out = real;
-    real->engine = (struct engine){
-        .begin = begin, .submit = submit, .reap = reap, .now_ns = now_ns};
+    real->engine =
+        (struct engine){.begin = begin, .submit = submit, .reap = reap, .now_ns = now_ns};
     real->exec = exec;
     real->ring = ring;
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
@@ -241,4 +239,7 @@ void engine_real_close(struct engine_real *real)
     mem_free(real);
 }
 
-struct engine *engine_real_engine(struct engine_real *real) { return &real->engine; }
+struct engine *engine_real_engine(struct engine_real *real)
+{
+    return &real->engine;
+}

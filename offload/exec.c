@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Parameters of one task of the cpu lane: small enough to balance, large enough for its overhead. */
+/* Parameters of one task of the cpu lane: small enough to balance, large enough for its overhead.
+ */
 #define TASK_PARAMETERS ((uint64_t)32768)
 
 /* Cuts every chunk's real parameters into segments of one decay kind, at most TASK_PARAMETERS. */
@@ -234,7 +235,8 @@ static void run_gradient_store(struct exec *exec, const struct plan_op *op)
     memset(stored + chunk->real_count * each, 0, (chunk->count - chunk->real_count) * each);
 }
 
-/* ---- Cpu lane --------------------------------------------------------------------------------- */
+/* ---- Cpu lane ---------------------------------------------------------------------------------
+ */
 
 struct chunk_planes {
     uint8_t *plane[PLANE_COUNT];

@@ -22,28 +22,28 @@ struct exec_segment {
 };
 
 struct exec {
-    const struct place *place;        /* borrowed, as all below */
+    const struct place *place; /* borrowed, as all below */
     const struct plan_memory *memory;
     const struct layout *layout;
     struct kernels *kernels;
     struct pool *cpu_pool;
     struct tier *tier;
     struct checkpoint *checkpoint;
-    struct mem_arena ram, vram;       /* owned; vram is empty without a separate device */
-    struct exec_segment *segments;    /* owned */
-    uint32_t *chunk_segments;         /* owned; [chunk_count + 1] */
+    struct mem_arena ram, vram;    /* owned; vram is empty without a separate device */
+    struct exec_segment *segments; /* owned */
+    uint32_t *chunk_segments;      /* owned; [chunk_count + 1] */
 
     /* Set by the trainer between plans. */
-    struct optim_step step;           /* of the pending update */
-    uint64_t step_number;             /* of the step that runs, from 1, for messages */
-    uint64_t committed_step;          /* UINT64_MAX before the first commit */
-    float loss_scale;                 /* 1 / tokens of a step */
-    bool commit_plan;                 /* the plan that runs commits */
+    struct optim_step step;  /* of the pending update */
+    uint64_t step_number;    /* of the step that runs, from 1, for messages */
+    uint64_t committed_step; /* UINT64_MAX before the first commit */
+    float loss_scale;        /* 1 / tokens of a step */
+    bool commit_plan;        /* the plan that runs commits */
 
     /* Results. */
-    double gradient_norm;             /* by OP_CLIP */
-    uint32_t bad_chunk;               /* chunk whose gradient is not finite, or PLAN_NONE */
-    uint64_t commit_ns;               /* how long the last commit's flush and manifest took */
+    double gradient_norm; /* by OP_CLIP */
+    uint32_t bad_chunk;   /* chunk whose gradient is not finite, or PLAN_NONE */
+    uint64_t commit_ns;   /* how long the last commit's flush and manifest took */
 };
 
 /* Opens the arenas. Everything else is assigned by the caller beforehand. */

@@ -23,7 +23,7 @@
 #include "model/tensors.h"
 
 #define LAYOUT_CHUNK_PARAMETERS ((uint64_t)262144)
-#define LAYOUT_PAD              ((uint64_t)2048) /* parameters: 4 KiB of the 2-byte planes */
+#define LAYOUT_PAD              ((uint64_t)2048)    /* parameters: 4 KiB of the 2-byte planes */
 #define LAYOUT_TILE_PARAMETERS  ((uint64_t)1 << 20) /* a head tile has about this many */
 
 enum plane { PLANE_HI, PLANE_LO, PLANE_M, PLANE_V, PLANE_COUNT };
@@ -56,16 +56,16 @@ struct layout {
     struct layout_tile *tiles;   /* owned; of wte */
     uint32_t tile_count;
     uint32_t wpe_first_chunk, wpe_chunk_count;
-    uint64_t wpe_count;       /* padded parameters */
-    uint64_t block_count;     /* padded parameters of a block: all blocks are alike */
-    uint64_t final_count;     /* padded parameters of the final norm */
-    uint32_t block_chunks;    /* chunks of a block */
-    uint64_t tile_count_max;  /* padded parameters of the largest tile */
+    uint64_t wpe_count;      /* padded parameters */
+    uint64_t block_count;    /* padded parameters of a block: all blocks are alike */
+    uint64_t final_count;    /* padded parameters of the final norm */
+    uint32_t block_chunks;   /* chunks of a block */
+    uint64_t tile_count_max; /* padded parameters of the largest tile */
     uint32_t tile_rows_max;
     uint32_t tile_chunks_max;
     uint64_t chunk_count_max; /* padded parameters of the largest chunk */
     uint64_t padded_parameters, real_parameters;
-    uint64_t slot_bytes;      /* of the state file */
+    uint64_t slot_bytes; /* of the state file */
 };
 
 void layout_init(struct layout *layout, const struct tensors *tensors);

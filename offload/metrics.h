@@ -1,6 +1,6 @@
 /*
- * metrics: RUN/metrics.jsonl: a line per step and a line per commit (DESIGN section 6). On resume it
- * is cut back to the commit. Allocates nothing after metrics_open.
+ * metrics: RUN/metrics.jsonl: a line per step and a line per commit (DESIGN section 6). On resume
+ * it is cut back to the commit. Allocates nothing after metrics_open.
  */
 #ifndef SPILLWAY_OFFLOAD_METRICS_H
 #define SPILLWAY_OFFLOAD_METRICS_H
@@ -33,12 +33,11 @@ struct metrics_step {
 int64_t metrics_last_commit(const char *run_dir);
 
 /* Opens for appending; keeps only what belongs to steps <= keep_step. */
-int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step,
-                 struct err *err);
+int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step, struct err *err);
 void metrics_close(struct metrics *metrics);
 
-/* To be called before a commit: what was logged is on the drive then. A failure is not told: the log
- * is no part of the state. */
+/* To be called before a commit: what was logged is on the drive then. A failure is not told: the
+ * log is no part of the state. */
 void metrics_sync(struct metrics *metrics);
 
 int metrics_write_step(struct metrics *metrics, const struct metrics_step *step, struct err *err);

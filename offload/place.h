@@ -51,7 +51,7 @@ struct place {
     uint64_t gradient_bytes; /* a parameter, stored: 2 or 4 */
     uint64_t x_bytes, inner_bytes;
 
-    uint8_t *resident; /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
+    uint8_t *resident;     /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
     bool *gradient_in_ram; /* owned; [chunk]; all false when updates are immediate */
     bool *stash_in_ram;    /* owned; [wte chunk] */
     uint8_t *x_where;      /* owned; [layer] enum place_where */

@@ -88,8 +88,8 @@ struct plan_cells {
     uint32_t first, count;
 };
 
-/* Partial sums of squares of a chunk's gradient (KERNELS_NORM_BLOCK parameters each), at most. A row
- * of wte that is wider than a chunk is no longer GPT-2. */
+/* Partial sums of squares of a chunk's gradient (KERNELS_NORM_BLOCK parameters each), at most. A
+ * row of wte that is wider than a chunk is no longer GPT-2. */
 #define PLAN_SQUARES_PER_CHUNK 8
 
 struct plan_memory {
@@ -106,7 +106,7 @@ struct plan_memory {
     struct plan_cells gradient_nvme;  /* [chunk]; 0 bytes when resident */
     struct plan_cells gradient_stage; /* ring in RAM: gradients on their way to or from NVMe */
     struct plan_cells gradient_out;   /* ring on the device: stored bf16 before the copy out */
-    struct plan_cells stash_ram;      /* [wte chunk] FP32 gradient of the head until embed backward */
+    struct plan_cells stash_ram; /* [wte chunk] FP32 gradient of the head until embed backward */
     struct plan_cells stash_nvme;
     struct plan_cells stash_stage;
     struct plan_cells state_stage;    /* ring in RAM: whole states of chunks */
@@ -119,23 +119,23 @@ struct plan_memory {
     struct plan_cells tile_gradient;  /* [slot * tile_chunks_max + i] */
     struct plan_cells wpe_gradient;
     struct plan_cells final_gradient;
-    struct plan_cells x_keep;         /* [layer * M + micro]; 0 bytes unless kept on the device */
-    struct plan_cells x_ring;         /* M + 2 */
-    struct plan_cells x_final;        /* [micro] */
-    struct plan_cells x_ram, x_nvme;  /* [layer * M + micro] */
+    struct plan_cells x_keep;        /* [layer * M + micro]; 0 bytes unless kept on the device */
+    struct plan_cells x_ring;        /* M + 2 */
+    struct plan_cells x_final;       /* [micro] */
+    struct plan_cells x_ram, x_nvme; /* [layer * M + micro] */
     struct plan_cells inner_keep, inner_ring, inner_ram, inner_nvme;
     struct plan_cells activation_stage; /* ring in RAM, only with a separate device */
-    struct plan_cells dx;             /* [micro] */
-    struct plan_cells y;              /* [micro] ln_f's output */
-    struct plan_cells statistics;     /* [micro] */
-    struct plan_cells running;        /* [micro] */
-    struct plan_cells losses;         /* [micro] */
-    struct plan_cells losses_host;    /* [micro]; the same cells without a separate device */
-    struct plan_cells tokens;         /* [micro] inputs and targets, on the device */
-    struct plan_cells tokens_host;    /* [micro] */
-    struct plan_cells square_sums;    /* 1: PLAN_SQUARES_PER_CHUNK doubles a chunk */
-    struct plan_cells square_host;    /* 1: the same on the host */
-    struct plan_cells scratch;        /* 1 */
+    struct plan_cells dx;               /* [micro] */
+    struct plan_cells y;                /* [micro] ln_f's output */
+    struct plan_cells statistics;       /* [micro] */
+    struct plan_cells running;          /* [micro] */
+    struct plan_cells losses;           /* [micro] */
+    struct plan_cells losses_host;      /* [micro]; the same cells without a separate device */
+    struct plan_cells tokens;           /* [micro] inputs and targets, on the device */
+    struct plan_cells tokens_host;      /* [micro] */
+    struct plan_cells square_sums;      /* 1: PLAN_SQUARES_PER_CHUNK doubles a chunk */
+    struct plan_cells square_host;      /* 1: the same on the host */
+    struct plan_cells scratch;          /* 1 */
 };
 
 /* Divides all memory by the placement. Needs place->... to be complete. */
@@ -153,7 +153,7 @@ struct plan_use {
 
 /* Flags of ops. */
 enum {
-    OP_FIRST = 1,       /* first micro-batch (gradients overwritten) or first tile */
+    OP_FIRST = 1,    /* first micro-batch (gradients overwritten) or first tile */
     OP_COMMITTED = 2 /* a write of resident planes that belongs to a commit */
 };
 
@@ -166,7 +166,7 @@ struct plan_op {
     uint8_t plane;  /* first plane that a drive op moves */
     uint8_t plane_count;
     uint8_t use_count;
-    bool gradient; /* a drive op on a gradient (chunk says which) */
+    bool gradient;                   /* a drive op on a gradient (chunk says which) */
     uint32_t first_wait, wait_count; /* into plan->waits */
     uint64_t bytes, flops;
     struct plan_use uses[PLAN_USES_MAX]; /* in the order that offload/exec.c documents per kind */
@@ -175,9 +175,9 @@ struct plan_op {
 enum plan_phase { PHASE_FORWARD, PHASE_BACKWARD, PHASE_COUNT };
 
 struct plan {
-    const struct place *place;         /* borrowed */
-    const struct plan_memory *memory;  /* borrowed */
-    struct plan_op *ops;               /* owned */
+    const struct place *place;        /* borrowed */
+    const struct plan_memory *memory; /* borrowed */
+    struct plan_op *ops;              /* owned */
     uint32_t op_count, op_max;
     uint32_t *waits; /* owned: numbers of earlier ops */
     uint32_t wait_count, wait_max;

@@ -122,11 +122,10 @@ static void load_chunk(struct builder *b, uint32_t chunk, struct plan_cells targ
         emit_copy(&b->emit, OP_COPY_H2D, to, target, count * 4, about_chunk(chunk));
 }
 
-/* Applies a gradient to a chunk and writes what is spilled (and, in a commit, what is not). gradient
- * is where backward has just put it, or no cells: then it is the pending one. Returns the stage with
- * the new spilled planes, or no cells. */
-static struct plan_cells update_chunk(struct builder *b, uint32_t chunk,
-                                      struct plan_cells gradient)
+/* Applies a gradient to a chunk and writes what is spilled (and, in a commit, what is not).
+ * gradient is where backward has just put it, or no cells: then it is the pending one. Returns the
+ * stage with the new spilled planes, or no cells. */
+static struct plan_cells update_chunk(struct builder *b, uint32_t chunk, struct plan_cells gradient)
 {
     const struct place *place = b->place;
     const struct plan_memory *memory = b->memory;

@@ -13,8 +13,8 @@
 
 #include "core/mem.h"
 
-static uint32_t add_cell(struct plan_memory *memory, enum plan_tier tier,
-                         enum plan_content content, uint64_t bytes)
+static uint32_t add_cell(struct plan_memory *memory, enum plan_tier tier, enum plan_content content,
+                         uint64_t bytes)
 {
     ASSERT(memory->cell_count < memory->cell_max);
     /* Without a device of its own, device memory is RAM. */
@@ -85,8 +85,7 @@ static void add_planes(struct plan_memory *memory, const struct place *place)
                 .tier = TIER_NVME,
                 .content = CONTENT_STATE,
                 .state_file = true,
-                .offset =
-                    layout->chunks[c].offset + layout_plane_offset(&layout->chunks[c], plane),
+                .offset = layout->chunks[c].offset + layout_plane_offset(&layout->chunks[c], plane),
                 .bytes = bytes,
             };
             if (plane >= place->resident[c])
@@ -144,8 +143,7 @@ static void add_activations(struct plan_memory *memory, const struct place *plac
     uint64_t x = place->x_bytes, inner = place->inner_bytes;
     uint64_t rows = (uint64_t)place->spec.batch * place->spec.seq;
     uint64_t channels = place->spec.config->channels;
-    memory->x_keep =
-        add_layers(memory, place, TIER_DEVICE, place->x_where, WHERE_DEVICE, x);
+    memory->x_keep = add_layers(memory, place, TIER_DEVICE, place->x_where, WHERE_DEVICE, x);
     bool ring = false;
     for (uint32_t l = 0; l < place->spec.config->layers; l++)
         ring |= place->x_where[l] != WHERE_DEVICE;
@@ -160,18 +158,17 @@ static void add_activations(struct plan_memory *memory, const struct place *plac
     memory->inner_ram = add_layers(memory, place, TIER_RAM, place->inner_where, WHERE_RAM, inner);
     memory->inner_nvme =
         add_layers(memory, place, TIER_NVME, place->inner_where, WHERE_NVME, inner);
-    memory->activation_stage = add_ring(memory, TIER_RAM, CONTENT_STAGING,
-                                        place->activation_stages, MAX(x, inner));
+    memory->activation_stage =
+        add_ring(memory, TIER_RAM, CONTENT_STAGING, place->activation_stages, MAX(x, inner));
     memory->dx = add_ring(memory, TIER_DEVICE, CONTENT_ACTIVATION, accum, x);
     memory->y = add_ring(memory, TIER_DEVICE, CONTENT_ACTIVATION, accum,
                          rows * channels * place->weight_bytes);
     memory->statistics = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, accum, rows * 2 * 4);
     memory->running = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, accum, rows * 3 * 4);
     memory->losses = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, accum, rows * 4);
-    memory->losses_host =
-        memory->separate_device
-            ? add_ring(memory, TIER_RAM, CONTENT_OTHER, accum, rows * 4)
-            : memory->losses;
+    memory->losses_host = memory->separate_device
+                              ? add_ring(memory, TIER_RAM, CONTENT_OTHER, accum, rows * 4)
+                              : memory->losses;
     memory->tokens = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, accum, rows * 2 * 4);
     memory->tokens_host = memory->separate_device
                               ? add_ring(memory, TIER_RAM, CONTENT_OTHER, accum, rows * 2 * 4)
@@ -189,9 +186,8 @@ static void add_device_weights(struct plan_memory *memory, const struct place *p
         add_chunked(memory, CONTENT_WEIGHTS, layout, own ? place->block_slots : 0, block,
                     layout->block_chunks, each);
     /* Chunk 0 .. tile_chunks_max - 1 are the first tile, which is as large as any. */
-    memory->tile_weights =
-        add_chunked(memory, CONTENT_WEIGHTS, layout, own ? place->tile_slots : 0, 0,
-                    layout->tile_chunks_max, each);
+    memory->tile_weights = add_chunked(memory, CONTENT_WEIGHTS, layout, own ? place->tile_slots : 0,
+                                       0, layout->tile_chunks_max, each);
     memory->wpe_weights = add_chunked(memory, CONTENT_WEIGHTS, layout, own ? 1 : 0,
                                       layout->wpe_first_chunk, layout->wpe_chunk_count, each);
     memory->final_weights =
@@ -200,8 +196,8 @@ static void add_device_weights(struct plan_memory *memory, const struct place *p
                                          block, layout->block_chunks, 4);
     memory->tile_gradient = add_chunked(memory, CONTENT_GRADIENT, layout,
                                         place->tile_gradient_slots, 0, layout->tile_chunks_max, 4);
-    memory->wpe_gradient = add_chunked(memory, CONTENT_GRADIENT, layout, 1,
-                                       layout->wpe_first_chunk, layout->wpe_chunk_count, 4);
+    memory->wpe_gradient = add_chunked(memory, CONTENT_GRADIENT, layout, 1, layout->wpe_first_chunk,
+                                       layout->wpe_chunk_count, 4);
     memory->final_gradient = add_chunked(memory, CONTENT_GRADIENT, layout, 1, final, 1, 4);
 }
 
@@ -210,14 +206,13 @@ static uint32_t cell_bound(const struct place *place)
 {
     const struct layout *layout = place->spec.layout;
     uint64_t layers = place->spec.config->layers, accum = place->spec.accum;
-    uint64_t bound = (uint64_t)layout->chunk_count * 14 + layers * accum * 6 + accum * 12 +
-                     (uint64_t)place->block_slots * layout->block_chunks +
-                     (uint64_t)place->gradient_slots * layout->block_chunks +
-                     (uint64_t)(place->tile_slots + place->tile_gradient_slots) *
-                         layout->tile_chunks_max +
-                     place->state_stages + place->join_stages + place->gradient_stages +
-                     place->gradient_outs + place->stash_stages + place->inner_slots +
-                     place->activation_stages + 64;
+    uint64_t bound =
+        (uint64_t)layout->chunk_count * 14 + layers * accum * 6 + accum * 12 +
+        (uint64_t)place->block_slots * layout->block_chunks +
+        (uint64_t)place->gradient_slots * layout->block_chunks +
+        (uint64_t)(place->tile_slots + place->tile_gradient_slots) * layout->tile_chunks_max +
+        place->state_stages + place->join_stages + place->gradient_stages + place->gradient_outs +
+        place->stash_stages + place->inner_slots + place->activation_stages + 64;
     ASSERT(bound < UINT32_MAX);
     return (uint32_t)bound;
 }
@@ -246,8 +241,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
             ? add_ring(memory, TIER_RAM, CONTENT_OTHER, 1,
                        (uint64_t)layout->chunk_count * PLAN_SQUARES_PER_CHUNK * sizeof(double))
             : memory->square_sums;
-    memory->scratch =
-        add_ring(memory, TIER_DEVICE, CONTENT_OTHER, 1, place->sizes.scratch_bytes);
+    memory->scratch = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, 1, place->sizes.scratch_bytes);
 }
 
 void plan_memory_deinit(struct plan_memory *memory)

@@ -1,7 +1,7 @@
 /*
- * profile: how fast this machine's lanes are. Starts from cautious defaults of a desktop machine, and
- * learns from what the run measures, so that predictions and bounds on the log line speak of the
- * machine at hand. Never used by the mathematics.
+ * profile: how fast this machine's lanes are. Starts from cautious defaults of a desktop machine,
+ * and learns from what the run measures, so that predictions and bounds on the log line speak of
+ * the machine at hand. Never used by the mathematics.
  */
 #ifndef SPILLWAY_OFFLOAD_PROFILE_H
 #define SPILLWAY_OFFLOAD_PROFILE_H

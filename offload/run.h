@@ -2,8 +2,8 @@
  * run: everything a training run holds, and how it comes to be: the model, the placement, the plans
  * of all kinds of step, the tiers with their first contents, the engine. train.c walks it.
  *
- * Opening is in two parts, so that budgets are refused, and plans shown, before anything is written:
- * run_plan_open decides, run_open creates.
+ * Opening is in two parts, so that budgets are refused, and plans shown, before anything is
+ * written: run_plan_open decides, run_open creates.
  */
 #ifndef SPILLWAY_OFFLOAD_RUN_H
 #define SPILLWAY_OFFLOAD_RUN_H
@@ -57,20 +57,20 @@ struct run {
     struct trace *trace;
     int lock_fd;
 
-    uint64_t done;          /* steps done: computed, their gradients perhaps pending */
-    uint64_t committed;     /* step of the last commit; UINT64_MAX before the first */
+    uint64_t done;      /* steps done: computed, their gradients perhaps pending */
+    uint64_t committed; /* step of the last commit; UINT64_MAX before the first */
     bool pending;
-    double pending_norm;    /* of the gradients that wait */
-    uint64_t sealed_count;  /* heap allocations made before memory was sealed; 0: not yet */
+    double pending_norm;   /* of the gradients that wait */
+    uint64_t sealed_count; /* heap allocations made before memory was sealed; 0: not yet */
     double first_loss, last_loss;
     uint64_t start_ns, start_done;
     uint64_t moved[LANE_COUNT], commit_bytes;
-    struct sched_result line;       /* what has run since the last step's line */
+    struct sched_result line; /* what has run since the last step's line */
     struct place_least line_least;
 };
 
-/* Model, data and placement; checked plans. Nothing is written yet. nvme: there will be a folder for
- * the tier (its contents do not matter here). */
+/* Model, data and placement; checked plans. Nothing is written yet. nvme: there will be a folder
+ * for the tier (its contents do not matter here). */
 int run_plan_open(struct run **run, struct train_settings *settings, bool nvme, struct err *err);
 
 /* The run's folder, tiers and engine; then run->done is where to go on from. */

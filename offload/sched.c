@@ -57,8 +57,7 @@ static uint32_t issue(struct sched *sched, const struct plan *plan, struct engin
                       struct lane_state *lane, uint32_t depth)
 {
     uint32_t issued = 0;
-    while (lane->next != PLAN_NONE && lane->in_flight < depth &&
-           ready(sched, plan, engine, lane)) {
+    while (lane->next != PLAN_NONE && lane->in_flight < depth && ready(sched, plan, engine, lane)) {
         uint32_t op = lane->next;
         sched->state[op] = SUBMITTED;
         lane->in_flight++;
@@ -84,10 +83,10 @@ static void trace_op(struct trace *trace, const struct plan_op *op,
     trace_event(trace, op->lane, name, done->start_ns, done->end_ns, op->bytes);
 }
 
-/* Busy time is the union of the lane's ops; completions of a lane with depth arrive roughly in order,
- * so counting from where the last one ended is exact enough for a log line. */
-static void account(struct sched_result *result, struct lane_state *lane,
-                    const struct plan_op *op, const struct engine_completion *done)
+/* Busy time is the union of the lane's ops; completions of a lane with depth arrive roughly in
+ * order, so counting from where the last one ended is exact enough for a log line. */
+static void account(struct sched_result *result, struct lane_state *lane, const struct plan_op *op,
+                    const struct engine_completion *done)
 {
     uint64_t from = MAX(done->start_ns, lane->busy_until_ns);
     if (done->end_ns > from)

@@ -19,11 +19,11 @@ struct sched {
 
 struct sched_result {
     uint64_t start_ns, end_ns;
-    uint64_t busy_ns[LANE_COUNT];  /* time in which the lane had at least one op running */
-    uint64_t bytes[LANE_COUNT];    /* commit writes not included */
+    uint64_t busy_ns[LANE_COUNT]; /* time in which the lane had at least one op running */
+    uint64_t bytes[LANE_COUNT];   /* commit writes not included */
     uint64_t commit_bytes;
     uint64_t flops;
-    uint64_t backward_start_ns;    /* when the first op of the backward phase began */
+    uint64_t backward_start_ns; /* when the first op of the backward phase began */
 };
 
 /* Room for plans of up to op_max ops. */

@@ -148,8 +148,8 @@ static int fill_from_weights(struct fill_job *job, const struct safetensors *wei
     return 0;
 }
 
-int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors,
-                 uint64_t seed, const struct safetensors *weights, struct err *err)
+int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors, uint64_t seed,
+                 const struct safetensors *weights, struct err *err)
 {
     float *values = weights ? mem_alloc(exec->layout->chunk_count_max, sizeof(*values)) : NULL;
     struct log_progress progress;

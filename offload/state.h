@@ -13,9 +13,10 @@ struct ring;
 struct safetensors;
 struct safetensors_tensor;
 
-/* Master weights from (seed, tensor, index), or from `weights` when it is not NULL; moments zero. */
-int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors,
-                 uint64_t seed, const struct safetensors *weights, struct err *err);
+/* Master weights from (seed, tensor, index), or from `weights` when it is not NULL; moments zero.
+ */
+int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors, uint64_t seed,
+                 const struct safetensors *weights, struct err *err);
 
 /* A committed state that lies in tier's own file: resident planes are read, sums taken over. */
 int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_manifest *manifest,

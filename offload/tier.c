@@ -18,8 +18,8 @@ static int open_scratch(struct tier *tier, struct err *err)
     tier->scratch_fd = -1;
     if (!bytes)
         return 0;
-    int written = snprintf(tier->scratch_path, sizeof(tier->scratch_path), "%s.scratch",
-                           tier->state_path);
+    int written =
+        snprintf(tier->scratch_path, sizeof(tier->scratch_path), "%s.scratch", tier->state_path);
     if (written >= (int)sizeof(tier->scratch_path))
         return err_set(err, ERR_INPUT, "the path %s is too long", tier->state_path);
     int result = file_open_direct(&tier->scratch_fd, tier->scratch_path, true, true, err);

@@ -1,12 +1,12 @@
 /*
  * tier: the NVMe tier. Owns the state file (two slots of every chunk's planes), the scratch file
- * (spilled gradients and activations), the checksum of everything in them, and which slot of a chunk
- * is current.
+ * (spilled gradients and activations), the checksum of everything in them, and which slot of a
+ * chunk is current.
  *
  * Shadow slots (DESIGN section 4): what is committed is never overwritten. The slot that is
  * not committed is the one that updates write; since every update rewrites a whole chunk, the
- * two slots simply change roles at each commit. RAM-resident planes are written into the same slot at
- * their own place when a commit asks for it, so a slot is complete whatever is resident where.
+ * two slots simply change roles at each commit. RAM-resident planes are written into the same slot
+ * at their own place when a commit asks for it, so a slot is complete whatever is resident where.
  * Checksums live outside the chunks: in memory for current state, in the manifest for committed
  * state. Refuses: tmpfs and file systems without O_DIRECT (by io/file.c).
  * One thread at a time, except tier_sum_* on different cells.

@@ -14,7 +14,7 @@ struct json_value;
 
 struct train_settings {
     /* Mathematics: fixed for the life of a run. */
-    struct config config; /* vocab 0: the data's */
+    struct config config;  /* vocab 0: the data's */
     const char *model_dir; /* initial weights: a Hugging Face folder, or NULL */
     const char *data_dir;
     enum precision precision;
@@ -28,13 +28,13 @@ struct train_settings {
     int resident_planes;
     uint64_t prefetch;
     enum place_recompute recompute;
-    uint64_t threads;     /* 0: one a core */
+    uint64_t threads; /* 0: one a core */
     uint64_t steps;
-    double max_time_s;    /* 0: no limit */
+    double max_time_s;                                 /* 0: no limit */
     uint64_t checkpoint_every, keep_every, eval_every; /* 0: never */
     bool resume;
-    const char *trace_path;     /* or NULL */
-    const char *resume_command; /* what the user types to go on, for the last line */
+    const char *trace_path;          /* or NULL */
+    const char *resume_command;      /* what the user types to go on, for the last line */
     const struct json_value *record; /* borrowed; becomes RUN/config.json */
 };
 

@@ -19,7 +19,8 @@ struct tile_memory {
 };
 
 static uint64_t lay_out(const struct kernels_shape *shape, uint8_t *base,
-                        struct tile_memory *memory) {
+                        struct tile_memory *memory)
+{
     uint64_t square = (uint64_t)ATTENTION_TILE * ATTENTION_TILE;
     uint64_t slab = mul_checked(ATTENTION_TILE, shape->channels / shape->heads) * sizeof(float);
     bool narrow = shape->precision == PRECISION_BF16;
@@ -47,13 +48,15 @@ static uint64_t lay_out(const struct kernels_shape *shape, uint8_t *base,
     return used;
 }
 
-uint64_t attention_worker_bytes(const struct kernels_shape *shape) {
+uint64_t attention_worker_bytes(const struct kernels_shape *shape)
+{
     return lay_out(shape, NULL, NULL);
 }
 
 /* Products of one pair of tiles; q and n are the tiles' sizes. */
 static void declare(struct attention *attention, const struct kernels_shape *shape,
-                    struct matmul *matmul, bool last_query, bool last_key) {
+                    struct matmul *matmul, bool last_query, bool last_key)
+{
     uint32_t channels = shape->channels, depth = attention->depth;
     uint32_t q =
         tile_extent(shape->seq, attention->tile, last_query ? attention->tile_count - 1 : 0);
@@ -96,7 +99,8 @@ static void declare(struct attention *attention, const struct kernels_shape *sha
 }
 
 void attention_init(struct attention *attention, const struct kernels_shape *shape,
-                    struct matmul *matmul) {
+                    struct matmul *matmul)
+{
     ASSERT(shape->channels % shape->heads == 0);
     *attention = (struct attention){
         .tile = tile_size(shape->seq, ATTENTION_TILE),
@@ -108,17 +112,20 @@ void attention_init(struct attention *attention, const struct kernels_shape *sha
         declare(attention, shape, matmul, kind & 2, kind & 1);
 }
 
-static bool is_last(const struct attention *attention, uint32_t tile) {
+static bool is_last(const struct attention *attention, uint32_t tile)
+{
     return tile + 1 == attention->tile_count;
 }
 
 /* Where the first row of a tile is in an array of rows; and a head's statistics. */
-static size_t row_of(const struct kernels *k, uint32_t batch, uint32_t tile) {
+static size_t row_of(const struct kernels *k, uint32_t batch, uint32_t tile)
+{
     return (size_t)batch * k->shape.seq + (size_t)tile * k->attention.tile;
 }
 
 static struct rows_scores tile_scores(const struct kernels *k, const struct tile_memory *memory,
-                                      uint32_t query_tile, uint32_t key_tile) {
+                                      uint32_t query_tile, uint32_t key_tile)
+{
     const struct attention *attention = &k->attention;
     return (struct rows_scores){
         .scores = memory->scores,
@@ -134,14 +141,16 @@ static struct rows_scores tile_scores(const struct kernels *k, const struct tile
 
 /* A head's rows of qkv from a tile on: which is 0 for q, 1 for k, 2 for v. */
 static const void *qkv_at(const struct kernels *k, const void *qkv, uint32_t batch, uint32_t head,
-                          uint32_t tile, uint32_t which) {
+                          uint32_t tile, uint32_t which)
+{
     size_t at = row_of(k, batch, tile) * 3 * k->shape.channels + (size_t)which * k->shape.channels +
                 (size_t)head * k->attention.depth;
     return element_at(qkv, at, k->shape.precision);
 }
 
 /* The same for an array [R, C]. */
-static size_t head_at(const struct kernels *k, uint32_t batch, uint32_t head, uint32_t tile) {
+static size_t head_at(const struct kernels *k, uint32_t batch, uint32_t head, uint32_t tile)
+{
     return row_of(k, batch, tile) * k->shape.channels + (size_t)head * k->attention.depth;
 }
 
@@ -155,7 +164,8 @@ struct forward {
 /* Output = probabilities times values, and the logarithm of the sum that makes them so. */
 static void forward_end(const struct kernels *k, const struct attention_forward *args,
                         const struct tile_memory *memory, uint32_t batch, uint32_t head,
-                        uint32_t tile) {
+                        uint32_t tile)
+{
     uint32_t rows = tile_extent(k->shape.seq, k->attention.tile, tile);
     float *log_sum = args->log_sum + ((size_t)batch * k->shape.heads + head) * k->shape.seq +
                      (size_t)tile * k->attention.tile;
@@ -168,7 +178,8 @@ static void forward_end(const struct kernels *k, const struct attention_forward 
                          memory->rescale, out, k->shape.channels, k->bf16);
 }
 
-static void forward_task(void *context, uint32_t task, uint32_t worker) {
+static void forward_task(void *context, uint32_t task, uint32_t worker)
+{
     const struct forward *forward = context;
     const struct kernels *k = forward->k;
     const struct attention *attention = &k->attention;
@@ -202,7 +213,8 @@ static void forward_task(void *context, uint32_t task, uint32_t worker) {
     forward_end(k, forward->args, &memory, batch, head, tile);
 }
 
-void attention_forward(struct kernels *k, const struct attention_forward *args) {
+void attention_forward(struct kernels *k, const struct attention_forward *args)
+{
     struct forward forward = {k, args};
     pool_run(k->pool, forward_task, &forward,
              k->shape.batch * k->shape.heads * k->attention.tile_count);
@@ -217,7 +229,8 @@ struct backward {
 
 /* delta[t] = dout . out of a head's rows (Dao 2023, algorithm 2, line 4). */
 static void compute_delta(const struct kernels *k, const struct attention_backward *args,
-                          uint32_t batch, uint32_t head, float *delta) {
+                          uint32_t batch, uint32_t head, float *delta)
+{
     enum precision precision = k->shape.precision;
     for (uint32_t t = 0; t < k->shape.seq; t++) {
         size_t at = head_at(k, batch, head, 0) + (size_t)t * k->shape.channels;
@@ -229,7 +242,8 @@ static void compute_delta(const struct kernels *k, const struct attention_backwa
 /* All queries against one tile of keys: adds to dq, and finishes dk and dv. */
 static void backward_keys(const struct kernels *k, const struct attention_backward *args,
                           const struct tile_memory *memory, uint32_t batch, uint32_t head,
-                          uint32_t key, uint32_t worker) {
+                          uint32_t key, uint32_t worker)
+{
     const struct attention *attention = &k->attention;
     enum precision precision = k->shape.precision;
     size_t statistics = ((size_t)batch * k->shape.heads + head) * k->shape.seq;
@@ -256,7 +270,8 @@ static void backward_keys(const struct kernels *k, const struct attention_backwa
     }
 }
 
-static void backward_task(void *context, uint32_t task, uint32_t worker) {
+static void backward_task(void *context, uint32_t task, uint32_t worker)
+{
     const struct backward *backward = context;
     const struct kernels *k = backward->k;
     const struct attention_backward *args = backward->args;
@@ -281,7 +296,8 @@ static void backward_task(void *context, uint32_t task, uint32_t worker) {
                          k->bf16);
 }
 
-void attention_backward(struct kernels *k, const struct attention_backward *args) {
+void attention_backward(struct kernels *k, const struct attention_backward *args)
+{
     struct backward backward = {k, args};
     pool_run(k->pool, backward_task, &backward, k->shape.batch * k->shape.heads);
 }

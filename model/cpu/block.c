@@ -20,7 +20,8 @@ struct inner {
     float *statistics; /* [2, 2, R]: of ln_1, of ln_2 */
 };
 
-static uint64_t inner_lay_out(const struct kernels_shape *shape, void *base, struct inner *inner) {
+static uint64_t inner_lay_out(const struct kernels_shape *shape, void *base, struct inner *inner)
+{
     uint64_t rows = shape_row_count(shape), channels = shape->channels;
     uint64_t element = mul_checked(rows, channels) * precision_bytes(shape->precision);
     uint64_t used = 0;
@@ -58,7 +59,8 @@ struct scratch {
 };
 
 static uint64_t scratch_lay_out(const struct kernels_shape *shape, void *base,
-                                struct scratch *scratch) {
+                                struct scratch *scratch)
+{
     uint64_t rows = shape_row_count(shape), channels = shape->channels;
     uint64_t element = mul_checked(rows, channels) * precision_bytes(shape->precision);
     uint64_t used = 0;
@@ -86,7 +88,8 @@ static uint64_t scratch_lay_out(const struct kernels_shape *shape, void *base,
     return round_up(used, IO_ALIGN);
 }
 
-void block_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes) {
+void block_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes)
+{
     sizes->inner_bytes = inner_lay_out(shape, NULL, NULL);
     sizes->scratch_bytes = scratch_lay_out(shape, NULL, NULL);
 }
@@ -96,7 +99,8 @@ void block_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes)
 /* The three products of y = x W with W [in, out]: forward, the input's gradient dx = dy W^T, and
  * the weight's dW = x^T dy. backward_ended: whether an ending follows dx's tiles. */
 static void init_linear(struct kernels *k, enum block_product forward, uint32_t in, uint32_t out,
-                        bool backward_ended) {
+                        bool backward_ended)
+{
     enum precision precision = k->shape.precision;
     struct matmul_product y = {.m = k->row_count,
                                .n = out,
@@ -128,7 +132,8 @@ static void init_linear(struct kernels *k, enum block_product forward, uint32_t 
     product_init(&k->products[weight], k->matmul, &gradient, false);
 }
 
-void block_init(struct kernels *k) {
+void block_init(struct kernels *k)
+{
     uint32_t channels = k->shape.channels;
     init_linear(k, PRODUCT_QKV, channels, 3 * channels, false);
     init_linear(k, PRODUCT_PROJ, channels, channels, true);
@@ -136,15 +141,16 @@ void block_init(struct kernels *k) {
     init_linear(k, PRODUCT_OUT, 4 * channels, channels, true);
 }
 
-static const void *weight_of(const struct kernels *k, const void *weights,
-                             enum block_tensor tensor) {
+static const void *weight_of(const struct kernels *k, const void *weights, enum block_tensor tensor)
+{
     return element_at(weights, k->block[tensor].offset, k->shape.precision);
 }
 
 /* -- Forward -- */
 
 static void forward_attention(struct kernels *k, const struct kernels_block_forward *args,
-                              const struct inner *inner, const struct scratch *scratch) {
+                              const struct inner *inner, const struct scratch *scratch)
+{
     const void *w = args->weights;
     device_norm(k, &(struct device_norm){.x = args->x_in,
                                          .weight = weight_of(k, w, BLOCK_LN1_WEIGHT),
@@ -173,7 +179,8 @@ static void forward_attention(struct kernels *k, const struct kernels_block_forw
 }
 
 static void forward_mlp(struct kernels *k, const struct kernels_block_forward *args,
-                        const struct inner *inner, const struct scratch *scratch) {
+                        const struct inner *inner, const struct scratch *scratch)
+{
     const void *w = args->weights;
     device_norm(k, &(struct device_norm){.x = inner->middle,
                                          .weight = weight_of(k, w, BLOCK_LN2_WEIGHT),
@@ -202,7 +209,8 @@ static void forward_mlp(struct kernels *k, const struct kernels_block_forward *a
                 1);
 }
 
-void kernels_block_forward(struct kernels *k, const struct kernels_block_forward *args) {
+void kernels_block_forward(struct kernels *k, const struct kernels_block_forward *args)
+{
     ASSERT(args->x_in != args->x_out);
     struct inner inner;
     struct scratch scratch;
@@ -221,12 +229,14 @@ struct backward {
 };
 
 static float *gradient_of(const struct kernels *k, const struct backward *b,
-                          enum block_tensor tensor) {
+                          enum block_tensor tensor)
+{
     return b->args->gradient + k->block[tensor].offset;
 }
 
 /* dx as a factor of products: a bf16 copy, or itself. */
-static const void *dx_factor(struct kernels *k, const struct backward *b) {
+static const void *dx_factor(struct kernels *k, const struct backward *b)
+{
     if (!k->bf16)
         return b->args->dx;
     device_narrow(k, b->args->dx, b->scratch.narrow, (uint64_t)k->row_count * k->shape.channels);
@@ -234,7 +244,8 @@ static const void *dx_factor(struct kernels *k, const struct backward *b) {
 }
 
 static void bias_gradient(struct kernels *k, const struct backward *b, const void *x, bool bf16,
-                          enum block_tensor tensor) {
+                          enum block_tensor tensor)
+{
     device_column_sums(k, &(struct device_sums){.x = x,
                                                 .bf16 = bf16,
                                                 .rows = k->row_count,
@@ -246,7 +257,8 @@ static void bias_gradient(struct kernels *k, const struct backward *b, const voi
 /* dW = x^T dy of one product, as a job. */
 static struct product_job weight_gradient(const struct kernels *k, const struct backward *b,
                                           enum block_product product, const void *x, const void *dy,
-                                          enum block_tensor tensor) {
+                                          enum block_tensor tensor)
+{
     return (struct product_job){.product = &k->products[product],
                                 .a = x,
                                 .b = dy,
@@ -255,7 +267,8 @@ static struct product_job weight_gradient(const struct kernels *k, const struct 
 }
 
 static void norm_again(struct kernels *k, const struct backward *b, const float *x,
-                       enum block_tensor weight, float *statistics) {
+                       enum block_tensor weight, float *statistics)
+{
     const void *w = b->args->weights;
     device_norm(k, &(struct device_norm){.x = x,
                                          .weight = weight_of(k, w, weight),
@@ -267,7 +280,8 @@ static void norm_again(struct kernels *k, const struct backward *b, const float 
 
 /* dx += LayerNorm's backward of flow. */
 static void norm_backward(struct kernels *k, const struct backward *b, const float *x,
-                          enum block_tensor weight, const float *statistics) {
+                          enum block_tensor weight, const float *statistics)
+{
     device_norm_backward(
         k, &(struct device_norm_backward){.x = x,
                                           .dy = b->scratch.flow,
@@ -284,7 +298,8 @@ static void norm_backward(struct kernels *k, const struct backward *b, const flo
 /* A product's dx into flow beside its weight's gradient: they share dy and need nothing of each
  * other. */
 static void backward_pair(struct kernels *k, const struct backward *b, enum block_product forward,
-                          const void *x, const void *dy, enum block_tensor weight) {
+                          const void *x, const void *dy, enum block_tensor weight)
+{
     struct product_job jobs[] = {
         {.product = &k->products[forward - PRODUCT_QKV + PRODUCT_DQKV],
          .a = dy,
@@ -295,7 +310,8 @@ static void backward_pair(struct kernels *k, const struct backward *b, enum bloc
     product_run(k, jobs, ARRAY_COUNT(jobs));
 }
 
-static void backward_mlp(struct kernels *k, const struct backward *b) {
+static void backward_mlp(struct kernels *k, const struct backward *b)
+{
     const struct scratch *scratch = &b->scratch;
     float *statistics = b->inner.statistics + 2 * k->row_count;
     const void *dx = dx_factor(k, b);
@@ -318,7 +334,8 @@ static void backward_mlp(struct kernels *k, const struct backward *b) {
     norm_backward(k, b, b->inner.middle, BLOCK_LN2_WEIGHT, statistics);
 }
 
-static void backward_attention(struct kernels *k, const struct backward *b) {
+static void backward_attention(struct kernels *k, const struct backward *b)
+{
     const struct scratch *scratch = &b->scratch;
     const void *dx = dx_factor(k, b);
     bias_gradient(k, b, b->args->dx, false, BLOCK_PROJ_BIAS);
@@ -344,7 +361,8 @@ static void backward_attention(struct kernels *k, const struct backward *b) {
     norm_backward(k, b, b->args->x_in, BLOCK_LN1_WEIGHT, b->inner.statistics);
 }
 
-void kernels_block_backward(struct kernels *k, const struct kernels_block_backward *args) {
+void kernels_block_backward(struct kernels *k, const struct kernels_block_backward *args)
+{
     struct backward b = {.args = args};
     inner_lay_out(&k->shape, (void *)args->inner, &b.inner);
     scratch_lay_out(&k->shape, args->scratch, &b.scratch);

@@ -21,8 +21,8 @@
 #define DEVICE_ALIGN 64
 
 /* Of a product's result. Measured on Zen 5: products without a transposed factor, and all in bf16,
- * are within 3 % from 128 x 192 to 1024 x 384; fp32 with a transposed factor is 10 % faster with 256
- * rows than with 128, as it is packed half as often. A tile fits the second cache.
+ * are within 3 % from 128 x 192 to 1024 x 384; fp32 with a transposed factor is 10 % faster with
+ * 256 rows than with 128, as it is packed half as often. A tile fits the second cache.
  */
 #define PRODUCT_ROWS    256u
 #define PRODUCT_COLUMNS 384u
@@ -43,22 +43,26 @@
 
 /* `size` cut into the fewest pieces of at most `most`, all alike but for the last: a small rest
  * would cost as much as a whole piece. Pieces are multiples of 32, or everything. */
-static inline uint32_t tile_size(uint32_t size, uint32_t most) {
+static inline uint32_t tile_size(uint32_t size, uint32_t most)
+{
     uint32_t count = (uint32_t)div_up(size, most);
     return (uint32_t)MIN(size, round_up(div_up(size, count), 32));
 }
 
 /* The size of tile `index` of `size` in tiles of `tile`. */
-static inline uint32_t tile_extent(uint32_t size, uint32_t tile, uint32_t index) {
+static inline uint32_t tile_extent(uint32_t size, uint32_t tile, uint32_t index)
+{
     ASSERT((uint64_t)index * tile < size);
     return MIN(tile, size - index * tile);
 }
 
-static inline const void *element_at(const void *base, size_t index, enum precision precision) {
+static inline const void *element_at(const void *base, size_t index, enum precision precision)
+{
     return (const char *)base + index * precision_bytes(precision);
 }
 
-static inline void *element_at_mutable(void *base, size_t index, enum precision precision) {
+static inline void *element_at_mutable(void *base, size_t index, enum precision precision)
+{
     return (char *)base + index * precision_bytes(precision);
 }
 
@@ -188,7 +192,8 @@ struct kernels {
     struct head head;
 };
 
-static inline void *worker_memory(const struct kernels *k, uint32_t worker) {
+static inline void *worker_memory(const struct kernels *k, uint32_t worker)
+{
     ASSERT(worker < pool_thread_count(k->pool));
     return k->worker_memory + worker * k->worker_bytes;
 }
@@ -234,14 +239,16 @@ void device_narrow(struct kernels *k, const float *from, uint16_t *to, uint64_t 
 void device_zero_gaps(float *vector, const struct tensor_span *spans, uint32_t span_count,
                       uint64_t count);
 
-static inline uint32_t shape_row_count(const struct kernels_shape *shape) {
+static inline uint32_t shape_row_count(const struct kernels_shape *shape)
+{
     uint64_t rows = mul_checked(shape->batch, shape->seq);
     ASSERT(rows > 0 && rows <= UINT32_MAX);
     return (uint32_t)rows;
 }
 
 /* Takes bytes, rounded up to whole cache lines, from a piece of memory that is being laid out. */
-static inline uint64_t layout_take(uint64_t *used, uint64_t bytes) {
+static inline uint64_t layout_take(uint64_t *used, uint64_t bytes)
+{
     uint64_t offset = *used;
     *used = add_checked(offset, round_up(bytes, DEVICE_ALIGN));
     return offset;

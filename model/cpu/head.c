@@ -9,13 +9,15 @@
 
 enum { COLUMNS_WHOLE, COLUMNS_TILE_REST, COLUMNS_VOCAB_REST, COLUMNS_KINDS };
 
-static uint32_t tile_rows(const struct kernels_shape *shape) {
+static uint32_t tile_rows(const struct kernels_shape *shape)
+{
     ASSERT(shape->tile_rows_max > 0 && shape->vocab > 0);
     return MIN(shape->tile_rows_max, shape->vocab);
 }
 
 /* Rows of wte in the vocabulary's last tile. */
-static uint32_t last_tile_rows(const struct kernels_shape *shape) {
+static uint32_t last_tile_rows(const struct kernels_shape *shape)
+{
     uint32_t tile = tile_rows(shape);
     return shape->vocab - (uint32_t)(div_up(shape->vocab, tile) - 1) * tile;
 }
@@ -24,13 +26,15 @@ static uint32_t last_tile_rows(const struct kernels_shape *shape) {
  * only the very last piece is shorter. */
 _Static_assert(HEAD_BLOCK_ROWS % HEAD_ROWS == 0, "a block of rows is whole pieces");
 
-static uint32_t group_count(uint32_t row_count) {
+static uint32_t group_count(uint32_t row_count)
+{
     return (uint32_t)div_up(row_count, HEAD_COLUMNS);
 }
 
 /* Forward: maximum and sum of each group of columns, [groups, 2, R]. Backward: a block's gradient
  * of the logits, E [block, tile]. */
-uint64_t head_scratch_bytes(const struct kernels_shape *shape) {
+uint64_t head_scratch_bytes(const struct kernels_shape *shape)
+{
     uint64_t rows = shape_row_count(shape);
     uint64_t forward = mul_checked(group_count(tile_rows(shape)), 2 * rows * sizeof(float));
     uint64_t block = MIN(rows, HEAD_BLOCK_ROWS);
@@ -38,12 +42,14 @@ uint64_t head_scratch_bytes(const struct kernels_shape *shape) {
     return round_up(MAX(forward, backward), IO_ALIGN);
 }
 
-uint64_t head_worker_bytes(const struct kernels_shape *shape) {
+uint64_t head_worker_bytes(const struct kernels_shape *shape)
+{
     (void)shape;
     return (uint64_t)HEAD_ROWS * HEAD_COLUMNS * sizeof(float);
 }
 
-static uint32_t columns_of_kind(const struct kernels_shape *shape, unsigned kind) {
+static uint32_t columns_of_kind(const struct kernels_shape *shape, unsigned kind)
+{
     switch (kind) {
     case COLUMNS_WHOLE:
         return HEAD_COLUMNS;
@@ -54,7 +60,8 @@ static uint32_t columns_of_kind(const struct kernels_shape *shape, unsigned kind
     }
 }
 
-static void init_logits(struct kernels *k, bool last_rows, unsigned kind) {
+static void init_logits(struct kernels *k, bool last_rows, unsigned kind)
+{
     struct head *head = &k->head;
     uint32_t columns = columns_of_kind(&k->shape, kind);
     if (columns == 0)
@@ -72,7 +79,8 @@ static void init_logits(struct kernels *k, bool last_rows, unsigned kind) {
 }
 
 /* The two products that follow a block of rows of the logits' gradient. */
-static void init_gradients(struct kernels *k, bool last_block, bool last_tile) {
+static void init_gradients(struct kernels *k, bool last_block, bool last_tile)
+{
     struct head *head = &k->head;
     const struct kernels_shape *shape = &k->shape;
     uint32_t block_count = (uint32_t)div_up(k->row_count, head->block_rows);
@@ -97,7 +105,8 @@ static void init_gradients(struct kernels *k, bool last_block, bool last_tile) {
     product_init(&head->gradient[last_block][last_tile], k->matmul, &gradient, false);
 }
 
-void head_init(struct kernels *k) {
+void head_init(struct kernels *k)
+{
     k->head.block_rows = MIN(k->row_count, HEAD_BLOCK_ROWS);
     k->head.rows = MIN(k->row_count, HEAD_ROWS);
     for (unsigned last = 0; last < 2; last++) {
@@ -125,7 +134,8 @@ struct pass {
     void *dlogits;
 };
 
-static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row_count) {
+static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row_count)
+{
     uint32_t tile = tile_rows(&k->shape);
     ASSERT(row_first < k->shape.vocab && row_first % tile == 0);
     ASSERT(row_count == MIN(tile, k->shape.vocab - row_first));
@@ -134,7 +144,8 @@ static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row
 /* Computes the logits of task's piece into the worker's buffer and describes them; *row is the
  * piece's first row of y, *column its first column in the tile. */
 static struct rows_logits compute_logits(const struct pass *pass, uint32_t task, uint32_t worker,
-                                         uint32_t *row, uint32_t *column) {
+                                         uint32_t *row, uint32_t *column)
+{
     const struct kernels *k = pass->k;
     const struct head *head = &k->head;
     uint32_t groups = group_count(pass->row_count);
@@ -162,13 +173,15 @@ static struct rows_logits compute_logits(const struct pass *pass, uint32_t task,
     };
 }
 
-static uint32_t piece_count(const struct pass *pass) {
+static uint32_t piece_count(const struct pass *pass)
+{
     return (uint32_t)div_up(pass->block_rows, pass->k->head.rows) * group_count(pass->row_count);
 }
 
 /* -- Forward -- */
 
-static void forward_task(void *context, uint32_t task, uint32_t worker) {
+static void forward_task(void *context, uint32_t task, uint32_t worker)
+{
     const struct pass *pass = context;
     const struct kernels *k = pass->k;
     uint32_t row, column;
@@ -179,7 +192,8 @@ static void forward_task(void *context, uint32_t task, uint32_t worker) {
 }
 
 /* The groups' sums into the running ones, in order (Milakov and Gimelshein 2018, section 3). */
-static void merge(const struct kernels *k, const float *partial, uint32_t groups, float *running) {
+static void merge(const struct kernels *k, const float *partial, uint32_t groups, float *running)
+{
     float *maximum = running, *sum = running + k->row_count;
     for (uint32_t g = 0; g < groups; g++) {
         const float *tile_maximum = partial + (size_t)g * 2 * k->row_count;
@@ -192,7 +206,8 @@ static void merge(const struct kernels *k, const float *partial, uint32_t groups
     }
 }
 
-void kernels_head_forward(struct kernels *k, const struct kernels_head_forward *args) {
+void kernels_head_forward(struct kernels *k, const struct kernels_head_forward *args)
+{
     check_tile(k, args->row_first, args->row_count);
     if (args->first) {
         for (uint32_t r = 0; r < k->row_count; r++)
@@ -214,7 +229,8 @@ void kernels_head_forward(struct kernels *k, const struct kernels_head_forward *
     merge(k, pass.partial, group_count(args->row_count), args->running);
 }
 
-void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args) {
+void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args)
+{
     const float *sum = args->running + k->row_count, *target = sum + k->row_count;
     for (uint32_t r = 0; r < k->row_count; r++) {
         args->running[r] += logf(sum[r]);
@@ -224,7 +240,8 @@ void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args) 
 
 /* -- Backward -- */
 
-static void backward_task(void *context, uint32_t task, uint32_t worker) {
+static void backward_task(void *context, uint32_t task, uint32_t worker)
+{
     const struct pass *pass = context;
     const struct kernels *k = pass->k;
     uint32_t row, column, stride = tile_rows(&k->shape);
@@ -234,7 +251,8 @@ static void backward_task(void *context, uint32_t task, uint32_t worker) {
                              element_at_mutable(pass->dlogits, at, k->shape.precision), stride);
 }
 
-void kernels_head_backward(struct kernels *k, const struct kernels_head_backward *args) {
+void kernels_head_backward(struct kernels *k, const struct kernels_head_backward *args)
+{
     check_tile(k, args->row_first, args->row_count);
     enum precision precision = k->shape.precision;
     bool last_tile = args->row_count != tile_rows(&k->shape);
@@ -278,7 +296,8 @@ struct single {
     const struct kernels_logits *args;
 };
 
-static void single_task(void *context, uint32_t task, uint32_t worker) {
+static void single_task(void *context, uint32_t task, uint32_t worker)
+{
     (void)worker;
     const struct single *single = context;
     const struct kernels *k = single->k;
@@ -291,7 +310,8 @@ static void single_task(void *context, uint32_t task, uint32_t worker) {
             k->shape.channels, k->bf16);
 }
 
-void kernels_logits(struct kernels *k, const struct kernels_logits *args) {
+void kernels_logits(struct kernels *k, const struct kernels_logits *args)
+{
     struct single single = {k, args};
     pool_run(k->pool, single_task, &single, group_count(args->row_count));
 }

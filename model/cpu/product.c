@@ -5,7 +5,8 @@
 #define JOBS_MAX 4
 
 void product_init(struct product *product, struct matmul *matmul,
-                  const struct matmul_product *whole, bool ended) {
+                  const struct matmul_product *whole, bool ended)
+{
     *product = (struct product){.whole = *whole, .ended = ended};
     product->row_tile = tile_size(whole->m, PRODUCT_ROWS);
     product->column_tile = tile_size(whole->n, PRODUCT_COLUMNS);
@@ -24,17 +25,20 @@ void product_init(struct product *product, struct matmul *matmul,
     }
 }
 
-static uint32_t row_tiles(const struct product *product) {
+static uint32_t row_tiles(const struct product *product)
+{
     return (uint32_t)div_up(product->whole.m, product->row_tile);
 }
 
-static uint32_t column_tiles(const struct product *product) {
+static uint32_t column_tiles(const struct product *product)
+{
     return (uint32_t)div_up(product->whole.n, product->column_tile);
 }
 
 /* What follows a tile of the product that starts at row, column of the whole. */
 static void end_tile(const struct kernels *k, const struct product_job *job,
-                     const struct rows_tile *tile, uint32_t row, uint32_t column) {
+                     const struct rows_tile *tile, uint32_t row, uint32_t column)
+{
     enum precision precision = k->shape.precision;
     uint32_t stride = job->product->whole.n;
     size_t at = (size_t)row * stride + column;
@@ -64,7 +68,8 @@ static void end_tile(const struct kernels *k, const struct product_job *job,
 }
 
 static void run_tile(const struct kernels *k, const struct product_job *job, uint32_t tile,
-                     uint32_t worker) {
+                     uint32_t worker)
+{
     const struct product *product = job->product;
     const struct matmul_product *whole = &product->whole;
     uint32_t columns = column_tiles(product);
@@ -98,7 +103,8 @@ struct run {
     uint32_t first_task[JOBS_MAX + 1];
 };
 
-static void run_task(void *context, uint32_t task, uint32_t worker) {
+static void run_task(void *context, uint32_t task, uint32_t worker)
+{
     const struct run *run = context;
     uint32_t job = 0;
     while (task >= run->first_task[job + 1])
@@ -107,7 +113,8 @@ static void run_task(void *context, uint32_t task, uint32_t worker) {
     run_tile(run->k, &run->jobs[job], task - run->first_task[job], worker);
 }
 
-void product_run(struct kernels *k, const struct product_job *jobs, uint32_t job_count) {
+void product_run(struct kernels *k, const struct product_job *jobs, uint32_t job_count)
+{
     ASSERT(job_count > 0 && job_count <= JOBS_MAX);
     struct run run = {.k = k, .jobs = jobs, .job_count = job_count};
     for (uint32_t i = 0; i < job_count; i++) {

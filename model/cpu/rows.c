@@ -2,7 +2,8 @@
 
 extern const struct rows rows_plain, rows_avx2, rows_avx512;
 
-const struct rows *rows_at(unsigned level) {
+const struct rows *rows_at(unsigned level)
+{
     if (level == 0)
         return &rows_plain;
 #if defined(__x86_64__)
@@ -15,7 +16,8 @@ const struct rows *rows_at(unsigned level) {
     return NULL;
 }
 
-const struct rows *rows_best(void) {
+const struct rows *rows_best(void)
+{
     for (unsigned level = 2; level > 0; level--)
         if (rows_at(level))
             return rows_at(level);

@@ -19,37 +19,44 @@ typedef int16_t shvec __attribute__((vector_size(32), aligned(16)));
 typedef double dvec __attribute__((vector_size(64), aligned(16)));
 typedef float halfvec __attribute__((vector_size(32), aligned(16)));
 
-INLINE vec splat(float value) {
+INLINE vec splat(float value)
+{
     return value - (vec){0};
 }
 
-INLINE vec select(ivec mask, vec yes, vec no) {
+INLINE vec select(ivec mask, vec yes, vec no)
+{
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
 
 /* Not symmetric in NaN: a NaN in b is ignored, and found again in the sum of exponentials. */
-INLINE vec maximum(vec a, vec b) {
+INLINE vec maximum(vec a, vec b)
+{
     return select(b > a, b, a);
 }
 
-INLINE vec load_float(const float *from) {
+INLINE vec load_float(const float *from)
+{
     vec value;
     memcpy(&value, from, sizeof(value));
     return value;
 }
 
-INLINE void store_float(float *to, vec value) {
+INLINE void store_float(float *to, vec value)
+{
     memcpy(to, &value, sizeof(value));
 }
 
-INLINE vec load_bf16(const uint16_t *from) {
+INLINE vec load_bf16(const uint16_t *from)
+{
     hvec value;
     memcpy(&value, from, sizeof(value));
     return (vec)(__builtin_convertvector(value, uvec) << 16);
 }
 
 /* float_to_bf16, sixteen at a time. */
-INLINE hvec to_bf16(vec value) {
+INLINE hvec to_bf16(vec value)
+{
     uvec bits = (uvec)value;
     uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     uvec quiet = (bits >> 16) | 0x40u;
@@ -57,12 +64,14 @@ INLINE hvec to_bf16(vec value) {
     return __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), hvec);
 }
 
-INLINE vec load(const void *from, size_t index, bool bf16) {
+INLINE vec load(const void *from, size_t index, bool bf16)
+{
     return bf16 ? load_bf16((const uint16_t *)from + index)
                 : load_float((const float *)from + index);
 }
 
-INLINE void store(void *to, size_t index, vec value, bool bf16) {
+INLINE void store(void *to, size_t index, vec value, bool bf16)
+{
     if (bf16) {
         hvec narrow = to_bf16(value);
         memcpy((uint16_t *)to + index, &narrow, sizeof(narrow));
@@ -71,11 +80,13 @@ INLINE void store(void *to, size_t index, vec value, bool bf16) {
     }
 }
 
-INLINE float load_one(const void *from, size_t index, bool bf16) {
+INLINE float load_one(const void *from, size_t index, bool bf16)
+{
     return bf16 ? float_from_bf16(((const uint16_t *)from)[index]) : ((const float *)from)[index];
 }
 
-INLINE void store_one(void *to, size_t index, float value, bool bf16) {
+INLINE void store_one(void *to, size_t index, float value, bool bf16)
+{
     if (bf16)
         ((uint16_t *)to)[index] = float_to_bf16(value);
     else
@@ -83,7 +94,8 @@ INLINE void store_one(void *to, size_t index, float value, bool bf16) {
 }
 
 /* Pairwise, in an order that is the same on every target. */
-INLINE float sum_lanes(vec value) {
+INLINE float sum_lanes(vec value)
+{
     float lanes[ROWS_LANES];
     store_float(lanes, value);
     for (int width = ROWS_LANES / 2; width > 0; width /= 2)
@@ -92,7 +104,8 @@ INLINE float sum_lanes(vec value) {
     return lanes[0];
 }
 
-INLINE float max_lanes(vec value) {
+INLINE float max_lanes(vec value)
+{
     float lanes[ROWS_LANES];
     store_float(lanes, value);
     float most = lanes[0];
@@ -102,11 +115,13 @@ INLINE float max_lanes(vec value) {
 }
 
 /* The lanes' numbers, to mask the end of a row. */
-INLINE ivec lane_index(void) {
+INLINE ivec lane_index(void)
+{
     return (ivec){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 }
 
-INLINE vec exp_vec(vec x) {
+INLINE vec exp_vec(vec x)
+{
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     vec n = (x * 1.44269504088896341f + shift) - shift;
     vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -125,13 +140,15 @@ INLINE vec exp_vec(vec x) {
 }
 
 /* 1 / (1 + exp(-2u)) of gelu's argument. */
-INLINE vec gelu_gate(vec x) {
+INLINE vec gelu_gate(vec x)
+{
     const float root = 0.7978845608028654f; /* sqrt(2/pi) */
     vec u = (x + x * x * x * 0.044715f) * root;
     return 1.0f / (1.0f + exp_vec(u * -2.0f));
 }
 
-INLINE vec gelu_slope(vec x, vec gate) {
+INLINE vec gelu_slope(vec x, vec gate)
+{
     const float root = 0.7978845608028654f;
     vec twice_du = (x * x * (3.0f * 0.044715f) + 1.0f) * (2.0f * root);
     return gate + x * gate * (1.0f - gate) * twice_du;
@@ -139,7 +156,8 @@ INLINE vec gelu_slope(vec x, vec gate) {
 
 /* -- LayerNorm (Ba et al. 2016) -- */
 
-INLINE void norm_row(const struct rows_norm *a, uint32_t row, void *y, bool again, bool bf16) {
+INLINE void norm_row(const struct rows_norm *a, uint32_t row, void *y, bool again, bool bf16)
+{
     const float *x = a->x + (size_t)row * a->columns;
     if (!again) {
         vec sum = splat(0.0f);
@@ -162,7 +180,8 @@ INLINE void norm_row(const struct rows_norm *a, uint32_t row, void *y, bool agai
     }
 }
 
-INLINE void norm_rows(const struct rows_norm *a, void *y, bool again) {
+INLINE void norm_rows(const struct rows_norm *a, void *y, bool again)
+{
     for (uint32_t row = 0; row < a->rows; row++) {
         if (a->bf16)
             norm_row(a, row, y, again, true);
@@ -171,17 +190,20 @@ INLINE void norm_rows(const struct rows_norm *a, void *y, bool again) {
     }
 }
 
-static void norm(const struct rows_norm *args, void *y) {
+static void norm(const struct rows_norm *args, void *y)
+{
     norm_rows(args, y, false);
 }
 
-static void norm_again(const struct rows_norm *args, void *y) {
+static void norm_again(const struct rows_norm *args, void *y)
+{
     norm_rows(args, y, true);
 }
 
 /* With n = (x - mean) deviation and g = dy weight:
  * dx = deviation (g - mean(g) - n mean(g n)). */
-INLINE void norm_backward_row(const struct rows_norm_backward *a, uint32_t row, bool bf16) {
+INLINE void norm_backward_row(const struct rows_norm_backward *a, uint32_t row, bool bf16)
+{
     const float *x = a->x + (size_t)row * a->columns, *dy = a->dy + (size_t)row * a->columns;
     float *dx = a->dx + (size_t)row * a->columns;
     float mean = a->mean[row], deviation = a->deviation[row];
@@ -205,7 +227,8 @@ INLINE void norm_backward_row(const struct rows_norm_backward *a, uint32_t row, 
     }
 }
 
-static void norm_backward(const struct rows_norm_backward *args) {
+static void norm_backward(const struct rows_norm_backward *args)
+{
     memset(args->dweight, 0, args->columns * sizeof(float));
     memset(args->dbias, 0, args->columns * sizeof(float));
     for (uint32_t row = 0; row < args->rows; row++) {
@@ -228,7 +251,8 @@ struct ending_args {
 };
 
 INLINE void end_vector(const struct rows_tile *tile, const struct ending_args *a, uint32_t row,
-                       uint32_t i, enum ending ending, bool bf16) {
+                       uint32_t i, enum ending ending, bool bf16)
+{
     vec value = load_float(tile->values + (size_t)row * tile->stride + i);
     size_t at = (size_t)row * a->out_stride + i;
     if (ending == BIAS_STORE || ending == BIAS_GELU || ending == BIAS_RESIDUAL)
@@ -252,7 +276,8 @@ INLINE void end_vector(const struct rows_tile *tile, const struct ending_args *a
 }
 
 INLINE void end_tile(const struct rows_tile *tile, const struct ending_args *args,
-                     enum ending ending) {
+                     enum ending ending)
+{
     for (uint32_t row = 0; row < tile->rows; row++) {
         if (tile->bf16)
             for (uint32_t i = 0; i < tile->columns; i += ROWS_LANES)
@@ -263,32 +288,37 @@ INLINE void end_tile(const struct rows_tile *tile, const struct ending_args *arg
     }
 }
 
-static void end_store(const struct rows_tile *tile, void *out, uint32_t out_stride) {
+static void end_store(const struct rows_tile *tile, void *out, uint32_t out_stride)
+{
     struct ending_args args = {.out = out, .out_stride = out_stride};
     end_tile(tile, &args, STORE);
 }
 
 static void end_bias_store(const struct rows_tile *tile, const void *bias, void *out,
-                           uint32_t out_stride) {
+                           uint32_t out_stride)
+{
     struct ending_args args = {.bias = bias, .out = out, .out_stride = out_stride};
     end_tile(tile, &args, BIAS_STORE);
 }
 
 static void end_bias_gelu(const struct rows_tile *tile, const void *bias, void *pre, void *act,
-                          uint32_t out_stride) {
+                          uint32_t out_stride)
+{
     struct ending_args args = {.bias = bias, .out = pre, .act = act, .out_stride = out_stride};
     end_tile(tile, &args, BIAS_GELU);
 }
 
 static void end_bias_residual(const struct rows_tile *tile, const void *bias, const float *residual,
-                              float *out, uint32_t out_stride) {
+                              float *out, uint32_t out_stride)
+{
     struct ending_args args = {
         .bias = bias, .residual = residual, .out = out, .out_stride = out_stride};
     end_tile(tile, &args, BIAS_RESIDUAL);
 }
 
 static void end_gelu_backward(const struct rows_tile *tile, const void *pre, void *dpre, void *act,
-                              uint32_t out_stride) {
+                              uint32_t out_stride)
+{
     struct ending_args args = {.pre = pre, .out = dpre, .act = act, .out_stride = out_stride};
     end_tile(tile, &args, GELU_BACKWARD);
 }
@@ -296,7 +326,8 @@ static void end_gelu_backward(const struct rows_tile *tile, const void *pre, voi
 /* -- Sums, conversions -- */
 
 INLINE void sum_columns(const void *x, uint32_t stride, uint32_t rows, uint32_t columns,
-                        float *sums, bool accumulate, bool bf16) {
+                        float *sums, bool accumulate, bool bf16)
+{
     if (!accumulate)
         memset(sums, 0, columns * sizeof(float));
     /* Row by row, the sums staying in the first cache: the order over r that rows.h promises. */
@@ -306,14 +337,16 @@ INLINE void sum_columns(const void *x, uint32_t stride, uint32_t rows, uint32_t 
 }
 
 static void column_sums(const void *x, uint32_t stride, uint32_t rows, uint32_t columns,
-                        float *sums, bool accumulate, bool bf16) {
+                        float *sums, bool accumulate, bool bf16)
+{
     if (bf16)
         sum_columns(x, stride, rows, columns, sums, accumulate, true);
     else
         sum_columns(x, stride, rows, columns, sums, accumulate, false);
 }
 
-static void narrow(const float *from, uint16_t *to, uint64_t count) {
+static void narrow(const float *from, uint16_t *to, uint64_t count)
+{
     uint64_t i = 0;
     for (; i + ROWS_LANES <= count; i += ROWS_LANES)
         store(to, i, load_float(from + i), true);
@@ -321,7 +354,8 @@ static void narrow(const float *from, uint16_t *to, uint64_t count) {
         to[i] = float_to_bf16(from[i]);
 }
 
-INLINE void widen_all(const void *from, float *to, uint64_t count, bool accumulate, bool bf16) {
+INLINE void widen_all(const void *from, float *to, uint64_t count, bool accumulate, bool bf16)
+{
     uint64_t i = 0;
     for (; i + ROWS_LANES <= count; i += ROWS_LANES) {
         vec value = load(from, i, bf16);
@@ -331,19 +365,22 @@ INLINE void widen_all(const void *from, float *to, uint64_t count, bool accumula
         to[i] = (accumulate ? to[i] : 0.0f) + load_one(from, i, bf16);
 }
 
-static void widen(const void *from, float *to, uint64_t count, bool accumulate, bool bf16) {
+static void widen(const void *from, float *to, uint64_t count, bool accumulate, bool bf16)
+{
     if (bf16)
         widen_all(from, to, count, accumulate, true);
     else
         widen_all(from, to, count, accumulate, false);
 }
 
-static void add(const float *from, float *to, uint64_t count) {
+static void add(const float *from, float *to, uint64_t count)
+{
     widen_all(from, to, count, true, false);
 }
 
 /* The two halves of a vector as doubles, squared and added. */
-INLINE dvec add_squares(dvec sum, vec value) {
+INLINE dvec add_squares(dvec sum, vec value)
+{
     halfvec parts[2];
     memcpy(parts, &value, sizeof(parts));
     dvec low = __builtin_convertvector(parts[0], dvec);
@@ -351,7 +388,8 @@ INLINE dvec add_squares(dvec sum, vec value) {
     return sum + (low * low + high * high);
 }
 
-INLINE double sum_squares(const void *x, uint64_t count, bool bf16) {
+INLINE double sum_squares(const void *x, uint64_t count, bool bf16)
+{
     dvec sum = {0};
     uint64_t i = 0;
     for (; i + ROWS_LANES <= count; i += ROWS_LANES)
@@ -366,11 +404,13 @@ INLINE double sum_squares(const void *x, uint64_t count, bool bf16) {
     return total;
 }
 
-static double square_sum(const void *x, uint64_t count, bool bf16) {
+static double square_sum(const void *x, uint64_t count, bool bf16)
+{
     return bf16 ? sum_squares(x, count, true) : sum_squares(x, count, false);
 }
 
-INLINE float dot_product(const void *a, const void *b, uint32_t count, bool bf16) {
+INLINE float dot_product(const void *a, const void *b, uint32_t count, bool bf16)
+{
     vec sum = splat(0.0f);
     uint32_t i = 0;
     for (; i + ROWS_LANES <= count; i += ROWS_LANES)
@@ -381,14 +421,16 @@ INLINE float dot_product(const void *a, const void *b, uint32_t count, bool bf16
     return total;
 }
 
-static float dot(const void *a, const void *b, uint32_t count, bool bf16) {
+static float dot(const void *a, const void *b, uint32_t count, bool bf16)
+{
     return bf16 ? dot_product(a, b, count, true) : dot_product(a, b, count, false);
 }
 
 /* -- Attention -- */
 
 /* How many columns of this row are not masked. */
-INLINE uint32_t visible_columns(const struct rows_scores *a, uint32_t row) {
+INLINE uint32_t visible_columns(const struct rows_scores *a, uint32_t row)
+{
     uint32_t query = a->query_first + row;
     if (query < a->key_first)
         return 0;
@@ -396,13 +438,15 @@ INLINE uint32_t visible_columns(const struct rows_scores *a, uint32_t row) {
 }
 
 /* values where the column is below visible, elsewhere otherwise. */
-INLINE vec mask_columns(vec value, uint32_t first, uint32_t visible, float otherwise) {
+INLINE vec mask_columns(vec value, uint32_t first, uint32_t visible, float otherwise)
+{
     ivec inside = lane_index() + (int32_t)first < (int32_t)visible;
     return select(inside, value, splat(otherwise));
 }
 
 INLINE void softmax_row(const struct rows_scores *a, uint32_t row, float *row_maximum,
-                        float *row_sum, void *probabilities, float *rescale, bool bf16) {
+                        float *row_sum, void *probabilities, float *rescale, bool bf16)
+{
     const float *scores = a->scores + (size_t)row * a->stride;
     uint32_t visible = visible_columns(a, row);
     uint32_t end = (uint32_t)round_up(visible, ROWS_LANES);
@@ -429,7 +473,8 @@ INLINE void softmax_row(const struct rows_scores *a, uint32_t row, float *row_ma
 }
 
 static void softmax(const struct rows_scores *args, float *row_maximum, float *sum,
-                    void *probabilities, float *rescale) {
+                    void *probabilities, float *rescale)
+{
     for (uint32_t r = 0; r < args->rows; r++) {
         if (args->bf16)
             softmax_row(args, r, row_maximum + r, sum + r, probabilities, rescale + r, true);
@@ -439,7 +484,8 @@ static void softmax(const struct rows_scores *args, float *row_maximum, float *s
 }
 
 INLINE void softmax_backward_row(const struct rows_scores *a, uint32_t row, float log_sum,
-                                 float delta, const float *dp, void *p, void *ds, bool bf16) {
+                                 float delta, const float *dp, void *p, void *ds, bool bf16)
+{
     const float *scores = a->scores + (size_t)row * a->stride;
     uint32_t visible = visible_columns(a, row);
     uint32_t end = (uint32_t)round_up(visible, ROWS_LANES);
@@ -457,7 +503,8 @@ INLINE void softmax_backward_row(const struct rows_scores *a, uint32_t row, floa
 }
 
 static void softmax_backward(const struct rows_scores *args, const float *log_sum,
-                             const float *delta, float *dp, void *p, void *ds) {
+                             const float *delta, float *dp, void *p, void *ds)
+{
     for (uint32_t r = 0; r < args->rows; r++) {
         if (args->bf16)
             softmax_backward_row(args, r, log_sum[r], delta[r], dp, p, ds, true);
@@ -467,7 +514,8 @@ static void softmax_backward(const struct rows_scores *args, const float *log_su
 }
 
 static void scale_rows(float *out, uint32_t stride, uint32_t rows, uint32_t columns,
-                       const float *factor) {
+                       const float *factor)
+{
     for (uint32_t r = 0; r < rows; r++) {
         float *row = out + (size_t)r * stride;
         uint32_t i = 0;
@@ -479,7 +527,8 @@ static void scale_rows(float *out, uint32_t stride, uint32_t rows, uint32_t colu
 }
 
 INLINE void scale_store_rows(const float *in, uint32_t in_stride, uint32_t rows, uint32_t columns,
-                             const float *factor, void *out, uint32_t out_stride, bool bf16) {
+                             const float *factor, void *out, uint32_t out_stride, bool bf16)
+{
     for (uint32_t r = 0; r < rows; r++) {
         const float *row = in + (size_t)r * in_stride;
         float scale = factor ? factor[r] : 1.0f;
@@ -493,7 +542,8 @@ INLINE void scale_store_rows(const float *in, uint32_t in_stride, uint32_t rows,
 }
 
 static void scale_store(const float *in, uint32_t in_stride, uint32_t rows, uint32_t columns,
-                        const float *factor, void *out, uint32_t out_stride, bool bf16) {
+                        const float *factor, void *out, uint32_t out_stride, bool bf16)
+{
     if (bf16)
         scale_store_rows(in, in_stride, rows, columns, factor, out, out_stride, true);
     else
@@ -503,7 +553,8 @@ static void scale_store(const float *in, uint32_t in_stride, uint32_t rows, uint
 /* -- Cross-entropy -- */
 
 /* Up to 16 logits from column i on; what lies beyond the last column becomes otherwise. */
-INLINE vec load_logits(const struct rows_logits *a, uint32_t row, uint32_t i, float otherwise) {
+INLINE vec load_logits(const struct rows_logits *a, uint32_t row, uint32_t i, float otherwise)
+{
     const float *logits = a->logits + (size_t)row * a->stride + i;
     if (i + ROWS_LANES <= a->columns)
         return load_float(logits);
@@ -513,7 +564,8 @@ INLINE vec load_logits(const struct rows_logits *a, uint32_t row, uint32_t i, fl
 }
 
 static void logits_forward(const struct rows_logits *args, float *row_maximum, float *sum,
-                           float *target) {
+                           float *target)
+{
     for (uint32_t r = 0; r < args->rows; r++) {
         vec most = splat(-INFINITY);
         for (uint32_t i = 0; i < args->columns; i += ROWS_LANES)
@@ -531,7 +583,8 @@ static void logits_forward(const struct rows_logits *args, float *row_maximum, f
 }
 
 INLINE void logits_backward_row(const struct rows_logits *a, uint32_t r, float log_sum, float scale,
-                                void *out, uint32_t out_stride, bool bf16) {
+                                void *out, uint32_t out_stride, bool bf16)
+{
     size_t at = (size_t)r * out_stride;
     uint32_t i = 0;
     for (; i + ROWS_LANES <= a->columns; i += ROWS_LANES)
@@ -550,7 +603,8 @@ INLINE void logits_backward_row(const struct rows_logits *a, uint32_t r, float l
 }
 
 static void logits_backward(const struct rows_logits *args, const float *log_sum, float scale,
-                            void *out, uint32_t out_stride) {
+                            void *out, uint32_t out_stride)
+{
     for (uint32_t r = 0; r < args->rows; r++) {
         if (args->bf16)
             logits_backward_row(args, r, log_sum[r], scale, out, out_stride, true);

@@ -24,21 +24,24 @@
 static char dir[FILE_PATH_MAX];
 static char path[FILE_PATH_MAX + 16];
 
-static void check_sentence(const struct err *err, int code, const char *part) {
+static void check_sentence(const struct err *err, int code, const char *part)
+{
     assert_int_equal(err->code, code);
     assert_null(strchr(err->message, '\n'));
     if (strstr(err->message, part) == NULL)
         fail_msg("'%s' does not say '%s'", err->message, part);
 }
 
-static void shell(const char *format, const char *argument) {
+static void shell(const char *format, const char *argument)
+{
     char command[2 * FILE_PATH_MAX];
     snprintf(command, sizeof(command), format, argument);
     if (system(command) != 0)
         fail_msg("failed: %s", command);
 }
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     const char *parent = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/var/tmp";
     snprintf(dir, sizeof(dir), "%s/spillway-test-file-XXXXXX", parent);
@@ -48,7 +51,8 @@ static int setup(void **state) {
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     shell("rm -rf '%s'", dir);
     return 0;
@@ -56,7 +60,8 @@ static int teardown(void **state) {
 
 /* ---- Paths and folders ---- */
 
-static void test_join(void **state) {
+static void test_join(void **state)
+{
     (void)state;
     char joined[FILE_PATH_MAX], longest[FILE_PATH_MAX + 1];
     struct err err;
@@ -71,7 +76,8 @@ static void test_join(void **state) {
     check_sentence(&err, ERR_INPUT, "longer");
 }
 
-static void test_make_dirs(void **state) {
+static void test_make_dirs(void **state)
+{
     (void)state;
     char deep[FILE_PATH_MAX], below[FILE_PATH_MAX];
     struct err err;
@@ -90,7 +96,8 @@ static void test_make_dirs(void **state) {
 
 /* ---- Tiers ---- */
 
-static void test_tier_on_a_drive(void **state) {
+static void test_tier_on_a_drive(void **state)
+{
     (void)state;
     struct err err;
     uint64_t bytes;
@@ -106,7 +113,8 @@ static void test_tier_on_a_drive(void **state) {
 }
 
 /* Root may write anywhere, so the child gives that up first. */
-static void test_tier_without_permission(void **state) {
+static void test_tier_without_permission(void **state)
+{
     (void)state;
     int status;
     assert_int_equal(chmod(dir, 0555), 0);
@@ -122,7 +130,8 @@ static void test_tier_without_permission(void **state) {
     assert_int_equal(status, 0);
 }
 
-static void test_tmpfs_is_no_tier(void **state) {
+static void test_tmpfs_is_no_tier(void **state)
+{
     (void)state;
     struct err err;
     if (mount("tmpfs", dir, "tmpfs", 0, "size=1m") != 0) {
@@ -143,7 +152,8 @@ static void test_tmpfs_is_no_tier(void **state) {
     check_sentence(&err, ERR_INPUT, "ramfs");
 }
 
-static void test_open_direct(void **state) {
+static void test_open_direct(void **state)
+{
     (void)state;
     int fd;
     struct err err;
@@ -157,7 +167,8 @@ static void test_open_direct(void **state) {
     close(fd);
 }
 
-static void test_no_direct_transfers(void **state) {
+static void test_no_direct_transfers(void **state)
+{
     (void)state;
     int fd;
     struct err err;
@@ -166,7 +177,8 @@ static void test_no_direct_transfers(void **state) {
     check_sentence(&err, ERR_INPUT, "O_DIRECT");
 }
 
-static void test_allocate(void **state) {
+static void test_allocate(void **state)
+{
     (void)state;
     int fd;
     struct stat status;
@@ -185,7 +197,8 @@ static void test_allocate(void **state) {
 }
 
 /* A drive of 8 MiB, mounted on dir; false (said loudly) where that is not allowed. */
-static bool mount_small_drive(void) {
+static bool mount_small_drive(void)
+{
     char command[2 * FILE_PATH_MAX];
     snprintf(command, sizeof(command),
              "d='%s'; truncate -s 8M \"$d.img\" && mkfs.ext4 -q -F -m 0 \"$d.img\" && "
@@ -197,12 +210,14 @@ static bool mount_small_drive(void) {
     return false;
 }
 
-static void unmount_small_drive(void) {
+static void unmount_small_drive(void)
+{
     shell("umount '%s'", dir);
     shell("rm -f '%s.img'", dir);
 }
 
-static void test_full_drive(void **state) {
+static void test_full_drive(void **state)
+{
     (void)state;
     struct err at_allocate = {0}, at_replace = {0}, err;
     int fd, allocated = 0, replaced = 0;
@@ -239,7 +254,8 @@ static void test_full_drive(void **state) {
 
 /* ---- Locks ---- */
 
-static void test_lock(void **state) {
+static void test_lock(void **state)
+{
     (void)state;
     int first, second, pipe_fds[2], status;
     struct err err;
@@ -280,7 +296,8 @@ static void test_lock(void **state) {
 
 /* ---- Whole files ---- */
 
-static void test_read_all(void **state) {
+static void test_read_all(void **state)
+{
     (void)state;
     char *data;
     size_t bytes;
@@ -310,7 +327,8 @@ static void test_read_all(void **state) {
     assert_true(file_read_all("/nonexistent", 100, &data, &bytes, &err) < 0);
 }
 
-static void test_read_at(void **state) {
+static void test_read_at(void **state)
+{
     (void)state;
     char data[4];
     struct err err;
@@ -327,7 +345,8 @@ static void test_read_at(void **state) {
 
 /* Under a limit of n bytes a file can't grow beyond n: the n-th byte's write fails. The old text
  * must stay whole and the .tmp must go, for each n; and the whole text must come at the end. */
-static int replace_under_limit(rlim_t limit_bytes) {
+static int replace_under_limit(rlim_t limit_bytes)
+{
     struct rlimit limit = {.rlim_cur = limit_bytes, .rlim_max = RLIM_INFINITY};
     struct err err = {0};
     signal(SIGXFSZ, SIG_IGN);
@@ -339,7 +358,8 @@ static int replace_under_limit(rlim_t limit_bytes) {
     return result == 0 ? 0 : 1;
 }
 
-static void test_replace_fails_at_each_byte(void **state) {
+static void test_replace_fails_at_each_byte(void **state)
+{
     (void)state;
     char tmp_path[FILE_PATH_MAX + 32];
     snprintf(tmp_path, sizeof(tmp_path), "%s.tmp", path);
@@ -362,7 +382,8 @@ static void test_replace_fails_at_each_byte(void **state) {
     }
 }
 
-static void test_replace_refuses(void **state) {
+static void test_replace_refuses(void **state)
+{
     (void)state;
     struct err err;
     char missing[FILE_PATH_MAX + 32], tmp_path[FILE_PATH_MAX + 32];
@@ -378,7 +399,8 @@ static void test_replace_refuses(void **state) {
     assert_int_equal(file_sync_dir(dir, &err), 0);
 }
 
-static void test_write_all(void **state) {
+static void test_write_all(void **state)
+{
     (void)state;
     struct err err;
     int fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
@@ -392,7 +414,8 @@ static void test_write_all(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST(test_join),
         TEST(test_make_dirs),

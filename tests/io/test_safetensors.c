@@ -26,7 +26,8 @@
 static char dir[FILE_PATH_MAX];
 static char path[FILE_PATH_MAX + 32];
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     const char *parent = getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/var/tmp";
     snprintf(dir, sizeof(dir), "%s/spillway-test-safetensors-XXXXXX", parent);
@@ -36,7 +37,8 @@ static int setup(void **state) {
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     char command[FILE_PATH_MAX + 32];
     snprintf(command, sizeof(command), "rm -rf '%s'", dir);
@@ -45,7 +47,8 @@ static int teardown(void **state) {
 
 /* Writes a file of header length, header and data without any sync: tests write thousands. */
 static void put_bytes(const char *to, uint64_t claimed, const void *header, size_t header_bytes,
-                      const void *data, size_t data_bytes) {
+                      const void *data, size_t data_bytes)
+{
     struct err err;
     uint8_t prefix[8];
     for (size_t i = 0; i < 8; i++)
@@ -58,11 +61,13 @@ static void put_bytes(const char *to, uint64_t claimed, const void *header, size
     close(fd);
 }
 
-static void put(const char *to, const char *header, const void *data, size_t data_bytes) {
+static void put(const char *to, const char *header, const void *data, size_t data_bytes)
+{
     put_bytes(to, strlen(header), header, strlen(header), data, data_bytes);
 }
 
-static void refuses(const char *what, const char *part) {
+static void refuses(const char *what, const char *part)
+{
     struct safetensors *file;
     struct err err = {0};
     int result = safetensors_open(&file, what, &err);
@@ -73,7 +78,8 @@ static void refuses(const char *what, const char *part) {
         fail_msg("'%s' does not say '%s'", err.message, part);
 }
 
-static struct safetensors *opens(const char *what) {
+static struct safetensors *opens(const char *what)
+{
     struct safetensors *file;
     struct err err;
     if (safetensors_open(&file, what, &err) < 0)
@@ -91,12 +97,14 @@ static const struct safetensors_tensor shapes[] = {
 };
 #define VALUE_COUNT (35 + 1 + 0 + 24)
 
-static float value_at(size_t i) {
+static float value_at(size_t i)
+{
     /* Any bits: the format does not care whether a float is a number. */
     return float_from_bits((uint32_t)rng_u64(5, 1, i));
 }
 
-static void write_file(const char *to, size_t step) {
+static void write_file(const char *to, size_t step)
+{
     struct safetensors_writer *writer;
     struct err err;
     float values[VALUE_COUNT];
@@ -110,7 +118,8 @@ static void write_file(const char *to, size_t step) {
     assert_int_equal(safetensors_writer_close(writer, &err), 0);
 }
 
-static void test_round_trip(void **state) {
+static void test_round_trip(void **state)
+{
     (void)state;
     const size_t steps[] = {1, 7, VALUE_COUNT};
     for (size_t s = 0; s < ARRAY_COUNT(steps); s++) {
@@ -144,7 +153,8 @@ static void test_round_trip(void **state) {
     safetensors_close(NULL);
 }
 
-static void test_data_is_aligned(void **state) {
+static void test_data_is_aligned(void **state)
+{
     (void)state;
     struct err err;
     char *data;
@@ -160,7 +170,8 @@ static void test_data_is_aligned(void **state) {
 /* ---- 16-bit values ---- */
 
 /* The definition, in double: sign, exponent and fraction of IEEE binary16. */
-static double half_value(uint16_t bits) {
+static double half_value(uint16_t bits)
+{
     int exponent = (bits >> 10) & 31, fraction = bits & 1023;
     double magnitude = exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, exponent - 25);
     if (exponent == 31)
@@ -168,7 +179,8 @@ static double half_value(uint16_t bits) {
     return bits & 0x8000 ? -magnitude : magnitude;
 }
 
-static void test_every_16_bit_value(void **state) {
+static void test_every_16_bit_value(void **state)
+{
     (void)state;
     static uint16_t all[65536];
     static float values[65536];
@@ -201,7 +213,8 @@ static void test_every_16_bit_value(void **state) {
     }
 }
 
-static void test_other_dtypes_are_listed_but_not_read(void **state) {
+static void test_other_dtypes_are_listed_but_not_read(void **state)
+{
     (void)state;
     struct err err;
     float value;
@@ -221,7 +234,8 @@ static void test_other_dtypes_are_listed_but_not_read(void **state) {
 
 /* ---- Several files ---- */
 
-static void put_index(const char *text) {
+static void put_index(const char *text)
+{
     struct err err;
     char index[FILE_PATH_MAX];
     assert_int_equal(file_join(index, dir, "model.safetensors.index.json", &err), 0);
@@ -230,7 +244,8 @@ static void put_index(const char *text) {
 
 #define ONE(name) "{\"" name "\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"
 
-static void test_index(void **state) {
+static void test_index(void **state)
+{
     (void)state;
     char first[FILE_PATH_MAX + 8], second[FILE_PATH_MAX + 8];
     struct err err;
@@ -265,7 +280,8 @@ static void test_index(void **state) {
 
 /* ---- Broken files ---- */
 
-static void test_each_broken_rule(void **state) {
+static void test_each_broken_rule(void **state)
+{
     (void)state;
     const char data[16] = {0};
 #define TENSOR(dtype, shape, offsets)                                                              \
@@ -307,7 +323,8 @@ static void test_each_broken_rule(void **state) {
     safetensors_close(opens(path));
 }
 
-static void test_lengths_that_lie(void **state) {
+static void test_lengths_that_lie(void **state)
+{
     (void)state;
     const char *header = ONE("a");
     const uint64_t claims[] = {strlen(header) + 5, 100000,         17 * MIB,
@@ -329,7 +346,8 @@ static void test_lengths_that_lie(void **state) {
 }
 
 /* A file that is cut after it was opened is told with the byte where it ends. */
-static void test_cut_while_open(void **state) {
+static void test_cut_while_open(void **state)
+{
     (void)state;
     struct err err;
     float value;
@@ -344,7 +362,8 @@ static void test_cut_while_open(void **state) {
 
 /* ---- Damaged headers, at random ---- */
 
-static size_t damage(char *text, size_t bytes, size_t room, uint64_t seed) {
+static size_t damage(char *text, size_t bytes, size_t room, uint64_t seed)
+{
     static const char likely[] = "{}[]\",:0123456789-e.\\utF\0 ";
     uint64_t rounds = 1 + rng_below(seed, 1, 0, 4);
     for (uint64_t r = 0; r < rounds; r++) {
@@ -372,7 +391,8 @@ static size_t damage(char *text, size_t bytes, size_t room, uint64_t seed) {
 }
 
 /* Whatever opens must be readable to its last element. */
-static void open_and_read_all(void) {
+static void open_and_read_all(void)
+{
     struct safetensors *file;
     struct err err = {0};
     float values[64];
@@ -390,7 +410,8 @@ static void open_and_read_all(void) {
     safetensors_close(file);
 }
 
-static void test_damaged_headers(void **state) {
+static void test_damaged_headers(void **state)
+{
     (void)state;
     const char whole[] =
         "{\"__metadata__\":{\"format\":\"pt\"},"
@@ -411,7 +432,8 @@ static void test_damaged_headers(void **state) {
 
 /* ---- Writers that fail ---- */
 
-static void test_unfinished_and_aborted(void **state) {
+static void test_unfinished_and_aborted(void **state)
+{
     (void)state;
     struct safetensors_writer *writer;
     struct err err;
@@ -433,7 +455,8 @@ static void test_unfinished_and_aborted(void **state) {
 }
 
 /* A limit on file sizes makes the write that crosses it fail. */
-static int write_under_limit(rlim_t limit_bytes) {
+static int write_under_limit(rlim_t limit_bytes)
+{
     struct rlimit limit = {.rlim_cur = limit_bytes, .rlim_max = RLIM_INFINITY};
     struct safetensors_writer *writer;
     struct err err;
@@ -450,7 +473,8 @@ static int write_under_limit(rlim_t limit_bytes) {
     return safetensors_writer_close(writer, &err) == 0 ? 0 : 98;
 }
 
-static void test_writer_fails_at_each_place(void **state) {
+static void test_writer_fails_at_each_place(void **state)
+{
     (void)state;
     char *whole;
     size_t whole_bytes;
@@ -477,7 +501,8 @@ static void test_writer_fails_at_each_place(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST(test_round_trip),
         TEST(test_data_is_aligned),

@@ -1,6 +1,7 @@
 /*
- * dump_batches DATA_DIR SEED SEQ BATCH ACCUM STEPS > FILE: the tokens that a run with these settings
- * trains on, for tests/reference/train_gpt2.py: uint32, [step][M][B][2][T], inputs then targets.
+ * dump_batches DATA_DIR SEED SEQ BATCH ACCUM STEPS > FILE: the tokens that a run with these
+ * settings trains on, for tests/reference/train_gpt2.py: uint32, [step][M][B][2][T], inputs then
+ * targets.
  */
 #include "core/mem.h"
 #include "io/batch.h"

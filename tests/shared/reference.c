@@ -26,7 +26,8 @@ struct state {
     double *logits;             /* [T, V] */
 };
 
-static double *doubles(uint64_t count) {
+static double *doubles(uint64_t count)
+{
     return mem_alloc(count, sizeof(double));
 }
 
@@ -34,7 +35,8 @@ static double *doubles(uint64_t count) {
 
 /* y[T, out] = x[T, in] w[in, out] + bias. */
 static void linear(const double *x, const double *w, const double *bias, double *y, uint32_t seq,
-                   uint32_t in, uint32_t out) {
+                   uint32_t in, uint32_t out)
+{
     for (uint32_t t = 0; t < seq; t++) {
         for (uint32_t o = 0; o < out; o++)
             y[t * out + o] = bias[o];
@@ -45,7 +47,8 @@ static void linear(const double *x, const double *w, const double *bias, double 
 }
 
 static void linear_backward(const double *x, const double *w, const double *dy, double *dx,
-                            double *dw, double *dbias, uint32_t seq, uint32_t in, uint32_t out) {
+                            double *dw, double *dbias, uint32_t seq, uint32_t in, uint32_t out)
+{
     for (uint32_t t = 0; t < seq; t++) {
         for (uint32_t o = 0; o < out; o++)
             dbias[o] += dy[t * out + o];
@@ -61,7 +64,8 @@ static void linear_backward(const double *x, const double *w, const double *dy, 
 }
 
 static void norm(const double *x, const double *weight, const double *bias, double *y, uint32_t seq,
-                 uint32_t channels, double epsilon) {
+                 uint32_t channels, double epsilon)
+{
     for (uint32_t t = 0; t < seq; t++, x += channels, y += channels) {
         double mean = 0.0, variance = 0.0;
         for (uint32_t i = 0; i < channels; i++)
@@ -76,7 +80,8 @@ static void norm(const double *x, const double *weight, const double *bias, doub
 /* Adds to dx. By the chain rule through mean and variance, term by term. */
 static void norm_backward(const double *x, const double *weight, const double *dy, double *dx,
                           double *dweight, double *dbias, uint32_t seq, uint32_t channels,
-                          double epsilon) {
+                          double epsilon)
+{
     for (uint32_t t = 0; t < seq; t++, x += channels, dy += channels, dx += channels) {
         double mean = 0.0, variance = 0.0, dmean = 0.0, dvariance = 0.0;
         for (uint32_t i = 0; i < channels; i++)
@@ -97,18 +102,21 @@ static void norm_backward(const double *x, const double *weight, const double *d
     }
 }
 
-static double gelu(double x) {
+static double gelu(double x)
+{
     return 0.5 * x * (1.0 + tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
-static double gelu_slope(double x) {
+static double gelu_slope(double x)
+{
     double t = tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x));
     double du = sqrt(2.0 / M_PI) * (1.0 + 3.0 * 0.044715 * x * x);
     return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du;
 }
 
 /* row[0..count) becomes its softmax; returns log sum exp. */
-static double softmax(double *row, uint32_t count) {
+static double softmax(double *row, uint32_t count)
+{
     double most = row[0], sum = 0.0;
     for (uint32_t i = 1; i < count; i++)
         most = fmax(most, row[i]);
@@ -119,7 +127,8 @@ static double softmax(double *row, uint32_t count) {
     return most + log(sum);
 }
 
-static void attention(const struct state *s, struct block_state *b) {
+static void attention(const struct state *s, struct block_state *b)
+{
     uint32_t c = s->channels, depth = c / s->heads, seq = s->seq;
     for (uint32_t h = 0; h < s->heads; h++) {
         for (uint32_t t = 0; t < seq; t++) {
@@ -141,7 +150,8 @@ static void attention(const struct state *s, struct block_state *b) {
 
 /* dqkv starts at zero. */
 static void attention_backward(const struct state *s, const struct block_state *b,
-                               const double *dout, double *dqkv) {
+                               const double *dout, double *dqkv)
+{
     uint32_t c = s->channels, depth = c / s->heads, seq = s->seq;
     double *dp = doubles(seq);
     for (uint32_t h = 0; h < s->heads; h++) {
@@ -170,7 +180,8 @@ static void attention_backward(const struct state *s, const struct block_state *
 
 /* -- The model on one sequence -- */
 
-static void state_init(struct state *s, const struct config *config, uint32_t seq) {
+static void state_init(struct state *s, const struct config *config, uint32_t seq)
+{
     uint64_t c = config->channels;
     *s = (struct state){.seq = seq,
                         .channels = config->channels,
@@ -195,7 +206,8 @@ static void state_init(struct state *s, const struct config *config, uint32_t se
     s->logits = doubles((uint64_t)seq * config->vocab);
 }
 
-static void state_deinit(struct state *s) {
+static void state_deinit(struct state *s)
+{
     for (uint32_t l = 0; l < s->layers; l++) {
         struct block_state *b = &s->blocks[l];
         double *owned[] = {b->x,     b->norm1, b->qkv, b->probabilities, b->attended, b->middle,
@@ -209,16 +221,19 @@ static void state_deinit(struct state *s) {
     mem_free(s->logits);
 }
 
-static double **block_tensors(double **list, const struct reference *r, uint32_t layer) {
+static double **block_tensors(double **list, const struct reference *r, uint32_t layer)
+{
     return list + r->tensors->groups[layer + 1].first_tensor;
 }
 
-static double **final_tensors(double **list, const struct reference *r) {
+static double **final_tensors(double **list, const struct reference *r)
+{
     return list + r->tensors->groups[r->config.layers + 1].first_tensor;
 }
 
 static void block_forward(const struct reference *r, const struct state *s, struct block_state *b,
-                          uint32_t layer, double *out) {
+                          uint32_t layer, double *out)
+{
     double **w = block_tensors(r->weights, r, layer);
     uint32_t seq = s->seq, c = s->channels;
     double epsilon = r->config.norm_epsilon;
@@ -239,7 +254,8 @@ static void block_forward(const struct reference *r, const struct state *s, stru
 
 /* dx: in, of the block's output; out, of its input. */
 static void block_backward(struct reference *r, const struct state *s, const struct block_state *b,
-                           uint32_t layer, double *dx) {
+                           uint32_t layer, double *dx)
+{
     double **w = block_tensors(r->weights, r, layer), **g = block_tensors(r->gradients, r, layer);
     uint32_t seq = s->seq, c = s->channels;
     double epsilon = r->config.norm_epsilon;
@@ -265,7 +281,8 @@ static void block_backward(struct reference *r, const struct state *s, const str
     mem_free(dqkv);
 }
 
-static void forward(const struct reference *r, struct state *s, const uint32_t *tokens) {
+static void forward(const struct reference *r, struct state *s, const uint32_t *tokens)
+{
     uint32_t seq = s->seq, c = s->channels;
     const double *wte = r->weights[0], *wpe = r->weights[1];
     for (uint32_t t = 0; t < seq; t++)
@@ -285,7 +302,8 @@ static void forward(const struct reference *r, struct state *s, const uint32_t *
 }
 
 /* logits become probabilities. */
-static double cross_entropy(struct state *s, const uint32_t *targets, double *losses) {
+static double cross_entropy(struct state *s, const uint32_t *targets, double *losses)
+{
     double total = 0.0;
     for (uint32_t t = 0; t < s->seq; t++) {
         double *row = s->logits + (size_t)t * s->vocab, target = row[targets[t]];
@@ -298,7 +316,8 @@ static double cross_entropy(struct state *s, const uint32_t *targets, double *lo
 }
 
 static void backward(struct reference *r, struct state *s, const uint32_t *tokens,
-                     const uint32_t *targets, double scale) {
+                     const uint32_t *targets, double scale)
+{
     uint32_t seq = s->seq, c = s->channels;
     const double *wte = r->weights[0];
     double *dnormal = doubles((uint64_t)seq * c), *dx = doubles((uint64_t)seq * c);
@@ -327,7 +346,8 @@ static void backward(struct reference *r, struct state *s, const uint32_t *token
 /* -- What tests call -- */
 
 void reference_init(struct reference *reference, const struct config *config,
-                    const struct tensors *tensors) {
+                    const struct tensors *tensors)
+{
     *reference = (struct reference){.config = *config, .tensors = tensors};
     reference->weights = mem_alloc(tensors->count, sizeof(double *));
     reference->gradients = mem_alloc(tensors->count, sizeof(double *));
@@ -337,7 +357,8 @@ void reference_init(struct reference *reference, const struct config *config,
     }
 }
 
-void reference_deinit(struct reference *reference) {
+void reference_deinit(struct reference *reference)
+{
     for (uint32_t i = 0; i < reference->tensors->count; i++) {
         mem_free(reference->weights[i]);
         mem_free(reference->gradients[i]);
@@ -346,7 +367,8 @@ void reference_deinit(struct reference *reference) {
     mem_free(reference->gradients);
 }
 
-void reference_fill(struct reference *reference, uint64_t seed, enum precision precision) {
+void reference_fill(struct reference *reference, uint64_t seed, enum precision precision)
+{
     for (uint32_t i = 0; i < reference->tensors->count; i++) {
         const struct tensor *tensor = &reference->tensors->list[i];
         double std = tensor->dim_count == 2 ? 1.0 / sqrt(tensor->shape[0]) : 0.1;
@@ -362,7 +384,8 @@ void reference_fill(struct reference *reference, uint64_t seed, enum precision p
 }
 
 double reference_loss(const struct reference *reference, const uint32_t *tokens,
-                      const uint32_t *targets, uint32_t batch, uint32_t seq, double *losses) {
+                      const uint32_t *targets, uint32_t batch, uint32_t seq, double *losses)
+{
     double total = 0.0;
     for (uint32_t b = 0; b < batch; b++) {
         struct state state;
@@ -376,7 +399,8 @@ double reference_loss(const struct reference *reference, const uint32_t *tokens,
 }
 
 double reference_backward(struct reference *reference, const uint32_t *tokens,
-                          const uint32_t *targets, uint32_t batch, uint32_t seq, double scale) {
+                          const uint32_t *targets, uint32_t batch, uint32_t seq, double scale)
+{
     double total = 0.0;
     for (uint32_t b = 0; b < batch; b++) {
         struct state state;
@@ -390,7 +414,8 @@ double reference_backward(struct reference *reference, const uint32_t *tokens,
 }
 
 void reference_logits(const struct reference *reference, const uint32_t *tokens, uint32_t seq,
-                      double *logits) {
+                      double *logits)
+{
     struct state state;
     state_init(&state, &reference->config, seq);
     forward(reference, &state, tokens);
@@ -399,7 +424,8 @@ void reference_logits(const struct reference *reference, const uint32_t *tokens,
 }
 
 void reference_adamw(const struct reference_adamw *settings, double *weight, double *m, double *v,
-                     const double *gradient, uint64_t count) {
+                     const double *gradient, uint64_t count)
+{
     double t = (double)settings->t;
     for (uint64_t i = 0; i < count; i++) {
         m[i] = settings->beta1 * m[i] + (1.0 - settings->beta1) * gradient[i];
@@ -411,7 +437,8 @@ void reference_adamw(const struct reference_adamw *settings, double *weight, dou
     }
 }
 
-double reference_clip(double *gradient, uint64_t count, double clip) {
+double reference_clip(double *gradient, uint64_t count, double clip)
+{
     double squares = 0.0;
     for (uint64_t i = 0; i < count; i++)
         squares += gradient[i] * gradient[i];
