@@ -20,10 +20,10 @@
 
 #define DRIVE_DEPTH 8
 #define EVAL_SEED   0
-/* What the measurement at the start cannot see yet: stacks, rings, plans under construction. */
 /* Of the machine's free memory, what is left to others. */
 #define MACHINE_RESERVE (256 * MIB)
-#define OVERHEAD_FIXED  (9 * MIB)
+/* What the measurement at the start cannot see yet: stacks, rings, plans under construction. */
+#define OVERHEAD_FIXED (9 * MIB)
 /* A plan's ops and waits, all variants together, for each chunk (measured: 8 to 11 KiB). */
 #define OVERHEAD_CHUNK (12 * KIB)
 #define OVERHEAD_LAYER (24 * KIB) /* for each layer and micro-batch */
