@@ -1,24 +1,58 @@
 /*
- * engine_model: a virtual clock and a machine profile: the simulator. Each lane does one op at a
- * time, for latency + bytes / rate or FLOPs / rate; nothing is executed.
+ * engine_model: a virtual clock and a machine profile: the simulator. Nothing is executed.
+ *
+ * A lane serves its ops in order, one at a time; what an op takes alone is cost.h's. Ops of
+ * different lanes that are served at the same moment share what the machine has one of, and each
+ * is stretched by what it does not get:
+ *
+ *   cores  threads in proportion, when there are more than cores (CPU device: compute, updates and
+ *          copies all want them)
+ *   RAM    the part of an op's time that is memory traffic, when the sum is above ram.bytes_per_s
+ *   drive  reads and writes at the rates measured together (mixed_...), when both go on
+ *   link   copies in and out likewise (..._both_...)
+ *
+ * Speeds are constant between two events (an op begins or ends), so time advances from event to
+ * event. The result depends on nothing but the plan and the profile.
  */
 #ifndef SPILLWAY_OFFLOAD_ENGINE_MODEL_H
 #define SPILLWAY_OFFLOAD_ENGINE_MODEL_H
 
+#include "offload/cost.h"
 #include "offload/engine.h"
 #include "offload/profile.h"
 
-#define ENGINE_MODEL_IN_FLIGHT_MAX 64
+#define ENGINE_MODEL_DEPTH_MAX 16
 
-struct engine_model {
-    struct engine engine; /* first: the scheduler's pointer is ours */
-    struct profile profile;
-    const struct plan *plan;
-    uint64_t now_ns, lane_free_ns[LANE_COUNT];
-    struct engine_completion in_flight[ENGINE_MODEL_IN_FLIGHT_MAX];
-    uint32_t count;
+struct engine_model_op {
+    uint32_t op;
+    struct cost cost;
+    double start_s, left_s; /* of launch and work together, at full speed */
 };
 
+struct engine_model_lane {
+    struct engine_model_op queue[ENGINE_MODEL_DEPTH_MAX];
+    uint32_t first, count;
+};
+
+/* An op whose work is done and whose latency runs. */
+struct engine_model_late {
+    uint32_t op;
+    double start_s, end_s;
+};
+
+struct engine_model {
+    struct engine engine;          /* first: the scheduler's pointer is ours */
+    const struct profile *profile; /* borrowed */
+    double stretch[LANE_COUNT];    /* what a lane's work takes, as a multiple of the profile's */
+    const double *replay_s;        /* borrowed, or NULL: [op] durations to use instead of costs */
+    const struct plan *plan;
+    double now_s;
+    struct engine_model_lane lanes[LANE_COUNT];
+    struct engine_model_late late[ENGINE_MODEL_DEPTH_MAX * LANE_COUNT];
+    uint32_t late_count;
+};
+
+/* profile stays borrowed. All stretches are 1, nothing is replayed. */
 void engine_model_init(struct engine_model *model, const struct profile *profile);
 
 #endif

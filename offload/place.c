@@ -281,14 +281,15 @@ static void set_least(struct place *place)
  * what costs, else drive traffic is. */
 static bool compute_binds(const struct place *place)
 {
-    struct profile profile;
-    profile_init(&profile, place->spec.precision, 2);
+    const struct place_spec *spec = &place->spec;
+    const struct profile *profile = spec->profile;
     uint64_t forward, backward;
-    place_flops(&place->spec, &forward, &backward);
-    double state = (double)place->spec.layout->padded_parameters * LAYOUT_STATE_BYTES;
-    return (double)(forward + backward) / profile.rate[PROFILE_COMPUTE_FLOPS] >
-           state / profile.rate[PROFILE_SSD_READ_BYTES] +
-               state / profile.rate[PROFILE_SSD_WRITE_BYTES];
+    place_flops(spec, &forward, &backward);
+    double state = (double)spec->layout->padded_parameters * LAYOUT_STATE_BYTES;
+    double flops = profile_flops(profile, spec->precision, PROFILE_BLOCK_BACKWARD,
+                                 spec->config->channels, spec->batch * spec->seq);
+    return (double)(forward + backward) / flops >
+           state / profile->ssd.read_bytes_per_s + state / profile->ssd.write_bytes_per_s;
 }
 
 static void grow_inner(struct place *place)

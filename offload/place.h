@@ -38,6 +38,7 @@ struct place_spec {
     int resident_planes;        /* 0..4 forced, or PLACE_RESIDENT_AUTO */
     uint32_t prefetch;          /* layers ahead; 0: chosen (1 where memory is short, else 2) */
     enum place_recompute recompute;
+    const struct profile *profile; /* borrowed: the machine that it should be fast on */
 };
 
 enum place_where { WHERE_DEVICE, WHERE_RAM, WHERE_NVME, WHERE_RECOMPUTE };

@@ -1,7 +1,15 @@
 /*
- * profile: how fast this machine's lanes are. Starts from cautious defaults of a desktop machine,
- * and learns from what the run measures, so that predictions and bounds on the log line speak of
- * the machine at hand. Never used by the mathematics.
+ * profile: a machine in figures: how fast its device computes, what each link carries, what the
+ * drive, the memory and the processor do. The model engine turns a plan and a profile into time.
+ * Never used by the mathematics.
+ *
+ * All rates are per second, all sizes in bytes, all times in seconds. profile_init gives cautious
+ * defaults; offload/profile_file.h reads and writes profiles as JSON, `spillway bench` measures the
+ * local one, and tools/machine.h composes imagined ones of parts.
+ *
+ * A rate is what one side reaches when nothing else runs. What happens when things share a drive,
+ * the links, the cores or the memory is the model engine's business; the figures that it needs for
+ * that (..._both_..., mixed_...) are here.
  */
 #ifndef SPILLWAY_OFFLOAD_PROFILE_H
 #define SPILLWAY_OFFLOAD_PROFILE_H
@@ -10,27 +18,97 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Per second. The order is that of enum plan_lane. */
-enum profile_rate {
-    PROFILE_COMPUTE_FLOPS, /* matrix products inside whole kernels */
-    PROFILE_H2D_BYTES,
-    PROFILE_D2H_BYTES,
-    PROFILE_SSD_READ_BYTES,
-    PROFILE_SSD_WRITE_BYTES,
-    PROFILE_CPU_BYTES, /* state and gradient bytes that the optimizer's lane passes over */
-    PROFILE_RATE_COUNT
+#define PROFILE_NAME_MAX 96
+
+/* Kernels whose speed differs enough to be told apart. Products and attention of a block are
+ * apart, because their share of the FLOPs depends on the length of a sequence. */
+enum profile_kernel {
+    PROFILE_BLOCK_FORWARD, /* a block's matrix products, with all that is fused to them */
+    PROFILE_BLOCK_BACKWARD,
+    PROFILE_ATTENTION_FORWARD,
+    PROFILE_ATTENTION_BACKWARD,
+    PROFILE_HEAD_FORWARD,
+    PROFILE_HEAD_BACKWARD,
+    PROFILE_KERNEL_COUNT
+};
+extern const char *const profile_kernel_name[PROFILE_KERNEL_COUNT]; /* "block_forward", ... */
+
+/* A shape class: what the device's kernels reach at this width and size of a micro-batch. */
+struct profile_point {
+    enum precision precision;
+    uint32_t channels; /* C */
+    uint32_t rows;     /* R = B * T of a micro-batch */
+    double flops_per_s[PROFILE_KERNEL_COUNT];
+};
+
+#define PROFILE_POINTS_MAX 64
+
+struct profile_device {
+    char name[PROFILE_NAME_MAX];
+    bool is_cpu;               /* computes on the cores that the optimizer needs too; no links */
+    uint32_t count;            /* devices: data-parallel, each with links of its own */
+    uint64_t vram_bytes;       /* 0 on the CPU device */
+    uint64_t reserve_bytes;    /* of VRAM: context, modules, what the desktop shows */
+    uint64_t overhead_bytes;   /* of RAM: what the driver's libraries take of the process */
+    double stream_bytes_per_s; /* kernels bound by memory: norms, embeddings, gradient stores */
+    double h2d_bytes_per_s, d2h_bytes_per_s;           /* one direction busy */
+    double h2d_both_bytes_per_s, d2h_both_bytes_per_s; /* both directions busy */
+    double copy_latency_s;
+    double launch_s; /* what handing over one op costs */
+    struct profile_point points[PROFILE_POINTS_MAX];
+    uint32_t point_count;
+};
+
+struct profile_cpu {
+    char name[PROFILE_NAME_MAX];
+    uint32_t cores, threads;
+    uint64_t l2_bytes, l3_bytes;       /* one core's, all of it */
+    double optimizer_parameters_per_s; /* AdamW in FP32 state, all cores, data in memory */
+    double checksum_bytes_per_s;       /* one core */
+    double copy_bytes_per_s;           /* one core, memory to memory: bytes copied */
+    double join_parameters_per_s;      /* hi and lo to FP32, all cores */
+    double launch_s;                   /* what handing an op to a lane's thread costs */
+};
+
+struct profile_ram {
+    uint64_t bytes;     /* 0: not known */
+    double bytes_per_s; /* what all cores together reach, reads and writes added up */
+    uint32_t mts;       /* transfers per microsecond (DDR5-5600: 5600); 0: not known */
+    uint32_t dimms;     /* 0: not known */
+};
+
+struct profile_ssd {
+    char name[PROFILE_NAME_MAX];
+    uint32_t count; /* drives, striped; 0: there is none. The figures below are of one drive. */
+    double read_bytes_per_s, write_bytes_per_s;
+    double mixed_read_bytes_per_s, mixed_write_bytes_per_s; /* both going on, equal amounts */
+    double sustained_write_bytes_per_s; /* past the fast cache: what a run of weeks gets */
+    uint64_t fast_cache_bytes;          /* 0: not known or none */
+    uint64_t capacity_bytes;            /* 0: not known */
+    uint64_t endurance_bytes;           /* rated: TBW; 0: not known */
+    double read_latency_s, write_latency_s;
 };
 
 struct profile {
-    double rate[PROFILE_RATE_COUNT];
-    bool measured[PROFILE_RATE_COUNT]; /* false: still a default */
+    char name[PROFILE_NAME_MAX];
+    struct profile_device device;
+    struct profile_cpu cpu;
+    struct profile_ram ram;
+    struct profile_ssd ssd;
+    bool measured; /* by bench, on the machine that it is used on; else defaults or data sheets */
 };
 
-/* The defaults for a device of `cores` cores. */
-void profile_init(struct profile *profile, enum precision precision, uint32_t cores);
+/* The defaults for a machine of `cores` cores whose device is the CPU. */
+void profile_init(struct profile *profile, uint32_t cores);
 
-/* Takes in a measurement: `work` in the rate's unit done in busy_s seconds. The first replaces the
- * default, later ones are smoothed by halves; what is too short to mean anything is ignored. */
-void profile_learn(struct profile *profile, enum profile_rate rate, double work, double busy_s);
+/* FLOPs per second of one device in a kernel at this width and micro-batch: between points of the
+ * same precision, times per FLOP are interpolated over the logarithms of rows and channels; beyond
+ * them the nearest counts. A device without points of a precision has half the speed of the other
+ * one in fp32, and the same in bf16. */
+double profile_flops(const struct profile *profile, enum precision precision,
+                     enum profile_kernel kernel, uint32_t channels, uint32_t rows);
+
+/* The same machine `factor` times as fast in everything: rates multiplied, latencies divided. */
+void profile_scale(struct profile *profile, double factor);
 
 #endif

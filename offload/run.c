@@ -6,12 +6,14 @@
 #include "core/topo.h"
 #include "io/ring.h"
 #include "io/safetensors.h"
+#include "offload/bound.h"
 #include "offload/record.h"
 #include "offload/state.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +34,9 @@
 #define KERNELS_BYTES        (8 * MIB)
 #define KERNELS_WORKER_BYTES (2304 * KIB)
 #define QUICK_ROWS_MAX       4096
+/* What is shorter says nothing about a rate; what differs more is something else than a rate. */
+#define LEARN_SECONDS_MIN 0.002
+#define LEARN_RATIO_MIN   0.05
 
 const struct plan_request run_variant[VARIANT_COUNT] = {
     [PLAN_FIRST] = {.forward = true, .backward = true},
@@ -143,6 +148,7 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
         .resident_planes = s->resident_planes,
         .prefetch = (uint32_t)s->prefetch,
         .recompute = s->recompute,
+        .profile = &run->profile,
     };
 }
 
@@ -214,7 +220,6 @@ static int build_plans(struct run *run, struct err *err)
     }
     sched_init(&run->sched, op_max);
     sched_init(&run->model_sched, op_max);
-    profile_init(&run->profile, run->settings->precision, pool_thread_count(run->pool));
     return 0;
 }
 
@@ -520,52 +525,33 @@ uint64_t run_tokens_per_step(const struct run *run)
 
 double run_predict(struct run *run, enum variant variant)
 {
-    struct sched_result result;
     engine_model_init(&run->model, &run->profile);
-    sched_run(&run->model_sched, &run->plans[variant], &run->model.engine, NULL, &result);
-    return (double)(result.end_ns - result.start_ns) / 1e9;
+    memcpy(run->model.stretch, run->stretch, sizeof(run->stretch));
+    sched_run(&run->model_sched, &run->plans[variant], &run->model.engine, NULL, &run->predicted);
+    double seconds = (double)(run->predicted.end_ns - run->predicted.start_ns) / 1e9;
+    return fmax(seconds,
+                bound_sustained_s(&run->profile, (double)run->predicted.bytes[LANE_SSD_WRITE]));
 }
 
-/* For each phase the slowest lane's least work, added up. */
+void run_learn(struct run *run, const struct sched_result *result)
+{
+    for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
+        double seen_s = (double)result->busy_ns[lane] / 1e9;
+        double said_s = (double)run->predicted.busy_ns[lane] / 1e9;
+        if (seen_s < LEARN_SECONDS_MIN || said_s < LEARN_SECONDS_MIN)
+            continue;
+        double ratio = fmin(fmax(seen_s / said_s, LEARN_RATIO_MIN), 1 / LEARN_RATIO_MIN);
+        run->stretch[lane] *= run->learned[lane] ? sqrt(ratio) : ratio;
+        run->learned[lane] = true;
+    }
+}
+
 double run_bound(const struct run *run, enum variant variant, enum plan_lane *lane)
 {
-    const struct plan_request *request = &run_variant[variant];
-    const double *rate = run->profile.rate;
-    struct place_least least[PHASE_COUNT];
-    uint64_t flops[PHASE_COUNT];
-    place_least(&run->place, request->update, request->forward, false, &least[PHASE_FORWARD]);
-    least[PHASE_BACKWARD] = run->least[variant];
-    least[PHASE_BACKWARD].ssd_read_bytes -= least[PHASE_FORWARD].ssd_read_bytes;
-    least[PHASE_BACKWARD].ssd_write_bytes -= least[PHASE_FORWARD].ssd_write_bytes;
-    least[PHASE_BACKWARD].h2d_bytes -= least[PHASE_FORWARD].h2d_bytes;
-    least[PHASE_BACKWARD].d2h_bytes -= least[PHASE_FORWARD].d2h_bytes;
-    place_flops(&run->place.spec, &flops[PHASE_FORWARD], &flops[PHASE_BACKWARD]);
-    double state = (double)run->layout.real_parameters *
-                   (double)(2 * LAYOUT_STATE_BYTES + run->place.gradient_bytes);
-    uint32_t update_phase = !run_defers_updates(run) ? PHASE_BACKWARD
-                            : request->update        ? PHASE_FORWARD
-                                                     : PHASE_COUNT;
-    double total = 0, longest = 0;
-    for (uint32_t phase = 0; phase < PHASE_COUNT; phase++) {
-        double lanes[LANE_COUNT] = {
-            [LANE_COMPUTE] = (double)flops[phase] / rate[LANE_COMPUTE],
-            [LANE_H2D] = (double)least[phase].h2d_bytes / rate[LANE_H2D],
-            [LANE_D2H] = (double)least[phase].d2h_bytes / rate[LANE_D2H],
-            [LANE_SSD_READ] = (double)least[phase].ssd_read_bytes / rate[LANE_SSD_READ],
-            [LANE_SSD_WRITE] = (double)least[phase].ssd_write_bytes / rate[LANE_SSD_WRITE],
-            [LANE_CPU] = phase == update_phase ? state / rate[LANE_CPU] : 0,
-        };
-        enum plan_lane most = LANE_COMPUTE;
-        for (uint32_t l = 0; l < LANE_COUNT; l++)
-            if (lanes[l] > lanes[most])
-                most = l;
-        total += lanes[most];
-        if (lanes[most] > longest) {
-            longest = lanes[most];
-            *lane = most;
-        }
-    }
-    return total;
+    struct bound bound;
+    bound_of(&bound, &run->profile, &run->plans[variant], run->stretch);
+    *lane = bound.lane;
+    return bound.seconds;
 }
 
 /* ---- From nothing to the first step, and back --------------------------------------------------
@@ -575,6 +561,12 @@ static struct run *new_run(struct train_settings *settings)
 {
     struct run *run = mem_alloc(1, sizeof(*run));
     run->settings = settings;
+    if (settings->profile)
+        run->profile = *settings->profile;
+    else
+        profile_init(&run->profile, thread_count(run));
+    for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
+        run->stretch[lane] = 1;
     run->lock_fd = -1;
     run->metrics.fd = -1;
     run->tier.state_fd = run->tier.scratch_fd = -1;

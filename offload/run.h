@@ -53,6 +53,9 @@ struct run {
     struct sched sched, model_sched;
     struct engine_model model;
     struct profile profile;
+    double stretch[LANE_COUNT]; /* learned: times of a lane as multiples of the profile's */
+    bool learned[LANE_COUNT];
+    struct sched_result predicted; /* by the last run_predict */
     struct metrics metrics;
     struct trace *trace;
     int lock_fd;
@@ -90,8 +93,11 @@ static inline enum variant run_usual(const struct run *run)
 void run_close(struct run *run);
 
 /* Step time by simulation, and by the lower bound with the lane that binds most, at the rates of
- * run->profile. */
+ * run->profile and what run_learn has made of them. */
 double run_predict(struct run *run, enum variant variant);
+/* Takes in how a step went whose variant was the last one predicted: a lane that was busy longer
+ * than predicted is taken to be slower from then on. The first time at once, later by halves. */
+void run_learn(struct run *run, const struct sched_result *result);
 double run_bound(const struct run *run, enum variant variant, enum plan_lane *lane);
 
 uint64_t run_tokens_per_step(const struct run *run);

@@ -72,14 +72,6 @@ static void run_plan(struct run *run, enum variant variant, struct sched_result 
     run->commit_bytes += result->commit_bytes;
 }
 
-static void learn(struct run *run, const struct sched_result *result)
-{
-    for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
-        uint64_t work = lane == LANE_COMPUTE ? result->flops : result->bytes[lane];
-        profile_learn(&run->profile, lane, (double)work, (double)result->busy_ns[lane] / 1e9);
-    }
-}
-
 static void check_sealed(struct run *run)
 {
     if (!mem_heap_has_stats())
@@ -260,7 +252,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     run->pending = run_defers_updates(run);
     run->pending_norm = m->grad_norm;
     m->step_s = (double)(clock_ns() - start_ns) / 1e9;
-    learn(run, &result);
+    run_learn(run, &result);
     if (s->eval_every && run->done % s->eval_every == 0) {
         m->has_val = true;
         code = evaluate(run, &m->val_loss, err);

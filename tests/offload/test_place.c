@@ -287,9 +287,12 @@ static void test_refusals(void **state)
     assert_int_equal(config_from_name(&config, "gpt2-124m", &err), 0);
     tensors_init(&tensors, &config);
     layout_init(&layout, &tensors);
+    struct profile profile;
+    profile_init(&profile, 2);
     struct place_spec spec = {
         .config = &config,
         .layout = &layout,
+        .profile = &profile,
         .seq = 1024,
         .batch = 1,
         .accum = 2,

@@ -246,12 +246,19 @@ static void test_orders(void **state)
 /* ---- The model engine -------------------------------------------------------------------------
  */
 
-static uint64_t simulate(const struct plan *plan, const struct profile *profile,
+/* A machine on which nothing is shared, and how its lanes are stretched. */
+struct machine {
+    struct profile profile;
+    double stretch[LANE_COUNT];
+};
+
+static uint64_t simulate(const struct plan *plan, const struct machine *machine,
                          struct sched_result *result)
 {
     static struct engine_model model;
     struct sched sched;
-    engine_model_init(&model, profile);
+    engine_model_init(&model, &machine->profile);
+    memcpy(model.stretch, machine->stretch, sizeof(model.stretch));
     sched_init(&sched, plan->op_count);
     sched_run(&sched, plan, &model.engine, NULL, result);
     sched_deinit(&sched);
@@ -261,16 +268,26 @@ static uint64_t simulate(const struct plan *plan, const struct profile *profile,
     return ns;
 }
 
-/* Rates at which every lane has a tenth of a second's work: none hides behind another. */
-static void balanced_profile(struct profile *profile, const struct plan *plan)
+/* Every lane has a tenth of a second's work: none hides behind another. */
+static void balanced_machine(struct machine *machine, const struct plan *plan)
 {
-    *profile = (struct profile){0};
+    struct profile *profile = &machine->profile;
+    double work_s[LANE_COUNT] = {0};
+    profile_init(profile, 1);
+    profile->device.is_cpu = false;
+    profile->cpu.cores = 64;
+    profile->ram.bytes_per_s = 1e15;
+    profile->ssd.mixed_read_bytes_per_s = profile->ssd.read_bytes_per_s;
+    profile->ssd.mixed_write_bytes_per_s = profile->ssd.write_bytes_per_s;
+    profile->device.h2d_both_bytes_per_s = profile->device.h2d_bytes_per_s;
+    profile->device.d2h_both_bytes_per_s = profile->device.d2h_bytes_per_s;
     for (uint32_t o = 0; o < plan->op_count; o++) {
-        const struct plan_op *op = &plan->ops[o];
-        profile->rate[op->lane] += (double)(op->lane == LANE_COMPUTE ? op->flops : op->bytes) / 0.1;
+        struct cost cost;
+        cost_of(&cost, profile, plan, &plan->ops[o]);
+        work_s[plan->ops[o].lane] += cost.work_s;
     }
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
-        profile->rate[lane] = MAX(profile->rate[lane], 1.0);
+        machine->stretch[lane] = work_s[lane] > 0 ? 0.1 / work_s[lane] : 1;
 }
 
 static void test_model_is_deterministic(void **state)
@@ -278,12 +295,12 @@ static void test_model_is_deterministic(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_COUNT(examples); i++) {
         struct example e;
-        struct profile profile;
+        struct machine machine;
         struct sched_result first, second;
         example_open(&e, i);
-        balanced_profile(&profile, &e.plan);
-        simulate(&e.plan, &profile, &first);
-        simulate(&e.plan, &profile, &second);
+        balanced_machine(&machine, &e.plan);
+        simulate(&e.plan, &machine, &first);
+        simulate(&e.plan, &machine, &second);
         assert_memory_equal(&first, &second, sizeof(first));
         /* All lanes hidden behind one another, or none of them behind another. */
         assert_true(first.end_ns > 100000000 && first.end_ns < 700000000);
@@ -296,30 +313,30 @@ static void test_longer_is_not_shorter(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_COUNT(examples); i++) {
         struct example e;
-        struct profile profile;
+        struct machine machine;
         struct sched_result result;
         example_open(&e, i);
-        balanced_profile(&profile, &e.plan);
-        uint64_t before = simulate(&e.plan, &profile, &result), longer = 0;
+        balanced_machine(&machine, &e.plan);
+        uint64_t before = simulate(&e.plan, &machine, &result), longer = 0;
         for (uint32_t o = 0; o < e.plan.op_count; o += 2) {
             struct plan_op *op = &e.plan.ops[o], kept = *op;
             uint64_t factor = 1 + rng_below(5, RNG_STREAM_SAMPLE, o, 400);
             op->bytes = (op->bytes + 4096) * factor;
             op->flops = (op->flops + 4096) * factor;
-            uint64_t ns = simulate(&e.plan, &profile, &result);
+            uint64_t ns = simulate(&e.plan, &machine, &result);
             assert_true(ns >= before);
             longer += ns > before;
             *op = kept;
         }
         assert_true(longer > 50);
         for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
-            double kept = profile.rate[lane];
+            double kept = machine.stretch[lane];
             for (int step = 0; step < 8; step++) {
-                uint64_t faster = simulate(&e.plan, &profile, &result);
-                profile.rate[lane] *= 0.7;
-                assert_true(simulate(&e.plan, &profile, &result) >= faster);
+                uint64_t faster = simulate(&e.plan, &machine, &result);
+                machine.stretch[lane] /= 0.7;
+                assert_true(simulate(&e.plan, &machine, &result) >= faster);
             }
-            profile.rate[lane] = kept;
+            machine.stretch[lane] = kept;
         }
         example_close(&e);
     }
@@ -331,13 +348,13 @@ static void test_model_follows_its_profile(void **state)
 {
     (void)state;
     struct example e;
-    struct profile profile;
+    struct machine machine;
     struct sched_result result;
     example_open(&e, 1);
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
-        balanced_profile(&profile, &e.plan);
-        profile.rate[lane] /= 100; /* 10 s on this lane, 0.1 s on each of the others */
-        double seconds = (double)simulate(&e.plan, &profile, &result) / 1e9;
+        balanced_machine(&machine, &e.plan);
+        machine.stretch[lane] *= 100; /* 10 s on this lane, 0.1 s on each of the others */
+        double seconds = (double)simulate(&e.plan, &machine, &result) / 1e9;
         assert_true(seconds >= 9.9 && seconds <= 10.7);
         assert_true((double)result.busy_ns[lane] / 1e9 >= 9.9);
     }

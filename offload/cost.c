@@ -1,0 +1,200 @@
+#include "offload/cost.h"
+
+/* Columns of float that a pass over the residual stream reads and writes. */
+#define EMBED_PASSES    2
+#define POSITION_PASSES 3
+#define NORM_PASSES     4
+
+struct about {
+    const struct profile *profile;
+    const struct plan *plan;
+    const struct plan_op *op;
+    const struct place_spec *spec;
+    double rows, channels;
+};
+
+static double flops_per_s(const struct about *a, enum profile_kernel kernel)
+{
+    return profile_flops(a->profile, a->spec->precision, kernel, a->spec->config->channels,
+                         (uint32_t)a->rows);
+}
+
+/* FLOPs of causal attention: half of 4 T C a row. */
+static double attention_flops(const struct about *a)
+{
+    return a->rows * 2 * a->channels * a->spec->seq;
+}
+
+static double block_s(const struct about *a, double flops, double attention, bool backward)
+{
+    enum profile_kernel products = backward ? PROFILE_BLOCK_BACKWARD : PROFILE_BLOCK_FORWARD;
+    enum profile_kernel heads = backward ? PROFILE_ATTENTION_BACKWARD : PROFILE_ATTENTION_FORWARD;
+    return (flops - attention) / flops_per_s(a, products) + attention / flops_per_s(a, heads);
+}
+
+/* What a kernel that is bound by memory moves on the device. */
+static double stream_bytes(const struct about *a)
+{
+    const struct layout *layout = a->spec->layout;
+    const struct plan_op *op = a->op;
+    double stream = a->rows * a->channels * 4;
+    double part = 0;
+    switch ((enum plan_op_kind)op->kind) {
+    case OP_EMBED_FORWARD:
+    case OP_EMBED_BACKWARD:
+        part = (double)layout->tiles[op->layer].row_count / a->spec->config->vocab;
+        return stream * EMBED_PASSES * part + a->rows * 4;
+    case OP_POSITION_FORWARD:
+    case OP_POSITION_BACKWARD:
+        return stream * POSITION_PASSES;
+    case OP_NORM_FORWARD:
+    case OP_NORM_BACKWARD:
+        return stream * NORM_PASSES;
+    case OP_HEAD_LOSS:
+        return a->rows * 4 * 4;
+    case OP_GRADIENT_STORE:
+        return (double)layout->chunks[op->chunk].count *
+               (4 + (double)a->plan->place->gradient_bytes);
+    default:
+        return 0;
+    }
+}
+
+static double compute_s(const struct about *a)
+{
+    double flops = (double)a->op->flops, attention = attention_flops(a);
+    switch ((enum plan_op_kind)a->op->kind) {
+    case OP_BLOCK_FORWARD:
+    case OP_RECOMPUTE:
+        return block_s(a, flops, attention, false);
+    case OP_BLOCK_BACKWARD:
+        return block_s(a, flops, 2 * attention, true);
+    case OP_HEAD_FORWARD:
+        return flops / flops_per_s(a, PROFILE_HEAD_FORWARD);
+    case OP_HEAD_BACKWARD:
+        return flops / flops_per_s(a, PROFILE_HEAD_BACKWARD);
+    default:
+        return stream_bytes(a) / a->profile->device.stream_bytes_per_s;
+    }
+}
+
+static void cost_compute(struct cost *cost, const struct about *a)
+{
+    const struct profile_device *device = &a->profile->device;
+    cost->launch_s = device->launch_s;
+    cost->work_s = compute_s(a);
+    if (!device->is_cpu)
+        return;
+    cost->cores = a->profile->cpu.cores;
+    cost->ram_bytes = stream_bytes(a);
+}
+
+static void cost_copy(struct cost *cost, const struct about *a)
+{
+    const struct profile_device *device = &a->profile->device;
+    double bytes = (double)a->op->bytes;
+    cost->ram_bytes = bytes * device->count;
+    if (device->is_cpu) {
+        cost->launch_s = a->profile->cpu.launch_s;
+        cost->work_s = bytes / a->profile->cpu.copy_bytes_per_s;
+        cost->cores = 1;
+        cost->ram_bytes = 2 * bytes;
+        return;
+    }
+    cost->launch_s = device->launch_s;
+    cost->work_s =
+        bytes / (a->op->lane == LANE_H2D ? device->h2d_bytes_per_s : device->d2h_bytes_per_s);
+    cost->latency_s = device->copy_latency_s;
+}
+
+static void cost_drive(struct cost *cost, const struct about *a)
+{
+    const struct profile_ssd *ssd = &a->profile->ssd;
+    bool write = a->op->lane == LANE_SSD_WRITE;
+    double rate = write ? ssd->write_bytes_per_s : ssd->read_bytes_per_s;
+    ASSERT(ssd->count > 0);
+    cost->work_s = (double)a->op->bytes / (rate * ssd->count);
+    cost->latency_s = write ? ssd->write_latency_s : ssd->read_latency_s;
+    cost->ram_bytes = (double)a->op->bytes;
+}
+
+/* One pass of AdamW over a chunk, with the checksums of what came from the drive and goes there. */
+static void cost_update(struct cost *cost, const struct about *a)
+{
+    const struct place *place = a->plan->place;
+    const struct profile_cpu *cpu = &a->profile->cpu;
+    const struct layout_chunk *chunk = &a->spec->layout->chunks[a->op->chunk];
+    double count = (double)chunk->count, summed = 0, gradient = (double)place->gradient_bytes;
+    uint32_t planes = PLANE_COUNT - place->resident[a->op->chunk];
+    for (uint32_t p = place->resident[a->op->chunk]; p < PLANE_COUNT; p++)
+        summed += count * layout_plane_bytes[p];
+    double threads = MIN(planes, cpu->cores);
+    cost->work_s = count / cpu->optimizer_parameters_per_s;
+    if (planes)
+        cost->work_s += 2 * summed / (cpu->checksum_bytes_per_s * threads);
+    if (!place->immediate && !place->gradient_in_ram[a->op->chunk])
+        cost->work_s += count * gradient / cpu->checksum_bytes_per_s;
+    double more = a->profile->device.count - 1; /* gradients of the other devices */
+    cost->work_s += more * count * gradient / (cpu->copy_bytes_per_s * cpu->cores);
+    cost->ram_bytes = count * (2 * LAYOUT_STATE_BYTES + gradient * (1 + more));
+    cost->cores = cpu->cores;
+}
+
+static void cost_cpu(struct cost *cost, const struct about *a)
+{
+    const struct profile_cpu *cpu = &a->profile->cpu;
+    double bytes = (double)a->op->bytes;
+    cost->launch_s = cpu->launch_s;
+    cost->cores = 1;
+    cost->ram_bytes = bytes;
+    switch ((enum plan_op_kind)a->op->kind) {
+    case OP_UPDATE:
+        cost_update(cost, a);
+        return;
+    case OP_JOIN:
+        if (a->spec->precision == PRECISION_BF16) {
+            cost->work_s = bytes / 2 / cpu->copy_bytes_per_s;
+            return;
+        }
+        cost->work_s = bytes / 8 / cpu->join_parameters_per_s;
+        cost->cores = cpu->cores;
+        return;
+    default:
+        cost->work_s = bytes / cpu->checksum_bytes_per_s;
+        return;
+    }
+}
+
+void cost_of(struct cost *cost, const struct profile *profile, const struct plan *plan,
+             const struct plan_op *op)
+{
+    const struct place_spec *spec = &plan->place->spec;
+    struct about about = {
+        .profile = profile,
+        .plan = plan,
+        .op = op,
+        .spec = spec,
+        .rows = (double)spec->batch * spec->seq,
+        .channels = spec->config->channels,
+    };
+    *cost = (struct cost){0};
+    switch ((enum plan_lane)op->lane) {
+    case LANE_COMPUTE:
+        cost_compute(cost, &about);
+        return;
+    case LANE_H2D:
+    case LANE_D2H:
+        cost_copy(cost, &about);
+        return;
+    case LANE_SSD_READ:
+    case LANE_SSD_WRITE:
+        cost_drive(cost, &about);
+        return;
+    case LANE_CPU:
+        cost_cpu(cost, &about);
+        return;
+    case LANE_COUNT:
+        break;
+    }
+    ASSERT(!"an op without a lane");
+}
