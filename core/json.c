@@ -90,6 +90,12 @@ const struct json_value *json_get(const struct json_value *object, const char *k
     return (const struct json_value *)json_object_get(inside(object), key);
 }
 
+bool json_has(const struct json_value *object, const char *key)
+{
+    const json_t *value = inside(json_get(object, key));
+    return value != NULL && !json_is_null(value);
+}
+
 const char *json_string(const struct json_value *value)
 {
     return json_string_value(inside(value));

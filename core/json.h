@@ -28,6 +28,9 @@ char *json_text(const struct json_value *root, bool indent);
 
 /* Getters: NULL / fallback when value is NULL, is of another kind, or has no such member. */
 const struct json_value *json_get(const struct json_value *object, const char *key);
+/* The member is there and is not null: what a reader needs that refuses a member of another kind
+ * but takes its absence. */
+bool json_has(const struct json_value *object, const char *key);
 const char *json_get_string(const struct json_value *object, const char *key, const char *fallback);
 double json_get_number(const struct json_value *object, const char *key, double fallback);
 int64_t json_get_int(const struct json_value *object, const char *key, int64_t fallback);

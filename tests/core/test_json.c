@@ -40,6 +40,11 @@ static void test_getters(void **state)
     assert_true(json_get_number(root, "s", 2.5) == 2.5);
     assert_true(json_get_bool(root, "n", true));
     assert_null(json_get(root, "absent"));
+    assert_true(json_has(root, "f"));
+    assert_true(json_has(root, "a"));
+    assert_false(json_has(root, "n"));
+    assert_false(json_has(root, "absent"));
+    assert_false(json_has(NULL, "x"));
     assert_null(json_get(NULL, "x"));
     assert_null(json_at(json_get(root, "a"), 3));
     assert_null(json_at(NULL, 0));
