@@ -77,6 +77,7 @@ static void rig_open(struct rig *rig, const struct setup *setup)
                                   .positions = setup->seq + 3,
                                   .vocab = setup->vocab,
                                   .norm_epsilon = 1e-5f};
+    config_derive(&rig->config);
     assert_int_equal(config_check(&rig->config, &err), 0);
     tensors_init(&rig->tensors, &rig->config);
     rig->shape = (struct kernels_shape){.precision = setup->precision,

@@ -174,6 +174,7 @@ void command_model(struct config *config, const char *name, uint32_t layers, uin
         .vocab = vocab,
         .norm_epsilon = 1e-5f,
     };
+    config_derive(config);
     snprintf(config->name, sizeof(config->name), "%s", name);
     snprintf(file, sizeof(file), "%s.json", name);
     struct json_value *root = config_to_json(config);

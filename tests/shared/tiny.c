@@ -33,6 +33,7 @@ static void tiny_config(struct config *config, uint32_t layers, uint32_t channel
         .vocab = vocab,
         .norm_epsilon = 1e-5f,
     };
+    config_derive(config);
 }
 
 void tiny_model_init(struct tiny_model *model, uint32_t layers, uint32_t channels, uint32_t vocab,
