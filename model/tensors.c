@@ -9,13 +9,13 @@
 #define INIT_STD          0.02f
 #define INIT_STD_POSITION 0.01f
 
+/* Tensors before the blocks, and after them, at most. */
+#define EDGE_TENSOR_MAX 2u
+
 /* Where wpe starts in its group: chunks of state hold a multiple of this many parameters. */
 #define POSITION_ALIGN 2048
 
-#define EMBED_TENSOR_COUNT 2
-#define FINAL_TENSOR_COUNT 2
-
-/* A block's tensors as multiples of C: columns 0 makes a vector of `rows` x C. */
+/* GPT-2: a block's tensors as multiples of C: columns 0 makes a vector of `rows` x C. */
 static const struct {
     const char *name;
     uint32_t rows, columns;
@@ -32,6 +32,32 @@ static const struct {
     [BLOCK_FC_BIAS] = {"mlp.c_fc.bias", 4, 0},
     [BLOCK_OUT_WEIGHT] = {"mlp.c_proj.weight", 4, 1},
     [BLOCK_OUT_BIAS] = {"mlp.c_proj.bias", 1, 0},
+};
+
+/* Other kinds: a block's tensors by the names of their dimensions. */
+enum dimension { NONE, C, Q, K, D, F, DIMENSION_COUNT };
+enum presence { ALWAYS, QKV_BIAS, QK_NORM, OUTPUT_BIAS, PRESENCE_COUNT };
+
+static const struct rotary_tensor {
+    const char *name;
+    enum dimension rows, columns;
+    enum presence presence;
+} rotary_tensors[] = {
+    {"input_layernorm.weight", C, NONE, ALWAYS},
+    {"self_attn.q_proj.weight", Q, C, ALWAYS},
+    {"self_attn.q_proj.bias", Q, NONE, QKV_BIAS},
+    {"self_attn.k_proj.weight", K, C, ALWAYS},
+    {"self_attn.k_proj.bias", K, NONE, QKV_BIAS},
+    {"self_attn.v_proj.weight", K, C, ALWAYS},
+    {"self_attn.v_proj.bias", K, NONE, QKV_BIAS},
+    {"self_attn.q_norm.weight", D, NONE, QK_NORM},
+    {"self_attn.k_norm.weight", D, NONE, QK_NORM},
+    {"self_attn.o_proj.weight", C, Q, ALWAYS},
+    {"self_attn.o_proj.bias", C, NONE, OUTPUT_BIAS},
+    {"post_attention_layernorm.weight", C, NONE, ALWAYS},
+    {"mlp.gate_proj.weight", F, C, ALWAYS},
+    {"mlp.up_proj.weight", F, C, ALWAYS},
+    {"mlp.down_proj.weight", C, F, ALWAYS},
 };
 
 /* Appends a tensor to the group that is being filled, at the next multiple of align. */
@@ -56,7 +82,17 @@ static struct tensor *add(struct tensors *tensors, uint32_t group, uint64_t alig
     return tensor;
 }
 
-static void add_embedding(struct tensors *tensors, const struct config *config)
+/* The weight of a norm over the channels. */
+static struct tensor *add_norm(struct tensors *tensors, uint32_t group, uint32_t channels)
+{
+    struct tensor *weight = add(tensors, group, TENSORS_ALIGN, channels, 0);
+    weight->init_value = 1.0f;
+    return weight;
+}
+
+/* -- GPT-2 -- */
+
+static void add_gpt2_embedding(struct tensors *tensors, const struct config *config)
 {
     struct tensor *wte = add(tensors, 0, TENSORS_ALIGN, config->vocab, config->channels);
     snprintf(wte->name, sizeof(wte->name), "transformer.wte.weight");
@@ -65,7 +101,7 @@ static void add_embedding(struct tensors *tensors, const struct config *config)
     wpe->init_std = INIT_STD_POSITION;
 }
 
-static void add_block(struct tensors *tensors, const struct config *config, uint32_t layer)
+static void add_gpt2_block(struct tensors *tensors, const struct config *config, uint32_t layer)
 {
     for (uint32_t i = 0; i < BLOCK_TENSOR_COUNT; i++) {
         struct tensor *tensor =
@@ -80,29 +116,94 @@ static void add_block(struct tensors *tensors, const struct config *config, uint
     }
 }
 
-static void add_final(struct tensors *tensors, const struct config *config)
+static void add_gpt2_final(struct tensors *tensors, const struct config *config)
 {
     uint32_t group = config->layers + 1;
-    struct tensor *weight = add(tensors, group, TENSORS_ALIGN, config->channels, 0);
+    struct tensor *weight = add_norm(tensors, group, config->channels);
     snprintf(weight->name, sizeof(weight->name), "transformer.ln_f.weight");
-    weight->init_value = 1.0f;
     struct tensor *bias = add(tensors, group, TENSORS_ALIGN, config->channels, 0);
     snprintf(bias->name, sizeof(bias->name), "transformer.ln_f.bias");
+}
+
+/* -- Llama, Qwen2, Qwen3 -- */
+
+static void add_rotary_embedding(struct tensors *tensors, const struct config *config)
+{
+    struct tensor *wte = add(tensors, 0, TENSORS_ALIGN, config->vocab, config->channels);
+    snprintf(wte->name, sizeof(wte->name), "model.embed_tokens.weight");
+}
+
+static void add_rotary_block(struct tensors *tensors, const struct config *config, uint32_t layer)
+{
+    const uint32_t size[DIMENSION_COUNT] = {
+        [C] = config->channels,
+        [Q] = config_query_width(config),
+        [K] = config_key_width(config),
+        [D] = config->head_dim,
+        [F] = config->ffn,
+    };
+    const bool present[PRESENCE_COUNT] = {
+        [ALWAYS] = true,
+        [QKV_BIAS] = config_has_qkv_bias(config),
+        [QK_NORM] = config_has_qk_norm(config),
+        [OUTPUT_BIAS] = config_has_output_bias(config),
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(rotary_tensors); i++) {
+        const struct rotary_tensor *from = &rotary_tensors[i];
+        if (!present[from->presence])
+            continue;
+        struct tensor *tensor =
+            add(tensors, layer + 1, TENSORS_ALIGN, size[from->rows], size[from->columns]);
+        snprintf(tensor->name, sizeof(tensor->name), "model.layers.%u.%s", layer, from->name);
+        /* All other vectors are biases. */
+        if (strstr(from->name, "norm"))
+            tensor->init_value = 1.0f;
+    }
+}
+
+static void add_rotary_final(struct tensors *tensors, const struct config *config)
+{
+    struct tensor *weight = add_norm(tensors, config->layers + 1, config->channels);
+    snprintf(weight->name, sizeof(weight->name), "model.norm.weight");
+    if (!config_has_head(config))
+        return;
+    struct tensor *head =
+        add(tensors, config->layers + 2, TENSORS_ALIGN, config->vocab, config->channels);
+    snprintf(head->name, sizeof(head->name), "lm_head.weight");
+}
+
+/* -- All kinds -- */
+
+/* How a kind's tensors are added; tensor_max bounds how many a block has. */
+struct builder {
+    void (*embedding)(struct tensors *tensors, const struct config *config);
+    void (*block)(struct tensors *tensors, const struct config *config, uint32_t layer);
+    void (*final)(struct tensors *tensors, const struct config *config);
+    uint32_t tensor_max;
+};
+
+static const struct builder *builder_of(const struct config *config)
+{
+    static const struct builder gpt2 = {add_gpt2_embedding, add_gpt2_block, add_gpt2_final,
+                                        BLOCK_TENSOR_COUNT};
+    static const struct builder rotary = {add_rotary_embedding, add_rotary_block, add_rotary_final,
+                                          ARRAY_COUNT(rotary_tensors)};
+    return config->kind == CONFIG_GPT2 ? &gpt2 : &rotary;
 }
 
 void tensors_init(struct tensors *tensors, const struct config *config)
 {
     ASSERT(config->vocab > 0 && config->channels > 0);
-    uint32_t tensor_count =
-        EMBED_TENSOR_COUNT + config->layers * BLOCK_TENSOR_COUNT + FINAL_TENSOR_COUNT;
-    *tensors = (struct tensors){.group_count = config->layers + 2};
-    tensors->list = mem_alloc(tensor_count, sizeof(*tensors->list));
+    const struct builder *builder = builder_of(config);
+    uint32_t tensor_max = 2 * EDGE_TENSOR_MAX + config->layers * builder->tensor_max;
+    *tensors = (struct tensors){.group_count = config->layers + 2 + config_has_head(config)};
+    tensors->list = mem_alloc(tensor_max, sizeof(*tensors->list));
     tensors->groups = mem_alloc(tensors->group_count, sizeof(*tensors->groups));
-    add_embedding(tensors, config);
+    builder->embedding(tensors, config);
     for (uint32_t layer = 0; layer < config->layers; layer++)
-        add_block(tensors, config, layer);
-    add_final(tensors, config);
-    ASSERT(tensors->count == tensor_count);
+        builder->block(tensors, config, layer);
+    builder->final(tensors, config);
+    ASSERT(tensors->count <= tensor_max);
     ASSERT(tensors->parameter_count == config_parameter_count(config));
 }
 

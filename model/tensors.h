@@ -2,13 +2,24 @@
  * tensors: every parameter of a model in canonical order, with name, shape and role, gathered in
  * groups that travel together.
  *
- * Groups: 0 = embedding (wte [V, C], wpe [positions, C]); 1..layers = the blocks; layers + 1 = the
- * final LayerNorm. A group is one flat vector of FP32 parameters: its tensors back to back in
- * canonical order, each starting at a multiple of the group's tensor alignment (padding holds
- * zeros and is never trained). Matrices are stored [in, out], as GPT-2's Conv1D does: y = x W + b.
- * A block's tensors in order: ln_1 weight, bias; attn.c_attn weight [C, 3C], bias; attn.c_proj
- * weight [C, C], bias; ln_2 weight, bias; mlp.c_fc weight [C, 4C], bias; mlp.c_proj weight [4C, C],
- * bias. Names are Hugging Face's GPT2LMHeadModel's ("transformer.h.0.attn.c_attn.weight").
+ * Groups: 0 = embedding (wte [V, C]; GPT-2 also has wpe [positions, C]); 1..layers = the blocks;
+ * layers + 1 = the final norm; and, only where config_has_head, layers + 2 = the head [V, C]. A
+ * group is one flat vector of FP32 parameters: its tensors back to back in canonical order, each
+ * starting at a multiple of the group's tensor alignment (padding holds zeros and is never
+ * trained).
+ *
+ * GPT-2: matrices are stored [in, out], as its Conv1D does: y = x W + b. A block's tensors in
+ * order: ln_1 weight, bias; attn.c_attn weight [C, 3C], bias; attn.c_proj weight [C, C], bias; ln_2
+ * weight, bias; mlp.c_fc weight [C, 4C], bias; mlp.c_proj weight [4C, C], bias. Names are Hugging
+ * Face's GPT2LMHeadModel's ("transformer.h.0.attn.c_attn.weight").
+ *
+ * Llama, Qwen2, Qwen3: matrices are stored [out, in], as torch's Linear does: y = x W^T. With Q and
+ * K of config.h, D = head_dim and F = ffn, a block's tensors in order: input_layernorm [C];
+ * self_attn.q_proj [Q, C], k_proj [K, C], v_proj [K, C], each followed by its bias where
+ * config_has_qkv_bias; q_norm [D], k_norm [D] where config_has_qk_norm; o_proj [C, Q], followed by
+ * its bias where config_has_output_bias; post_attention_layernorm [C]; mlp.gate_proj [F, C],
+ * up_proj [F, C], down_proj [C, F]. Names are LlamaForCausalLM's
+ * ("model.layers.0.self_attn.q_proj.weight").
  */
 #ifndef SPILLWAY_MODEL_TENSORS_H
 #define SPILLWAY_MODEL_TENSORS_H
@@ -20,7 +31,7 @@
 #define TENSORS_NAME_MAX 128
 #define TENSORS_ALIGN    64 /* parameters: where a tensor may start in its group's vector */
 
-/* Offsets into a block's tensor list, for kernels. */
+/* Offsets into a block's tensor list, for kernels; of GPT-2 alone. */
 enum block_tensor {
     BLOCK_LN1_WEIGHT,
     BLOCK_LN1_BIAS,
@@ -46,7 +57,7 @@ struct tensor {
     uint64_t count;     /* parameters */
     bool decay;         /* weight decay applies: matrices (embeddings included), not vectors */
     float init_std;     /* N(0, init_std); 0: constant init_value */
-    float init_value;   /* LayerNorm weights 1, biases 0 */
+    float init_value;   /* norms' weights 1, biases 0 */
 };
 
 struct tensor_group {
@@ -57,14 +68,15 @@ struct tensor_group {
 struct tensors {
     struct tensor *list; /* owned; canonical order */
     uint32_t count;
-    struct tensor_group *groups; /* owned; layers + 2 of them */
+    struct tensor_group *groups; /* owned; layers + 2 of them, + 3 with a head */
     uint32_t group_count;
     uint64_t parameter_count; /* real parameters, no padding */
 };
 
-/* wte gets N(0, 0.02), wpe N(0, 0.01 as in GPT-2's code), matrices N(0, 0.02), the two projections
- * into the residual stream N(0, 0.02 / sqrt(2 layers)) (Radford et al. 2019, section 2.3). wpe
- * starts at a multiple of 2048 parameters so that it is cut into chunks of its own. */
+/* GPT-2: wte gets N(0, 0.02), wpe N(0, 0.01 as in GPT-2's code), matrices N(0, 0.02), the two
+ * projections into the residual stream N(0, 0.02 / sqrt(2 layers)) (Radford et al. 2019, section
+ * 2.3). wpe starts at a multiple of 2048 parameters so that it is cut into chunks of its own.
+ * Other kinds: all matrices N(0, 0.02), Hugging Face's initializer_range. */
 void tensors_init(struct tensors *tensors, const struct config *config);
 void tensors_deinit(struct tensors *tensors);
 
