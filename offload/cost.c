@@ -1,5 +1,9 @@
 #include "offload/cost.h"
 
+#include "model/graph.h"
+
+#include <math.h>
+
 /* Columns of float that a pass over the residual stream reads and writes. */
 #define EMBED_PASSES    2
 #define POSITION_PASSES 3
@@ -19,10 +23,9 @@ static double flops_per_s(const struct about *a, enum profile_kernel kernel)
                          (uint32_t)a->rows);
 }
 
-/* FLOPs of causal attention: half of 4 T C a row. */
 static double attention_flops(const struct about *a)
 {
-    return a->rows * 2 * a->channels * a->spec->seq;
+    return (double)graph_attention_flops(a->spec->config, (uint64_t)a->rows, a->spec->seq);
 }
 
 static double block_s(const struct about *a, double flops, double attention, bool backward)
@@ -118,22 +121,34 @@ static void cost_drive(struct cost *cost, const struct about *a)
     cost->ram_bytes = (double)a->op->bytes;
 }
 
+/* Checksums of what of a chunk's state goes to the drive: a plane is one core's work, so that what
+ * counts is how many planes go. Where a chunk stands for many, a part of them has more planes in
+ * RAM than the rest: of the chunks whose first plane on the drive is p, all later ones are too. */
+static double checksum_s(const struct about *a)
+{
+    const struct profile_cpu *cpu = &a->profile->cpu;
+    double count = (double)a->spec->layout->chunks[a->op->chunk].count, before = 0, seconds = 0;
+    for (uint32_t first = 0; first < PLANE_COUNT; first++) {
+        double bytes = 0, plane = count * layout_plane_bytes[first];
+        double away = (double)place_plane_spilled(a->plan->place, a->op->chunk, first) / plane;
+        for (uint32_t p = first; p < PLANE_COUNT; p++)
+            bytes += count * layout_plane_bytes[p];
+        seconds += (away - before) * bytes / MIN(PLANE_COUNT - first, cpu->cores);
+        before = away;
+    }
+    return seconds / cpu->checksum_bytes_per_s;
+}
+
 /* One pass of AdamW over a chunk, with the checksums of what came from the drive and goes there. */
 static void cost_update(struct cost *cost, const struct about *a)
 {
     const struct place *place = a->plan->place;
     const struct profile_cpu *cpu = &a->profile->cpu;
     const struct layout_chunk *chunk = &a->spec->layout->chunks[a->op->chunk];
-    double count = (double)chunk->count, summed = 0, gradient = (double)place->gradient_bytes;
-    uint32_t planes = PLANE_COUNT - place->resident[a->op->chunk];
-    for (uint32_t p = place->resident[a->op->chunk]; p < PLANE_COUNT; p++)
-        summed += count * layout_plane_bytes[p];
-    double threads = MIN(planes, cpu->cores);
-    cost->work_s = count / cpu->optimizer_parameters_per_s;
-    if (planes)
-        cost->work_s += 2 * summed / (cpu->checksum_bytes_per_s * threads);
-    if (!place->immediate && !place->gradient_in_ram[a->op->chunk])
-        cost->work_s += count * gradient / cpu->checksum_bytes_per_s;
+    double count = (double)chunk->count, gradient = (double)place->gradient_bytes;
+    cost->work_s = count / cpu->optimizer_parameters_per_s + 2 * checksum_s(a);
+    cost->work_s +=
+        (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
     double more = a->profile->device.count - 1; /* gradients of the other devices */
     cost->work_s += more * count * gradient / (cpu->copy_bytes_per_s * cpu->cores);
     cost->ram_bytes = count * (2 * LAYOUT_STATE_BYTES + gradient * (1 + more));
@@ -165,6 +180,30 @@ static void cost_cpu(struct cost *cost, const struct about *a)
     }
 }
 
+/* How many ops of the real plan an op of a coarse one stands for. */
+static double ops_each(const struct about *a)
+{
+    const struct place *place = a->plan->place;
+    const struct plan_op *op = a->op;
+    if (!place->share)
+        return 1;
+    switch ((enum plan_op_kind)op->kind) {
+    case OP_EMBED_FORWARD:
+    case OP_EMBED_BACKWARD:
+    case OP_HEAD_FORWARD:
+    case OP_HEAD_BACKWARD:
+        return place->tiles_each;
+    default:
+        break;
+    }
+    if (op->chunk == PLAN_NONE)
+        return 1;
+    double chunks = place->share[op->chunk].chunks;
+    /* Of a gradient, only the chunks that go to the drive are summed. */
+    double whole = (double)(a->spec->layout->chunks[op->chunk].count * place->gradient_bytes);
+    return op->kind == OP_SUM ? fmin(1, (double)op->bytes / whole) * chunks : chunks;
+}
+
 void cost_of(struct cost *cost, const struct profile *profile, const struct plan *plan,
              const struct plan_op *op)
 {
@@ -178,23 +217,14 @@ void cost_of(struct cost *cost, const struct profile *profile, const struct plan
         .channels = spec->config->channels,
     };
     *cost = (struct cost){0};
-    switch ((enum plan_lane)op->lane) {
-    case LANE_COMPUTE:
+    ASSERT(op->lane < LANE_COUNT);
+    if (op->lane == LANE_COMPUTE)
         cost_compute(cost, &about);
-        return;
-    case LANE_H2D:
-    case LANE_D2H:
-        cost_copy(cost, &about);
-        return;
-    case LANE_SSD_READ:
-    case LANE_SSD_WRITE:
-        cost_drive(cost, &about);
-        return;
-    case LANE_CPU:
+    else if (op->lane == LANE_CPU)
         cost_cpu(cost, &about);
-        return;
-    case LANE_COUNT:
-        break;
-    }
-    ASSERT(!"an op without a lane");
+    else if (op->lane == LANE_H2D || op->lane == LANE_D2H)
+        cost_copy(cost, &about);
+    else
+        cost_drive(cost, &about);
+    cost->launch_s *= ops_each(&about);
 }

@@ -14,15 +14,21 @@
  * conversion.
  *
  * wte is cut at rows, so that a run of its chunks is a tile of the vocabulary; wpe has chunks of
- * its own.
+ * its own. A head that is not tied to wte is cut like it, after the final norm.
  */
 #ifndef SPILLWAY_OFFLOAD_LAYOUT_H
 #define SPILLWAY_OFFLOAD_LAYOUT_H
 
 #include "core/base.h"
 #include "model/tensors.h"
+#include <stdbool.h>
 
 #define LAYOUT_CHUNK_PARAMETERS ((uint64_t)262144)
+/* A model of more chunks than LAYOUT_CHUNKS_MANY (from 17 G parameters on) has larger ones: a plan
+ * has some dozen ops for each. */
+#define LAYOUT_CHUNK_PARAMETERS_MAX ((uint64_t)524288)
+#define LAYOUT_CHUNKS_MANY          65536
+#define LAYOUT_TILE_CHUNKS          4 /* at least, where a chunk is larger than the smallest */
 #define LAYOUT_PAD              ((uint64_t)2048)    /* parameters: 4 KiB of the 2-byte planes */
 #define LAYOUT_TILE_PARAMETERS  ((uint64_t)1 << 20) /* a head tile has about this many */
 
@@ -48,19 +54,29 @@ struct layout_tile {
     uint64_t count; /* parameters, padded */
 };
 
+/* Chunks in a row that are equally large. */
+struct layout_run {
+    uint32_t first_chunk, chunk_count;
+    uint64_t each; /* padded parameters */
+};
+
 struct layout {
     struct layout_chunk *chunks; /* owned */
     uint32_t chunk_count;
     uint32_t *group_first_chunk; /* owned; group_count + 1 entries */
-    uint32_t group_count;        /* embedding, blocks, final norm */
-    struct layout_tile *tiles;   /* owned; of wte */
-    uint32_t tile_count;
-    uint32_t wpe_first_chunk, wpe_chunk_count;
-    uint64_t wpe_count;      /* padded parameters */
+    uint32_t group_count;        /* embedding, blocks, final norm, and the head unless tied */
+    struct layout_run *runs;     /* owned; all chunks, in order */
+    uint32_t run_count;
+    bool tied;                 /* the head's tiles are wte's */
+    struct layout_tile *tiles; /* owned; of wte, then of the head unless tied */
+    uint32_t tile_count;       /* of one of them */
+    uint32_t final_chunk;      /* the final norm's */
+    uint32_t wpe_first_chunk, wpe_chunk_count; /* no chunks where positions are rotated in */
+    uint64_t wte_count, wpe_count;             /* padded parameters */
     uint64_t block_count;    /* padded parameters of a block: all blocks are alike */
     uint64_t final_count;    /* padded parameters of the final norm */
     uint32_t block_chunks;   /* chunks of a block */
-    uint64_t tile_count_max; /* padded parameters of the largest tile */
+    uint64_t tile_slot_count; /* padded parameters of the first tile, which is as large as any */
     uint32_t tile_rows_max;
     uint32_t tile_chunks_max;
     uint64_t chunk_count_max; /* padded parameters of the largest chunk */
@@ -74,6 +90,16 @@ void layout_init(struct layout *layout, const struct tensors *tensors);
 void layout_init_sized(struct layout *layout, const struct tensors *tensors, uint64_t chunk,
                        uint64_t tile);
 void layout_deinit(struct layout *layout); /* a zeroed one is legal */
+
+/* Tiles of wte and of the head together, and the head's first. */
+static inline uint32_t layout_tile_count(const struct layout *layout)
+{
+    return layout->tied ? layout->tile_count : 2 * layout->tile_count;
+}
+static inline uint32_t layout_head_tile(const struct layout *layout, uint32_t tile)
+{
+    return layout->tied ? tile : layout->tile_count + tile;
+}
 
 /* Offset of a plane within its chunk's state, in bytes. */
 static inline uint64_t layout_plane_offset(const struct layout_chunk *chunk, enum plane plane)

@@ -1,15 +1,18 @@
 /*
  * place: from the least that can work, upwards.
  *
- * The search starts from the smallest placement (everything on the outermost tier, rings as short
- * as they can be) and then spends what the budgets leave in a fixed order, each step as far as it
- * fits: what saves the most drive traffic or recomputation per byte comes first. Each trial divides
- * the memory anew with plan_memory_init, so that the sizes compared are the sizes used.
+ * A placement is a choice of knobs (enum place_knob). What a choice takes of each tier is known in
+ * closed form (place_measure), so that thousands can be tried; tests/offload/test_place.c holds it
+ * against plan_memory_init, which divides the memory for good. Without a profile, a fixed order of
+ * spending is taken, in which what saves the most drive traffic or recomputation per byte comes
+ * first; with one, place_search tries others by simulation.
  */
 #include "offload/place.h"
 
 #include "core/log.h"
 #include "core/mem.h"
+#include "model/graph.h"
+#include "offload/place_search.h"
 #include "offload/plan.h"
 
 #include <string.h>
@@ -17,6 +20,26 @@
 /* Short of nothing, this many chunk states are in flight between drive and optimizer: enough to
  * keep a drive busy in both directions, about 24 MiB. */
 #define STATE_STAGES_MAX 8
+#define PREFETCH_MAX     3
+
+const char *const place_knob_name[KNOB_COUNT] = {"prefetch",
+                                                 "gradient slots",
+                                                 "state stages",
+                                                 "gradient ring",
+                                                 "hi",
+                                                 "lo",
+                                                 "m",
+                                                 "v",
+                                                 "x device",
+                                                 "x ram",
+                                                 "inner device",
+                                                 "inner ram",
+                                                 "inner nvme",
+                                                 "tiles",
+                                                 "gradients",
+                                                 "stash",
+                                                 "block slots"};
+
 /* The smallest flag that works is stated with a little more than this run needs: what the program
  * itself takes varies by some hundred KiB from one start to the next. */
 static uint64_t with_margin(uint64_t bytes)
@@ -24,129 +47,10 @@ static uint64_t with_margin(uint64_t bytes)
     return bytes + MAX(bytes / 64, 512 * KIB);
 }
 
-static uint32_t layer_count(const struct place *place)
-{
-    return place->spec.config->layers;
-}
-
 /* One 8-byte entry for each 4 KiB page: what the kernel needs where huge pages are not granted. */
 static uint64_t page_table_bytes(uint64_t bytes)
 {
     return bytes / 512;
-}
-
-static void measure(struct place *place)
-{
-    struct plan_memory memory;
-    plan_memory_init(&memory, place);
-    uint64_t ram = memory.tier_bytes[TIER_RAM];
-    place->vram_bytes = memory.tier_bytes[TIER_DEVICE];
-    place->ram_bytes = place->spec.overhead_bytes + ram + page_table_bytes(ram) +
-                       page_table_bytes(place->vram_bytes);
-    place->nvme_bytes = 2 * place->spec.layout->slot_bytes + memory.tier_bytes[TIER_NVME];
-    plan_memory_deinit(&memory);
-}
-
-/* RAM and device; the drive is asked at the end, when RAM has taken from it what it can. */
-static bool fits(struct place *place)
-{
-    measure(place);
-    return place->ram_bytes <= place->spec.ram_budget &&
-           (!place->separate_device || place->vram_bytes <= place->spec.vram_budget);
-}
-
-/* Setters: each puts `count` of something at its better place, and the rest at its worse one. */
-
-/* The count-th part of plane `plane`: planes before it are resident everywhere. hi of wte is used
- * by both ends of the model, so it goes first; the rest is spread evenly over the layers, so that
- * no layer waits longer for the drive than another. */
-static void set_plane(struct place *place, uint32_t plane, uint32_t count)
-{
-    const struct layout *layout = place->spec.layout;
-    uint32_t chunks = layout->chunk_count, first = 0;
-    if (plane == PLANE_HI) {
-        first = MIN(count, layout->wpe_first_chunk);
-        for (uint32_t c = 0; c < layout->wpe_first_chunk; c++)
-            place->resident[c] = (uint8_t)(plane + (c < first));
-        count -= first;
-        first = layout->wpe_first_chunk;
-    }
-    uint64_t rest = chunks - first;
-    for (uint32_t c = first; c < chunks; c++) {
-        uint64_t i = c - first;
-        bool taken = (i + 1) * count / rest > i * count / rest;
-        place->resident[c] = (uint8_t)(plane + taken);
-    }
-    /* bf16 without a device of its own: the resident hi planes are the weights. */
-    place->weights_in_place = !place->separate_device && place->spec.precision == PRECISION_BF16;
-    for (uint32_t c = 0; c < chunks; c++)
-        place->weights_in_place &= place->resident[c] > PLANE_HI;
-}
-
-static void set_hi(struct place *place, uint32_t count)
-{
-    set_plane(place, PLANE_HI, count);
-}
-static void set_lo(struct place *place, uint32_t count)
-{
-    set_plane(place, PLANE_LO, count);
-}
-static void set_m(struct place *place, uint32_t count)
-{
-    set_plane(place, PLANE_M, count);
-}
-static void set_v(struct place *place, uint32_t count)
-{
-    set_plane(place, PLANE_V, count);
-}
-
-static bool streams_gradients(const struct place *place)
-{
-    for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
-        if (!place->gradient_in_ram[c])
-            return true;
-    return false;
-}
-
-static void set_gradients(struct place *place, uint32_t count)
-{
-    uint64_t chunks = place->spec.layout->chunk_count;
-    for (uint64_t c = 0; c < chunks; c++)
-        place->gradient_in_ram[c] =
-            !place->immediate && (c + 1) * count / chunks > c * count / chunks;
-    place->gradient_stages = streams_gradients(place) ? place->spec.prefetch + 2 : 0;
-}
-
-static void set_stash(struct place *place, uint32_t count)
-{
-    uint32_t chunks = place->spec.layout->wpe_first_chunk;
-    /* Where RAM is the device, holding the tiles' gradients is better than a copy beside them. */
-    if (!place->separate_device)
-        count = 0;
-    for (uint32_t c = 0; c < chunks; c++)
-        place->stash_in_ram[c] = c < count;
-    bool spilled = place->tile_gradient_slots < place->spec.layout->tile_count && count < chunks;
-    place->stash_stages = spilled && place->separate_device ? 2 : 0;
-}
-
-static bool any_where(const struct place *place, const uint8_t *where, enum place_where wanted)
-{
-    for (uint32_t l = 0; l < layer_count(place); l++)
-        if (where[l] == wanted)
-            return true;
-    return false;
-}
-
-/* Rings that exist only because something is not kept where it is used. */
-static void set_activation_rings(struct place *place)
-{
-    bool spilled = any_where(place, place->inner_where, WHERE_RAM) ||
-                   any_where(place, place->inner_where, WHERE_NVME);
-    bool recomputed = any_where(place, place->inner_where, WHERE_RECOMPUTE);
-    place->inner_slots = spilled ? 2 : recomputed ? 1 : 0;
-    bool staged = any_where(place, place->x_where, WHERE_NVME) ||
-                  any_where(place, place->inner_where, WHERE_NVME);
-    place->activation_stages = staged && place->separate_device ? 2 : 0;
 }
 
 static enum place_where outermost(const struct place *place)
@@ -156,125 +60,328 @@ static enum place_where outermost(const struct place *place)
     return place->separate_device ? WHERE_RAM : WHERE_DEVICE;
 }
 
-/* The last layers first, here and below: their activations wait the shortest. */
-static void set_x_device(struct place *place, uint32_t count)
+/* ---- Where a choice puts what ---------------------------------------------------------------- */
+
+struct where_counts {
+    uint32_t layers[WHERE_RECOMPUTE + 1];
+};
+
+/* The last layers first: their activations wait the shortest. */
+enum place_where place_x_where(const struct place *place, const struct place_choice *choice,
+                               uint32_t layer)
 {
-    for (uint32_t l = 0; l < layer_count(place); l++)
-        if (layer_count(place) - l <= count)
-            place->x_where[l] = WHERE_DEVICE;
-    set_activation_rings(place);
-}
-static void set_x_ram(struct place *place, uint32_t count)
-{
-    for (uint32_t l = 0; l < layer_count(place); l++)
-        if (place->x_where[l] != WHERE_DEVICE)
-            place->x_where[l] =
-                (uint8_t)(layer_count(place) - l <= count ? WHERE_RAM : outermost(place));
-    set_activation_rings(place);
-}
-static void set_inner_device(struct place *place, uint32_t count)
-{
-    for (uint32_t l = 0; l < layer_count(place); l++)
-        if (layer_count(place) - l <= count)
-            place->inner_where[l] = WHERE_DEVICE;
-    set_activation_rings(place);
-}
-static void set_inner_ram(struct place *place, uint32_t count)
-{
-    enum place_where worse =
-        place->spec.recompute == RECOMPUTE_NONE ? outermost(place) : WHERE_RECOMPUTE;
-    for (uint32_t l = 0; l < layer_count(place); l++)
-        if (place->inner_where[l] != WHERE_DEVICE)
-            place->inner_where[l] = (uint8_t)(layer_count(place) - l <= count ? WHERE_RAM : worse);
-    set_activation_rings(place);
-}
-static void set_gradient_slots(struct place *place, uint32_t extra)
-{
-    uint32_t tiles = place->spec.layout->tile_count;
-    bool held = !place->separate_device && !place->spec.nvme;
-    place->gradient_slots = 1 + extra;
-    place->tile_gradient_slots = held ? tiles : MIN(1 + extra, tiles);
-    place->gradient_outs =
-        place->spec.precision == PRECISION_BF16 && place->separate_device ? 2 + 2 * extra : 0;
-}
-static void set_tiles(struct place *place, uint32_t held)
-{
-    uint32_t tiles = place->spec.layout->tile_count;
-    if (!held)
-        return;
-    place->tile_slots = tiles;
-    place->tile_gradient_slots = tiles;
-    place->stash_stages = 0;
-}
-static void set_block_slots(struct place *place, uint32_t extra)
-{
-    place->block_slots = MIN(place->spec.prefetch + 1 + extra, layer_count(place));
-}
-static void set_state_stages(struct place *place, uint32_t extra)
-{
-    bool streams = place->spec.nvme;
-    place->state_stages = streams ? 2 + extra : 0;
-    place->join_stages =
-        place->separate_device && place->spec.precision == PRECISION_FP32 ? 2 + extra / 2 : 0;
+    uint32_t from_end = place->spec.config->layers - layer;
+    if (from_end <= choice->knob[KNOB_X_DEVICE])
+        return WHERE_DEVICE;
+    if (from_end <= choice->knob[KNOB_X_DEVICE] + choice->knob[KNOB_X_RAM])
+        return WHERE_RAM;
+    return outermost(place);
 }
 
-/* The largest count in 0..max that fits, when 0 does: found by halving, since memory grows with the
- * count. */
-static uint32_t grow(struct place *place, void (*set)(struct place *, uint32_t), uint32_t max)
+enum place_where place_inner_where(const struct place *place, const struct place_choice *choice,
+                                   uint32_t layer)
 {
-    uint32_t low = 0, high = max;
-    while (low < high) {
-        uint32_t middle = high - (high - low) / 2;
-        set(place, middle);
-        if (fits(place))
-            low = middle;
-        else
-            high = middle - 1;
+    uint32_t from_end = place->spec.config->layers - layer;
+    const uint32_t *knob = choice->knob;
+    if (from_end <= knob[KNOB_INNER_DEVICE])
+        return WHERE_DEVICE;
+    if (from_end <= knob[KNOB_INNER_DEVICE] + knob[KNOB_INNER_RAM])
+        return WHERE_RAM;
+    if (from_end <= knob[KNOB_INNER_DEVICE] + knob[KNOB_INNER_RAM] + knob[KNOB_INNER_NVME])
+        return WHERE_NVME;
+    return place->spec.recompute == RECOMPUTE_NONE ? outermost(place) : WHERE_RECOMPUTE;
+}
+
+static void count_where(const struct place *place, const struct place_choice *choice,
+                        struct where_counts *x, struct where_counts *inner)
+{
+    *x = *inner = (struct where_counts){0};
+    for (uint32_t l = 0; l < place->spec.config->layers; l++) {
+        x->layers[place_x_where(place, choice, l)]++;
+        inner->layers[place_inner_where(place, choice, l)]++;
     }
-    set(place, low);
-    return low;
 }
 
-/* As grow, where the setter only ever improves: a copy is kept to return to. */
-static void grow_where(struct place *place, uint8_t *where, void (*set)(struct place *, uint32_t),
-                       uint32_t max)
+/* hi of wte is used by both ends of the model, so it goes first; the rest is spread. */
+static uint32_t plane_first(const struct place *place, uint32_t plane, uint32_t count)
 {
-    uint32_t layers = layer_count(place), low = 0, high = max;
-    uint8_t before[layers];
-    memcpy(before, where, layers);
-    while (low < high) {
-        uint32_t middle = high - (high - low) / 2;
-        memcpy(where, before, layers);
-        set(place, middle);
-        if (fits(place))
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    memcpy(where, before, layers);
-    set(place, low);
+    return plane == PLANE_HI ? MIN(count, place->spec.layout->wpe_first_chunk) : 0;
 }
 
-static void set_least(struct place *place)
+uint64_t place_plane_taken(const struct place *place, const struct place_choice *choice,
+                           uint32_t plane, uint32_t before)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t count = choice->knob[KNOB_HI + plane];
+    if (plane != PLANE_HI)
+        return place_taken_before(before, count, layout->chunk_count);
+    uint32_t first = plane_first(place, plane, count), wte = layout->wpe_first_chunk;
+    if (before <= wte)
+        return MIN(before, first);
+    return first + place_taken_before(before - wte, count - first, layout->chunk_count - wte);
+}
+
+/* How long the rings are that this choice needs, and what is held at all. */
+static void set_rings(struct place *place, const struct place_choice *choice,
+                      const struct where_counts *x, const struct where_counts *inner)
 {
     const struct place_spec *spec = &place->spec;
-    uint32_t layers = layer_count(place), chunks = spec->layout->chunk_count;
-    bool outer = spec->nvme;
-    set_plane(place, PLANE_HI, 0);
-    if (spec->resident_planes > 0)
-        set_plane(place, (uint32_t)spec->resident_planes - 1, chunks);
-    else if (!outer)
-        set_plane(place, PLANE_V, chunks);
-    set_gradient_slots(place, 0);
-    set_gradients(place, outer ? 0 : chunks);
-    set_stash(place, outer ? 0 : chunks);
-    memset(place->x_where, outermost(place), layers);
-    memset(place->inner_where,
-           spec->recompute == RECOMPUTE_NONE ? outermost(place) : WHERE_RECOMPUTE, layers);
-    set_activation_rings(place);
-    place->tile_slots = MIN(2, spec->layout->tile_count);
-    set_block_slots(place, 0);
-    set_state_stages(place, 0);
+    const uint32_t *knob = choice->knob;
+    bool separate = place->separate_device, bf16 = spec->precision == PRECISION_BF16;
+    uint32_t tiles = layout_tile_count(spec->layout), extra = knob[KNOB_GRADIENT_SLOTS];
+    uint32_t prefetch = knob[KNOB_PREFETCH] + 1;
+    bool held = knob[KNOB_TILES] || (!separate && !spec->nvme);
+    place->gradient_slots = 1 + extra;
+    place->tile_gradient_slots = held ? tiles : MIN(1 + extra, tiles);
+    place->gradient_outs = bf16 && separate ? 2 + 2 * extra + knob[KNOB_GRADIENT_RING] : 0;
+    place->tile_slots = knob[KNOB_TILES] ? tiles : MIN(2, tiles);
+    place->block_slots = MIN(prefetch + 1 + knob[KNOB_BLOCK_SLOTS], spec->config->layers);
+    bool streams = place->immediate || knob[KNOB_GRADIENTS] < spec->layout->chunk_count;
+    place->gradient_stages = streams ? prefetch + 2 + knob[KNOB_GRADIENT_RING] : 0;
+    bool stashes = separate && place->tile_gradient_slots < tiles && spec->layout->tied &&
+                   knob[KNOB_STASH] < spec->layout->wpe_first_chunk;
+    place->stash_stages = stashes ? 2 : 0;
+    place->state_stages = spec->nvme ? 2 + knob[KNOB_STATE_STAGES] : 0;
+    place->join_stages = separate && !bf16 ? 2 + knob[KNOB_STATE_STAGES] / 2 : 0;
+    bool moved = inner->layers[WHERE_RAM] || inner->layers[WHERE_NVME];
+    place->inner_slots = moved ? 2 : inner->layers[WHERE_RECOMPUTE] ? 1 : 0;
+    bool staged = x->layers[WHERE_NVME] || inner->layers[WHERE_NVME];
+    place->activation_stages = staged && separate ? 2 : 0;
+    place->weights_in_place = !separate && bf16 && knob[KNOB_HI] == spec->layout->chunk_count;
+}
+
+/* ---- What a choice takes ----------------------------------------------------------------------
+ */
+
+/* Padded parameters of the chunks that `taken` says, run by run of chunks of one size. */
+static uint64_t taken_parameters(const struct place *place, const struct place_choice *choice,
+                                 uint64_t (*taken)(const struct place *,
+                                                   const struct place_choice *, uint32_t, uint32_t),
+                                 uint32_t which)
+{
+    const struct layout *layout = place->spec.layout;
+    uint64_t sum = 0, before = 0;
+    for (uint32_t r = 0; r < layout->run_count; r++) {
+        const struct layout_run *run = &layout->runs[r];
+        uint64_t after = taken(place, choice, which, run->first_chunk + run->chunk_count);
+        sum += (after - before) * run->each;
+        before = after;
+    }
+    return sum;
+}
+
+uint64_t place_gradients_taken(const struct place *place, const struct place_choice *choice,
+                               uint32_t before)
+{
+    if (place->immediate)
+        return 0;
+    return place_taken_before(before, choice->knob[KNOB_GRADIENTS],
+                              place->spec.layout->chunk_count);
+}
+
+static uint64_t gradients_taken(const struct place *place, const struct place_choice *choice,
+                                uint32_t which, uint32_t before)
+{
+    (void)which;
+    return place_gradients_taken(place, choice, before);
+}
+
+static uint64_t stash_taken(const struct place *place, const struct place_choice *choice,
+                            uint32_t which, uint32_t before)
+{
+    (void)which;
+    (void)place;
+    return MIN(before, choice->knob[KNOB_STASH]);
+}
+
+static uint64_t pages(uint64_t bytes)
+{
+    return round_up(bytes, IO_ALIGN);
+}
+
+struct tiers {
+    uint64_t bytes[TIER_COUNT];
+};
+
+static void add_state(const struct place *place, const struct place_choice *choice,
+                      struct tiers *tiers)
+{
+    const struct layout *layout = place->spec.layout;
+    uint64_t chunk = layout->chunk_count_max, each = place->gradient_bytes;
+    for (uint32_t p = 0; p < PLANE_COUNT; p++)
+        tiers->bytes[TIER_RAM] +=
+            taken_parameters(place, choice, place_plane_taken, p) * layout_plane_bytes[p];
+    uint64_t in_ram = taken_parameters(place, choice, gradients_taken, 0) * each;
+    tiers->bytes[TIER_RAM] += in_ram;
+    if (!place->immediate)
+        tiers->bytes[TIER_NVME] += layout->padded_parameters * each - in_ram;
+    if (place->tile_gradient_slots < layout_tile_count(layout) && layout->tied) {
+        uint64_t stash = taken_parameters(place, choice, stash_taken, 0) * 4;
+        tiers->bytes[TIER_RAM] += stash;
+        tiers->bytes[TIER_NVME] += layout->wte_count * 4 - stash;
+    }
+    tiers->bytes[TIER_RAM] += place->gradient_stages * pages(chunk * each);
+    tiers->bytes[TIER_DEVICE] += place->gradient_outs * pages(chunk * each);
+    tiers->bytes[TIER_RAM] += place->stash_stages * pages(chunk * 4);
+    tiers->bytes[TIER_RAM] += place->state_stages * pages(chunk * LAYOUT_STATE_BYTES);
+    tiers->bytes[TIER_RAM] += place->join_stages * pages(chunk * 4);
+}
+
+static void add_weights(const struct place *place, struct tiers *tiers)
+{
+    const struct layout *layout = place->spec.layout;
+    uint64_t own = place->weights_in_place ? 0 : place->weight_bytes;
+    uint64_t fixed = layout->wpe_count + layout->final_count;
+    tiers->bytes[TIER_DEVICE] += own * (place->block_slots * layout->block_count +
+                                        place->tile_slots * layout->tile_slot_count + fixed) +
+                                 4 * (place->gradient_slots * layout->block_count +
+                                      place->tile_gradient_slots * layout->tile_slot_count + fixed);
+}
+
+static void add_activations(const struct place *place, const struct where_counts *x_counts,
+                            const struct where_counts *inner_counts, struct tiers *tiers)
+{
+    uint64_t accum = place->spec.accum, rows = (uint64_t)place->spec.batch * place->spec.seq;
+    uint64_t x = pages(place->x_bytes), inner = pages(place->inner_bytes);
+    uint64_t *device = &tiers->bytes[TIER_DEVICE], *ram = &tiers->bytes[TIER_RAM];
+    bool ring = x_counts->layers[WHERE_DEVICE] < place->spec.config->layers;
+    uint64_t squares = (uint64_t)place->spec.layout->chunk_count * PLAN_SQUARES_PER_CHUNK * 8;
+    *device += x * (accum * x_counts->layers[WHERE_DEVICE] + (ring ? accum + 2 : 0) + 2 * accum);
+    *device += inner * (accum * inner_counts->layers[WHERE_DEVICE] + place->inner_slots);
+    *device += accum * (pages(rows * place->spec.config->channels * place->weight_bytes) +
+                        pages(rows * 2 * 4) * 2 + pages(rows * 3 * 4) + pages(rows * 4));
+    *device += pages(squares) + pages(place->scratch_bytes);
+    *ram += accum * (x * x_counts->layers[WHERE_RAM] + inner * inner_counts->layers[WHERE_RAM]);
+    *ram += place->activation_stages * MAX(x, inner);
+    if (place->separate_device)
+        *ram += accum * (pages(rows * 4) + pages(rows * 2 * 4)) + pages(squares);
+    tiers->bytes[TIER_NVME] +=
+        accum * (x * x_counts->layers[WHERE_NVME] + inner * inner_counts->layers[WHERE_NVME]);
+}
+
+bool place_measure(struct place *place, const struct place_choice *choice)
+{
+    struct tiers tiers = {0};
+    struct where_counts x, inner;
+    count_where(place, choice, &x, &inner);
+    set_rings(place, choice, &x, &inner);
+    add_state(place, choice, &tiers);
+    add_weights(place, &tiers);
+    add_activations(place, &x, &inner, &tiers);
+    uint64_t ram = tiers.bytes[TIER_RAM];
+    if (!place->separate_device) {
+        ram += tiers.bytes[TIER_DEVICE];
+        tiers.bytes[TIER_DEVICE] = 0;
+    }
+    place->vram_bytes = tiers.bytes[TIER_DEVICE];
+    /* On the CPU device the arena's page tables are the process's as well. */
+    bool arena = place->spec.profile == NULL || place->spec.profile->device.is_cpu;
+    place->ram_bytes = place->spec.overhead_bytes + ram + page_table_bytes(ram) +
+                       (arena ? page_table_bytes(place->vram_bytes) : 0);
+    place->nvme_bytes = 2 * place->spec.layout->slot_bytes + tiers.bytes[TIER_NVME];
+    return place->ram_bytes <= place->spec.ram_budget &&
+           (!place->separate_device || place->vram_bytes <= place->spec.vram_budget);
+}
+
+/* ---- Choices ----------------------------------------------------------------------------------
+ */
+
+/* Whether a knob means anything here, and how far it goes. */
+uint32_t place_knob_max(const struct place *place, enum place_knob knob)
+{
+    const struct place_spec *spec = &place->spec;
+    const struct layout *layout = spec->layout;
+    bool separate = place->separate_device;
+    switch (knob) {
+    case KNOB_PREFETCH:
+        return spec->prefetch ? spec->prefetch - 1 : PREFETCH_MAX - 1;
+    case KNOB_GRADIENT_SLOTS:
+        return 1;
+    case KNOB_STATE_STAGES:
+        return spec->nvme ? STATE_STAGES_MAX - 2 : 0;
+    case KNOB_GRADIENT_RING:
+        return separate || spec->nvme ? layout->block_chunks : 0;
+    case KNOB_HI:
+    case KNOB_LO:
+    case KNOB_M:
+    case KNOB_V:
+        if (spec->resident_planes != PLACE_RESIDENT_AUTO && spec->nvme)
+            return knob - KNOB_HI < (enum place_knob)spec->resident_planes ? layout->chunk_count
+                                                                           : 0;
+        return layout->chunk_count;
+    case KNOB_X_DEVICE:
+        return spec->config->layers;
+    case KNOB_X_RAM:
+        return separate ? spec->config->layers : 0;
+    case KNOB_INNER_DEVICE:
+        return spec->recompute == RECOMPUTE_ALL ? 0 : spec->config->layers;
+    case KNOB_INNER_RAM:
+        return spec->recompute == RECOMPUTE_ALL || !separate ? 0 : spec->config->layers;
+    case KNOB_INNER_NVME:
+        return spec->recompute == RECOMPUTE_AUTO && spec->nvme ? spec->config->layers : 0;
+    case KNOB_TILES:
+        return 1;
+    case KNOB_GRADIENTS:
+        return place->immediate ? 0 : layout->chunk_count;
+    case KNOB_STASH:
+        /* Where RAM is the device, holding the tiles' gradients is better than a copy of them. */
+        return separate && layout->tied ? layout->wpe_first_chunk : 0;
+    case KNOB_BLOCK_SLOTS:
+        return spec->config->layers;
+    case KNOB_COUNT:
+        break;
+    }
+    ASSERT(!"no knob");
+    return 0;
+}
+
+void place_least_choice(const struct place *place, struct place_choice *choice)
+{
+    const struct place_spec *spec = &place->spec;
+    *choice = (struct place_choice){{0}};
+    choice->knob[KNOB_PREFETCH] = spec->prefetch ? spec->prefetch - 1 : 0;
+    for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
+        if (!spec->nvme || (spec->resident_planes != PLACE_RESIDENT_AUTO &&
+                            k - KNOB_HI < (uint32_t)spec->resident_planes))
+            choice->knob[k] = spec->layout->chunk_count;
+    if (spec->nvme)
+        return;
+    choice->knob[KNOB_GRADIENTS] = place_knob_max(place, KNOB_GRADIENTS);
+    choice->knob[KNOB_STASH] = place_knob_max(place, KNOB_STASH);
+}
+
+/* A plane is taken only where the planes before it are. */
+static uint32_t limit(const struct place *place, const struct place_choice *choice,
+                      enum place_knob knob, uint32_t most)
+{
+    most = MIN(most, place_knob_max(place, knob));
+    if (knob > KNOB_HI && knob <= KNOB_V &&
+        choice->knob[knob - 1] < place->spec.layout->chunk_count)
+        return choice->knob[knob];
+    return most;
+}
+
+/* Memory grows with a knob, but at the end of some, where the last layer that needs a ring is gone:
+ * so the end is tried first, and then halves. */
+void place_grow(struct place *place, struct place_choice *choice, enum place_knob knob,
+                uint32_t most)
+{
+    uint32_t *value = &choice->knob[knob], low = *value;
+    uint32_t high = limit(place, choice, knob, most);
+    if (high <= low)
+        return;
+    *value = high;
+    if (place_measure(place, choice))
+        return;
+    for (high--; low < high;) {
+        uint32_t middle = high - (high - low) / 2;
+        *value = middle;
+        if (place_measure(place, choice))
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    *value = low;
 }
 
 /* Whether arithmetic takes longer than moving all state over the drive would: then recomputation is
@@ -282,83 +389,65 @@ static void set_least(struct place *place)
 static bool compute_binds(const struct place *place)
 {
     const struct place_spec *spec = &place->spec;
-    const struct profile *profile = spec->profile;
+    struct profile defaults;
     uint64_t forward, backward;
+    profile_init(&defaults, 2);
     place_flops(spec, &forward, &backward);
     double state = (double)spec->layout->padded_parameters * LAYOUT_STATE_BYTES;
-    double flops = profile_flops(profile, spec->precision, PROFILE_BLOCK_BACKWARD,
+    double flops = profile_flops(&defaults, spec->precision, PROFILE_BLOCK_BACKWARD,
                                  spec->config->channels, spec->batch * spec->seq);
     return (double)(forward + backward) / flops >
-           state / profile->ssd.read_bytes_per_s + state / profile->ssd.write_bytes_per_s;
+           state / defaults.ssd.read_bytes_per_s + state / defaults.ssd.write_bytes_per_s;
 }
 
-static void grow_inner(struct place *place)
+void place_spend(struct place *place, const struct place_limits *limits,
+                 struct place_choice *choice)
 {
-    if (place->spec.recompute == RECOMPUTE_ALL)
-        return;
-    uint32_t layers = layer_count(place);
-    grow_where(place, place->inner_where, set_inner_device, layers);
-    if (place->separate_device)
-        grow_where(place, place->inner_where, set_inner_ram, layers);
-}
-
-/* The head's tiles all on the device, with their gradients: all or nothing. */
-static void grow_tiles(struct place *place)
-{
-    uint32_t gradient_slots = place->tile_gradient_slots, slots = place->tile_slots;
-    uint32_t stages = place->stash_stages;
-    if (grow(place, set_tiles, 1))
-        return;
-    place->tile_gradient_slots = gradient_slots;
-    place->tile_slots = slots;
-    place->stash_stages = stages;
-}
-
-static bool all_resident(const struct place *place, enum plane plane)
-{
-    for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
-        if (place->resident[c] <= plane)
-            return false;
-    return true;
-}
-
-/* RAM and, without a device of its own, everything: from what saves most drive traffic per byte
- * (hi: three times its size in a step) to what saves least. */
-static void spend(struct place *place)
-{
-    const struct place_spec *spec = &place->spec;
-    uint32_t layers = layer_count(place), chunks = spec->layout->chunk_count;
-    bool search = spec->resident_planes == PLACE_RESIDENT_AUTO && spec->nvme;
-    bool inner_first = compute_binds(place);
-    grow(place, set_gradient_slots, 1);
-    if (spec->nvme)
-        grow(place, set_state_stages, STATE_STAGES_MAX - 2);
-    if (search)
-        grow(place, set_hi, chunks);
-    grow_where(place, place->x_where, set_x_device, layers);
-    if (place->separate_device && any_where(place, place->x_where, WHERE_NVME))
-        grow_where(place, place->x_where, set_x_ram, layers);
-    if (inner_first)
-        grow_inner(place);
-    grow_tiles(place);
-    if (spec->nvme) {
-        grow(place, set_gradients, chunks);
-        if (place->tile_gradient_slots < spec->layout->tile_count)
-            grow(place, set_stash, spec->layout->wpe_first_chunk);
+    const uint32_t *most = limits->most;
+    static const enum place_knob before[] = {
+        KNOB_GRADIENT_SLOTS, KNOB_STATE_STAGES, KNOB_HI,
+        KNOB_X_DEVICE,       KNOB_X_RAM,        KNOB_GRADIENT_RING};
+    static const enum place_knob after[] = {KNOB_TILES, KNOB_GRADIENTS, KNOB_STASH,
+                                            KNOB_LO,    KNOB_M,         KNOB_V};
+    place_least_choice(place, choice);
+    place_grow(place, choice, KNOB_PREFETCH, most[KNOB_PREFETCH]);
+    for (size_t i = 0; i < ARRAY_COUNT(before); i++)
+        place_grow(place, choice, before[i], most[before[i]]);
+    place_grow(place, choice, KNOB_BLOCK_SLOTS, limits->block_slots_first);
+    if (!limits->inner_last) {
+        place_grow(place, choice, KNOB_INNER_DEVICE, most[KNOB_INNER_DEVICE]);
+        place_grow(place, choice, KNOB_INNER_RAM, most[KNOB_INNER_RAM]);
     }
-    void (*const planes[])(struct place *, uint32_t) = {set_lo, set_m, set_v};
-    for (uint32_t i = 0; i < ARRAY_COUNT(planes) && search; i++)
-        if (all_resident(place, i))
-            grow(place, planes[i], chunks);
-    if (!inner_first)
-        grow_inner(place);
-    grow(place, set_block_slots, layers);
+    for (size_t i = 0; i < ARRAY_COUNT(after); i++)
+        place_grow(place, choice, after[i], most[after[i]]);
+    /* What is left, where more is never slower. */
+    place_grow(place, choice, KNOB_GRADIENTS, UINT32_MAX);
+    place_grow(place, choice, KNOB_INNER_DEVICE, UINT32_MAX);
+    place_grow(place, choice, KNOB_INNER_RAM, most[KNOB_INNER_RAM]);
+    place_grow(place, choice, KNOB_BLOCK_SLOTS, most[KNOB_BLOCK_SLOTS]);
+    uint32_t kept = choice->knob[KNOB_INNER_DEVICE] + choice->knob[KNOB_INNER_RAM];
+    place_grow(place, choice, KNOB_INNER_NVME,
+               MIN(most[KNOB_INNER_NVME],
+                   place->spec.config->layers - MIN(kept, place->spec.config->layers)));
 }
+
+void place_limits_init(const struct place *place, struct place_limits *limits)
+{
+    *limits = (struct place_limits){.inner_last = !compute_binds(place)};
+    for (uint32_t k = 0; k < KNOB_COUNT; k++)
+        limits->most[k] = place_knob_max(place, k);
+    limits->most[KNOB_PREFETCH] = MIN(limits->most[KNOB_PREFETCH], 1);
+    if (place->spec.prefetch)
+        limits->most[KNOB_PREFETCH] = place->spec.prefetch - 1;
+    limits->most[KNOB_INNER_NVME] = 0;
+}
+
+/* ---- Refusals ---------------------------------------------------------------------------------
+ */
 
 static int refuse(struct place *place, struct err *err)
 {
     const struct place_spec *spec = &place->spec;
-    measure(place);
     char need[LOG_BYTES_MAX], have[LOG_BYTES_MAX], what[LOG_BYTES_MAX];
     struct plan_memory memory;
     plan_memory_init(&memory, place);
@@ -401,7 +490,10 @@ static int refuse(struct place *place, struct err *err)
                    (unsigned long long)div_up(with_margin(place->nvme_bytes) + chunk, MIB));
 }
 
-int place_choose(struct place *place, const struct place_spec *spec, struct err *err)
+/* ---- From a spec to a placement ----------------------------------------------------------------
+ */
+
+void place_init(struct place *place, const struct place_spec *spec)
 {
     const struct layout *layout = spec->layout;
     ASSERT(spec->batch > 0 && spec->accum > 0 && spec->seq > 0);
@@ -410,54 +502,80 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
         .spec = *spec,
         .separate_device = spec->vram_budget > 0,
         .immediate = !spec->clip,
+        .tiles_each = 1,
         .weight_bytes = precision_bytes(spec->precision),
         .gradient_bytes = precision_bytes(spec->precision),
     };
-    struct kernels_shape shape = {
-        .precision = spec->precision,
-        .batch = spec->batch,
-        .seq = spec->seq,
-        .channels = spec->config->channels,
-        .heads = spec->config->heads,
-        .vocab = spec->config->vocab,
-        .tile_rows_max = layout->tile_rows_max,
-        .norm_epsilon = spec->config->norm_epsilon,
-    };
-    kernels_sizes(&shape, &place->sizes);
+    struct graph_shape shape = {spec->precision, spec->batch, spec->seq, layout->tile_rows_max};
+    place->scratch_bytes = graph_scratch_bytes(spec->config, &shape);
+    place->inner_bytes = graph_inner_bytes(spec->config, &shape);
     place->x_bytes =
         round_up((uint64_t)spec->batch * spec->seq * spec->config->channels * 4, IO_ALIGN);
-    place->inner_bytes = place->sizes.inner_bytes;
+}
+
+static void reserve(struct place *place)
+{
+    const struct layout *layout = place->spec.layout;
+    if (place->resident)
+        return;
     place->resident = mem_alloc(layout->chunk_count, sizeof(*place->resident));
     place->gradient_in_ram = mem_alloc(layout->chunk_count, sizeof(*place->gradient_in_ram));
     place->stash_in_ram = mem_alloc(layout->wpe_first_chunk, sizeof(*place->stash_in_ram));
-    place->x_where = mem_alloc(spec->config->layers, sizeof(*place->x_where));
-    place->inner_where = mem_alloc(spec->config->layers, sizeof(*place->inner_where));
+    place->x_where = mem_alloc(place->spec.config->layers, sizeof(*place->x_where));
+    place->inner_where = mem_alloc(place->spec.config->layers, sizeof(*place->inner_where));
+}
+
+void place_apply(struct place *place, const struct place_choice *choice)
+{
+    const struct layout *layout = place->spec.layout;
+    reserve(place);
+    place->choice = *choice;
+    place_measure(place, choice);
+    place->spec.prefetch = choice->knob[KNOB_PREFETCH] + 1;
+    uint64_t before[PLANE_COUNT] = {0};
+    for (uint32_t c = 0; c < layout->chunk_count; c++) {
+        uint32_t planes = 0;
+        for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+            uint64_t after = place_plane_taken(place, choice, p, c + 1);
+            planes += after > before[p];
+            before[p] = after;
+        }
+        place->resident[c] = (uint8_t)planes;
+        place->gradient_in_ram[c] =
+            place_gradients_taken(place, choice, c + 1) > place_gradients_taken(place, choice, c);
+    }
+    for (uint32_t p = 0; p < PLANE_COUNT; p++)
+        place->resident_plane_chunks[p] = before[p];
+    for (uint32_t c = 0; c < layout->wpe_first_chunk; c++)
+        place->stash_in_ram[c] = c < choice->knob[KNOB_STASH];
+    for (uint32_t l = 0; l < place->spec.config->layers; l++) {
+        place->x_where[l] = (uint8_t)place_x_where(place, choice, l);
+        place->inner_where[l] = (uint8_t)place_inner_where(place, choice, l);
+    }
+}
+
+int place_choose(struct place *place, const struct place_spec *spec, struct err *err)
+{
+    struct place_choice choice;
+    struct place_limits limits;
+    place_init(place, spec);
     if (spec->resident_planes != PLACE_RESIDENT_AUTO && spec->resident_planes < PLANE_COUNT &&
         !spec->nvme)
         return err_set(err, ERR_INPUT,
                        "--resident keeps state out of RAM, but there is no drive for it: add "
                        "--nvme DIR");
-
-    place->spec.prefetch = spec->prefetch ? spec->prefetch : 1;
-    set_least(place);
-    if (!fits(place))
+    place_least_choice(place, &choice);
+    if (!place_measure(place, &choice)) {
+        place_apply(place, &choice);
         return refuse(place, err);
-    if (!spec->prefetch) {
-        place->spec.prefetch = 2;
-        set_least(place);
-        if (!fits(place)) {
-            place->spec.prefetch = 1;
-            set_least(place);
-        }
     }
-    spend(place);
-    ASSERT(fits(place));
-    if (place->nvme_bytes > spec->nvme_budget)
-        return refuse(place, err);
-    for (uint32_t c = 0; c < layout->chunk_count; c++)
-        for (uint32_t plane = 0; plane < place->resident[c]; plane++)
-            place->resident_plane_chunks[plane]++;
-    return 0;
+    place_limits_init(place, &limits);
+    place_spend(place, &limits, &choice);
+    if (spec->profile)
+        place_search(place, &limits, &choice);
+    place_apply(place, &choice);
+    ASSERT(place->ram_bytes <= spec->ram_budget);
+    return place->nvme_bytes > spec->nvme_budget ? refuse(place, err) : 0;
 }
 
 void place_deinit(struct place *place)
@@ -467,5 +585,6 @@ void place_deinit(struct place *place)
     mem_free(place->stash_in_ram);
     mem_free(place->x_where);
     mem_free(place->inner_where);
+    mem_free(place->share);
     *place = (struct place){0};
 }

@@ -10,7 +10,7 @@
 #define SPILLWAY_OFFLOAD_PLACE_H
 
 #include "core/err.h"
-#include "model/kernels.h"
+#include "model/config.h"
 #include "offload/layout.h"
 #include "offload/profile.h"
 #include <stdio.h>
@@ -43,21 +43,57 @@ struct place_spec {
 
 enum place_where { WHERE_DEVICE, WHERE_RAM, WHERE_NVME, WHERE_RECOMPUTE };
 
+/* What a placement is free to choose, each from 0 (the least memory) to place_knob_max. */
+enum place_knob {
+    KNOB_PREFETCH,       /* layers fetched ahead, less one */
+    KNOB_GRADIENT_SLOTS, /* 1: a second set of device gradients, so that storing overlaps */
+    KNOB_STATE_STAGES,   /* chunk states in flight beyond two */
+    KNOB_GRADIENT_RING,  /* stored gradients on their way beyond a few: a whole block's at most,
+                          * which then leave beside the backward pass of the next one */
+    KNOB_HI,             /* chunks whose plane is pinned in RAM, here and below */
+    KNOB_LO,
+    KNOB_M,
+    KNOB_V,
+    KNOB_X_DEVICE,     /* layers whose input is kept on the device */
+    KNOB_X_RAM,        /* and in RAM; of the others: on the drive */
+    KNOB_INNER_DEVICE, /* layers whose inner activations are kept on the device, */
+    KNOB_INNER_RAM,    /* in RAM, */
+    KNOB_INNER_NVME,  /* on the drive; of the others: recomputed (--recompute none: on the drive) */
+    KNOB_TILES,       /* 1: the head's tiles and their gradients all stay on the device */
+    KNOB_GRADIENTS,   /* chunks whose stored gradient waits in RAM */
+    KNOB_STASH,       /* chunks of wte whose head gradient waits in RAM */
+    KNOB_BLOCK_SLOTS, /* blocks' weights held beyond those fetched ahead */
+    KNOB_COUNT
+};
+extern const char *const place_knob_name[KNOB_COUNT];
+
+struct place_choice {
+    uint32_t knob[KNOB_COUNT];
+};
+
+/* A chunk's bytes that RAM does not hold, where a chunk stands for many (offload/coarse.h). */
+struct place_share {
+    uint64_t plane[PLANE_COUNT], gradient, stash;
+    uint32_t chunks; /* how many it stands for */
+};
+
 struct place {
     struct place_spec spec; /* as given, prefetch filled in */
-    struct kernels_sizes sizes;
+    struct place_choice choice;
     bool separate_device;
     bool immediate;          /* no clipping: backward updates, and no gradient is stored */
     uint64_t weight_bytes;   /* a parameter on the device: 2 or 4 */
     uint64_t gradient_bytes; /* a parameter, stored: 2 or 4 */
-    uint64_t x_bytes, inner_bytes;
+    uint64_t x_bytes, inner_bytes, scratch_bytes; /* of a micro-batch (and block) */
 
-    uint8_t *resident;     /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
-    bool *gradient_in_ram; /* owned; [chunk]; all false when updates are immediate */
-    bool *stash_in_ram;    /* owned; [wte chunk] */
-    uint8_t *x_where;      /* owned; [layer] enum place_where */
-    uint8_t *inner_where;  /* owned; [layer] */
-    bool weights_in_place; /* blocks compute straight from the resident hi plane */
+    uint8_t *resident;         /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
+    bool *gradient_in_ram;     /* owned; [chunk]; all false when updates are immediate */
+    bool *stash_in_ram;        /* owned; [wte chunk] */
+    uint8_t *x_where;          /* owned; [layer] enum place_where */
+    uint8_t *inner_where;      /* owned; [layer] */
+    bool weights_in_place;     /* blocks compute straight from the resident hi plane */
+    struct place_share *share; /* owned; [chunk], or NULL: chunks are wholly here or there */
+    double tiles_each;         /* tiles that a tile stands for: 1, but where there are shares */
 
     uint32_t block_slots, tile_slots, gradient_slots, tile_gradient_slots;
     uint32_t state_stages, join_stages, gradient_stages, gradient_outs, stash_stages;
@@ -65,11 +101,77 @@ struct place {
 
     uint64_t ram_bytes, vram_bytes, nvme_bytes; /* arenas, and files on the drive */
     uint64_t resident_plane_chunks[PLANE_COUNT];
+    double predicted_s; /* of a usual step, at layer level; 0: not searched */
 };
 
-/* 0, or ERR_INPUT. The result is to be given to place_deinit either way. */
+/* What of a chunk's plane, stored gradient or stashed gradient is not in RAM. */
+static inline uint64_t place_plane_spilled(const struct place *place, uint32_t chunk,
+                                           uint32_t plane)
+{
+    if (place->share)
+        return place->share[chunk].plane[plane];
+    bool resident = plane < place->resident[chunk];
+    return resident ? 0 : place->spec.layout->chunks[chunk].count * layout_plane_bytes[plane];
+}
+static inline uint64_t place_gradient_spilled(const struct place *place, uint32_t chunk)
+{
+    if (place->share)
+        return place->share[chunk].gradient;
+    bool resident = place->immediate || place->gradient_in_ram[chunk];
+    return resident ? 0 : place->spec.layout->chunks[chunk].count * place->gradient_bytes;
+}
+static inline uint64_t place_stash_spilled(const struct place *place, uint32_t chunk)
+{
+    if (place->share)
+        return place->share[chunk].stash;
+    return place->stash_in_ram[chunk] ? 0 : place->spec.layout->chunks[chunk].count * 4;
+}
+
+/* The fastest placement on spec->profile that place_search finds; without a profile, what a fixed
+ * order of spending gives. 0, or ERR_INPUT. The result is to be given to place_deinit either way.
+ */
 int place_choose(struct place *place, const struct place_spec *spec, struct err *err);
 void place_deinit(struct place *place);
+
+/* The steps of place_choose, for its search and for tests. place_init: what follows from the spec
+ * alone. place_least_choice: what takes the least memory. place_measure: what a choice takes of
+ * each tier, in closed form; true when it fits RAM and device. place_grow raises a knob as far as
+ * that fits, up to `most`. place_apply makes the choice the placement. */
+void place_init(struct place *place, const struct place_spec *spec);
+void place_least_choice(const struct place *place, struct place_choice *choice);
+bool place_measure(struct place *place, const struct place_choice *choice);
+uint32_t place_knob_max(const struct place *place, enum place_knob knob);
+void place_grow(struct place *place, struct place_choice *choice, enum place_knob knob,
+                uint32_t most);
+void place_apply(struct place *place, const struct place_choice *choice);
+
+/* How far a spending of the budgets goes with each knob, and in which order. */
+struct place_limits {
+    uint32_t most[KNOB_COUNT];
+    uint32_t block_slots_first; /* of KNOB_BLOCK_SLOTS, before activations take the device */
+    bool inner_last;            /* inner activations only from what state leaves over */
+};
+void place_limits_init(const struct place *place, struct place_limits *limits);
+void place_spend(struct place *place, const struct place_limits *limits,
+                 struct place_choice *choice);
+
+/* Where the choice keeps a layer's input and its inner activations. */
+enum place_where place_x_where(const struct place *place, const struct place_choice *choice,
+                               uint32_t layer);
+enum place_where place_inner_where(const struct place *place, const struct place_choice *choice,
+                                   uint32_t layer);
+/* Chunks among the first `before` whose plane, or stored gradient, the choice puts into RAM. */
+uint64_t place_plane_taken(const struct place *place, const struct place_choice *choice,
+                           uint32_t plane, uint32_t before);
+uint64_t place_gradients_taken(const struct place *place, const struct place_choice *choice,
+                               uint32_t before);
+
+/* Which of `rest` chunks in a row are the `count` taken ones: spread evenly, so that no layer waits
+ * longer for the drive than another. The number among the first `index` of them. */
+static inline uint64_t place_taken_before(uint64_t index, uint64_t count, uint64_t rest)
+{
+    return rest ? index * count / rest : 0;
+}
 
 /* The least that the budgets allow to move in one step, for what the placement makes unavoidable
  * (DESIGN section 2.3), unpadded. update: a step that applies pending updates. */

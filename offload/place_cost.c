@@ -5,25 +5,22 @@
 #include "offload/place.h"
 
 #include "core/log.h"
+#include "model/graph.h"
 #include "offload/plan.h"
 
-/* Bytes a parameter of a chunk's compute weights that are not in RAM: bf16 needs hi, fp32 hi and
- * lo. */
-static uint64_t weight_spilled(const struct place *place, uint32_t chunk)
+/* Unpadded bytes of planes [0, planes) of a chunk that are not in RAM. */
+static uint64_t spilled(const struct place *place, uint32_t chunk, uint32_t planes)
 {
-    uint32_t planes = place->spec.precision == PRECISION_BF16 ? 1 : 2;
-    uint64_t bytes = 0;
-    for (uint32_t p = place->resident[chunk]; p < planes; p++)
-        bytes += layout_plane_bytes[p];
-    return bytes * place->spec.layout->chunks[chunk].real_count;
+    uint64_t bytes = 0, real = place->spec.layout->chunks[chunk].real_count;
+    for (uint32_t p = 0; p < planes; p++)
+        bytes += MIN(place_plane_spilled(place, chunk, p), real * layout_plane_bytes[p]);
+    return bytes;
 }
 
-static uint64_t state_spilled(const struct place *place, uint32_t chunk)
+/* bf16 needs hi, fp32 hi and lo. */
+static uint64_t weight_spilled(const struct place *place, uint32_t chunk)
 {
-    uint64_t bytes = 0;
-    for (uint32_t p = place->resident[chunk]; p < PLANE_COUNT; p++)
-        bytes += layout_plane_bytes[p];
-    return bytes * place->spec.layout->chunks[chunk].real_count;
+    return spilled(place, chunk, place->spec.precision == PRECISION_BF16 ? 1 : 2);
 }
 
 struct weight_cost {
@@ -40,17 +37,23 @@ static void add_weight(const struct place *place, uint32_t first, uint32_t count
     }
 }
 
-/* Tiles of one pass of the head that the device does not hold from the pass before: the passes go
- * up, down and up again, so that the last tile_slots of one are the first of the next. */
+/* What passes over the tiles bring to a device that holds the last tile_slots of them. wte goes up
+ * for the embedding, the head's tiles down and up again. Where they are the same, what the device
+ * holds from one pass are the first of the next; a head of its own is brought whole on its way
+ * down.
+ */
 static void add_tiles(const struct place *place, bool down, struct weight_cost *cost)
 {
     const struct layout *layout = place->spec.layout;
-    if (place->tile_slots >= layout->tile_count)
+    bool held = place->tile_slots >= layout_tile_count(layout);
+    if (layout->tied ? held : held || down)
         return;
-    uint32_t missing = layout->tile_count - place->tile_slots;
-    uint32_t first = down ? 0 : place->tile_slots;
-    for (uint32_t t = first; t < first + missing; t++)
-        add_weight(place, layout->tiles[t].first_chunk, layout->tiles[t].chunk_count, cost);
+    uint32_t kept = MIN(place->tile_slots, layout->tile_count);
+    uint32_t first = down ? 0 : kept;
+    for (uint32_t t = first; t < first + layout->tile_count - kept; t++) {
+        const struct layout_tile *tile = &layout->tiles[layout_head_tile(layout, t)];
+        add_weight(place, tile->first_chunk, tile->chunk_count, cost);
+    }
 }
 
 static void add_activations(const struct place *place, bool backward, struct place_least *least)
@@ -86,14 +89,15 @@ static void add_gradients(const struct place *place, bool update, bool backward,
     for (uint32_t c = 0; c < layout->chunk_count; c++) {
         uint64_t bytes = layout->chunks[c].real_count * place->gradient_bytes;
         bool stored = !place->immediate;
-        if (update && stored && !place->gradient_in_ram[c])
-            least->ssd_read_bytes += bytes;
-        if (backward && stored && !place->gradient_in_ram[c])
-            least->ssd_write_bytes += bytes;
+        uint64_t away = stored ? MIN(place_gradient_spilled(place, c), bytes) : 0;
+        if (update)
+            least->ssd_read_bytes += away;
+        if (backward)
+            least->ssd_write_bytes += away;
         if (backward && place->separate_device)
             least->d2h_bytes += bytes;
     }
-    if (!backward || place->tile_gradient_slots >= layout->tile_count)
+    if (!backward || !layout->tied || place->tile_gradient_slots >= layout->tile_count)
         return;
     for (uint32_t c = 0; c < layout->wpe_first_chunk; c++) {
         uint64_t bytes = layout->chunks[c].real_count * 4;
@@ -101,10 +105,9 @@ static void add_gradients(const struct place *place, bool update, bool backward,
             least->d2h_bytes += bytes;
             least->h2d_bytes += bytes;
         }
-        if (!place->stash_in_ram[c]) {
-            least->ssd_write_bytes += bytes;
-            least->ssd_read_bytes += bytes;
-        }
+        uint64_t away = MIN(place_stash_spilled(place, c), bytes);
+        least->ssd_write_bytes += away;
+        least->ssd_read_bytes += away;
     }
 }
 
@@ -117,8 +120,8 @@ void place_least(const struct place *place, bool update, bool forward, bool back
     /* Without clipping, backward updates: forward has nothing to feed on. */
     if (update || (place->immediate && backward))
         for (uint32_t c = 0; c < layout->chunk_count; c++) {
-            least->ssd_read_bytes += state_spilled(place, c);
-            least->ssd_write_bytes += state_spilled(place, c);
+            least->ssd_read_bytes += spilled(place, c, PLANE_COUNT);
+            least->ssd_write_bytes += spilled(place, c, PLANE_COUNT);
         }
     add_gradients(place, update, backward, least);
     if (!forward)
@@ -151,11 +154,12 @@ void place_least(const struct place *place, bool update, bool forward, bool back
 void place_flops(const struct place_spec *spec, uint64_t *forward, uint64_t *backward)
 {
     uint64_t rows = (uint64_t)spec->batch * spec->seq * spec->accum;
-    uint64_t c = spec->config->channels;
-    uint64_t block = rows * (24 * c * c + 2 * c * spec->seq); /* causal: half of 4 T C */
-    uint64_t head = 2 * rows * c * spec->config->vocab;
-    *forward = block * spec->config->layers + head;
-    *backward = 2 * block * spec->config->layers + 3 * head;
+    const struct config *config = spec->config;
+    uint64_t block =
+        graph_block_flops(config, rows) + graph_attention_flops(config, rows, spec->seq);
+    uint64_t head = graph_head_flops(config, rows, config->vocab);
+    *forward = block * config->layers + head;
+    *backward = 2 * block * config->layers + 3 * head;
 }
 
 static void print_tier(const char *name, const uint64_t *content, uint64_t total, uint64_t budget,
@@ -203,13 +207,13 @@ void place_print(const struct place *place, const struct plan_memory *memory, FI
     for (uint32_t p = 0; p < PLANE_COUNT; p++)
         fprintf(out, " %s %.0f %%", layout_plane_name[p],
                 100.0 * (double)place->resident_plane_chunks[p] / layout->chunk_count);
-    uint32_t spilled = 0;
+    uint32_t away = 0;
     for (uint32_t c = 0; c < layout->chunk_count; c++)
-        spilled += !place->gradient_in_ram[c];
+        away += !place->gradient_in_ram[c];
     if (place->immediate)
         fprintf(out, "; no gradients stored (--clip 0)\n");
     else
-        fprintf(out, "; gradients spilled: %.0f %%\n", 100.0 * spilled / layout->chunk_count);
+        fprintf(out, "; gradients spilled: %.0f %%\n", 100.0 * away / layout->chunk_count);
     static const char *const names[] = {"on the device", "in RAM", "on NVMe", "recomputed"};
     for (int i = 0; i < 2; i++) {
         fprintf(out, "  %s of %u layers:", i ? "inner activations" : "inputs", layers);

@@ -10,6 +10,7 @@
 #include "offload/plan_emit.h"
 
 #include "core/mem.h"
+#include "model/graph.h"
 
 #define SLOTS_MAX 4096
 
@@ -91,8 +92,9 @@ static void load_chunk(struct builder *b, uint32_t chunk, struct plan_cells targ
             emit_some(b->memory->plane_nvme, chunk * PLANE_COUNT + resident, planes - resident);
         bool direct = bf16 && !b->memory->separate_device;
         stage = direct ? target : emit_next(b->memory->state_stage, &b->next_stage);
-        emit_planes(&b->emit, OP_READ, chunk, resident, planes - resident, stage, 0);
-        emit_checksum(&b->emit, OP_VERIFY, stage, file, emit_bytes(&b->emit, file));
+        uint64_t bytes =
+            emit_planes(&b->emit, OP_READ, chunk, resident, planes - resident, stage);
+        emit_checksum(&b->emit, OP_VERIFY, stage, file, bytes);
         struct plan_op *verify = emit_last(&b->emit);
         verify->chunk = chunk;
         verify->plane = (uint8_t)resident;
@@ -134,14 +136,14 @@ static struct plan_cells update_chunk(struct builder *b, uint32_t chunk, struct 
     struct plan_cells stage = emit_none;
     if (resident < PLANE_COUNT) {
         stage = emit_next(memory->state_stage, &b->next_stage);
-        emit_planes(&b->emit, OP_READ, chunk, resident, PLANE_COUNT - resident, stage, 0);
+        emit_planes(&b->emit, OP_READ, chunk, resident, PLANE_COUNT - resident, stage);
     }
     if (!gradient.count && place->gradient_in_ram[chunk])
         gradient = emit_one(memory->gradient_ram, chunk);
     if (!gradient.count) {
         gradient = emit_next(memory->gradient_stage, &b->next_gradient_stage);
         emit_drive(&b->emit, OP_READ, emit_one(memory->gradient_nvme, chunk), gradient,
-                   count * place->gradient_bytes, about_nothing);
+                   place_gradient_spilled(place, chunk), about_nothing);
         emit_last(&b->emit)->chunk = chunk;
         emit_last(&b->emit)->gradient = true;
     }
@@ -155,10 +157,9 @@ static struct plan_cells update_chunk(struct builder *b, uint32_t chunk, struct 
         emit_reads(op, memory->losses_host); /* behind OP_CHECK */
     emit_finish(&b->emit);
     if (stage.count)
-        emit_planes(&b->emit, OP_WRITE, chunk, resident, PLANE_COUNT - resident, stage, 0);
+        emit_planes(&b->emit, OP_WRITE, chunk, resident, PLANE_COUNT - resident, stage);
     for (uint32_t p = 0; p < resident && b->request.commit; p++)
-        emit_planes(&b->emit, OP_WRITE, chunk, p, 1,
-                    emit_one(memory->plane_ram, chunk * PLANE_COUNT + p), OP_COMMITTED);
+        emit_committed(&b->emit, chunk, p);
     return stage;
 }
 
@@ -328,19 +329,22 @@ static void build_embedding(struct builder *b)
                                           memory->wpe_weights, b->request.update);
     for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
         struct plan_cells x = {b->x_cell[m], 1};
-        struct plan_op *op = emit_start(&b->emit, OP_POSITION_FORWARD, LANE_COMPUTE);
-        op->micro = m;
-        emit_reads(op, wpe);
-        emit_writes(op, x);
-        emit_finish(&b->emit);
+        if (wpe.count) {
+            struct plan_op *op = emit_start(&b->emit, OP_POSITION_FORWARD, LANE_COMPUTE);
+            op->micro = m;
+            emit_reads(op, wpe);
+            emit_writes(op, x);
+            emit_finish(&b->emit);
+        }
         spill_x(b, 0, m, x);
     }
 }
 
 static uint64_t block_flops(const struct builder *b)
 {
-    uint64_t c = b->place->spec.config->channels;
-    return rows(b) * (24 * c * c + 2 * c * b->place->spec.seq);
+    const struct config *config = b->place->spec.config;
+    return graph_block_flops(config, rows(b)) +
+           graph_attention_flops(config, rows(b), b->place->spec.seq);
 }
 
 static struct plan_cells inner_home(struct builder *b, uint32_t layer, uint32_t micro)
@@ -377,19 +381,30 @@ static void build_block_forward(struct builder *b, uint32_t layer)
     }
 }
 
+static void build_commit(struct builder *b)
+{
+    if (!b->request.commit)
+        return;
+    struct plan_op *op = emit_start(&b->emit, OP_COMMIT, LANE_CPU);
+    emit_reads(op, b->memory->plane_nvme);
+    emit_finish(&b->emit);
+}
+
+/* The head's first pass over its tiles. A head of its own is updated here, the last of all. */
 static void build_head_forward(struct builder *b)
 {
     const struct plan_memory *memory = b->memory;
-    uint64_t c = b->place->spec.config->channels;
-    for (uint32_t i = 0; i < b->layout->tile_count; i++) {
-        uint32_t t = b->layout->tile_count - 1 - i;
-        struct plan_cells weights = tile_weights(b, t, false);
-        for (uint32_t m = 0; m < accum(b); m++) {
+    bool tied = b->layout->tied;
+    for (uint32_t i = 0; i < b->layout->tile_count && (b->request.forward || !tied); i++) {
+        uint32_t t = layout_head_tile(b->layout, b->layout->tile_count - 1 - i);
+        struct plan_cells weights = tile_weights(b, t, b->request.update && !tied);
+        for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
             struct plan_op *op = emit_start(&b->emit, OP_HEAD_FORWARD, LANE_COMPUTE);
             op->layer = t;
             op->micro = m;
             op->flags = i == 0 ? OP_FIRST : 0;
-            op->flops = 2 * rows(b) * c * b->layout->tiles[t].row_count;
+            op->flops = graph_head_flops(b->place->spec.config, rows(b),
+                                         b->layout->tiles[t].row_count);
             emit_reads(op, weights);
             emit_reads(op, emit_one(memory->y, m));
             emit_reads(op, emit_one(memory->tokens, m));
@@ -398,6 +413,11 @@ static void build_head_forward(struct builder *b)
             emit_finish(&b->emit);
         }
     }
+}
+
+static void build_loss(struct builder *b)
+{
+    const struct plan_memory *memory = b->memory;
     for (uint32_t m = 0; m < accum(b); m++) {
         struct plan_op *op = emit_start(&b->emit, OP_HEAD_LOSS, LANE_COMPUTE);
         op->micro = m;
@@ -414,7 +434,7 @@ static struct plan_cells build_final_norm(struct builder *b)
 {
     const struct plan_memory *memory = b->memory;
     struct plan_cells weights =
-        fixed_weights(b, b->layout->chunk_count - 1, 1, memory->final_weights, b->request.update);
+        fixed_weights(b, b->layout->final_chunk, 1, memory->final_weights, b->request.update);
     for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
         struct plan_op *op = emit_start(&b->emit, OP_NORM_FORWARD, LANE_COMPUTE);
         op->micro = m;
@@ -455,8 +475,9 @@ static void store_gradient(struct builder *b, uint32_t chunk, struct plan_cells 
     if (!spilled || b->place->immediate)
         return;
     struct plan_cells file = emit_one(memory->gradient_nvme, chunk);
-    emit_checksum(&b->emit, OP_SUM, home, file, bytes);
-    emit_drive(&b->emit, OP_WRITE, home, file, bytes, about_nothing);
+    emit_checksum(&b->emit, OP_SUM, home, file, place_gradient_spilled(place, chunk));
+    emit_last(&b->emit)->chunk = chunk;
+    emit_drive(&b->emit, OP_WRITE, home, file, place_gradient_spilled(place, chunk), about_nothing);
     emit_last(&b->emit)->chunk = chunk;
     emit_last(&b->emit)->gradient = true;
 }
@@ -464,7 +485,7 @@ static void store_gradient(struct builder *b, uint32_t chunk, struct plan_cells 
 /* The head's gradient of a tile waits, in FP32, until the embedding's is added to it. */
 static bool tile_gradients_held(const struct builder *b)
 {
-    return b->place->tile_gradient_slots >= b->layout->tile_count;
+    return b->place->tile_gradient_slots >= layout_tile_count(b->layout);
 }
 
 static struct plan_cells tile_gradient(const struct builder *b, uint32_t tile)
@@ -472,6 +493,13 @@ static struct plan_cells tile_gradient(const struct builder *b, uint32_t tile)
     uint32_t slot = tile % b->place->tile_gradient_slots;
     return emit_some(b->memory->tile_gradient, slot * b->layout->tile_chunks_max,
                      b->layout->tiles[tile].chunk_count);
+}
+
+static void store_tile(struct builder *b, uint32_t tile)
+{
+    struct plan_cells gradient = tile_gradient(b, tile);
+    for (uint32_t i = 0; i < gradient.count; i++)
+        store_gradient(b, b->layout->tiles[tile].first_chunk + i, emit_one(gradient, i));
 }
 
 static void stash_tile(struct builder *b, uint32_t tile)
@@ -491,8 +519,10 @@ static void stash_tile(struct builder *b, uint32_t tile)
             stage = emit_next(memory->stash_stage, &b->next_stash_stage);
             emit_copy(&b->emit, OP_COPY_D2H, from, stage, bytes, about_chunk(c));
         }
-        emit_checksum(&b->emit, OP_SUM, stage, emit_one(memory->stash_nvme, c), bytes);
-        emit_drive(&b->emit, OP_WRITE, stage, emit_one(memory->stash_nvme, c), bytes,
+        uint64_t spilled = place_stash_spilled(b->place, c);
+        emit_checksum(&b->emit, OP_SUM, stage, emit_one(memory->stash_nvme, c), spilled);
+        emit_last(&b->emit)->chunk = c;
+        emit_drive(&b->emit, OP_WRITE, stage, emit_one(memory->stash_nvme, c), spilled,
                    about_nothing);
     }
 }
@@ -512,8 +542,11 @@ static void unstash_tile(struct builder *b, uint32_t tile)
         }
         if (memory->separate_device)
             stage = emit_next(memory->stash_stage, &b->next_stash_stage);
-        emit_drive(&b->emit, OP_READ, emit_one(memory->stash_nvme, c), stage, bytes, about_nothing);
-        emit_checksum(&b->emit, OP_VERIFY, stage, emit_one(memory->stash_nvme, c), bytes);
+        uint64_t spilled = place_stash_spilled(b->place, c);
+        emit_drive(&b->emit, OP_READ, emit_one(memory->stash_nvme, c), stage, spilled,
+                   about_nothing);
+        emit_checksum(&b->emit, OP_VERIFY, stage, emit_one(memory->stash_nvme, c), spilled);
+        emit_last(&b->emit)->chunk = c;
         if (memory->separate_device)
             emit_copy(&b->emit, OP_COPY_H2D, stage, to, bytes, about_chunk(c));
     }
@@ -522,15 +555,16 @@ static void unstash_tile(struct builder *b, uint32_t tile)
 static void build_head_backward(struct builder *b)
 {
     const struct plan_memory *memory = b->memory;
-    uint64_t c = b->place->spec.config->channels;
-    for (uint32_t t = 0; t < b->layout->tile_count; t++) {
+    for (uint32_t i = 0; i < b->layout->tile_count; i++) {
+        uint32_t t = layout_head_tile(b->layout, i);
         struct plan_cells weights = tile_weights(b, t, false);
         for (uint32_t m = 0; m < accum(b); m++) {
             struct plan_op *op = emit_start(&b->emit, OP_HEAD_BACKWARD, LANE_COMPUTE);
             op->layer = t;
             op->micro = m;
-            op->flags = t == 0 ? OP_FIRST : 0;
-            op->flops = 6 * rows(b) * c * b->layout->tiles[t].row_count;
+            op->flags = i == 0 ? OP_FIRST : 0;
+            op->flops = 3 * graph_head_flops(b->place->spec.config, rows(b),
+                                             b->layout->tiles[t].row_count);
             emit_reads(op, weights);
             emit_reads(op, emit_one(memory->y, m));
             emit_reads(op, emit_one(memory->tokens, m));
@@ -540,7 +574,9 @@ static void build_head_backward(struct builder *b)
             emit_writes(op, memory->scratch);
             emit_finish(&b->emit);
         }
-        if (!tile_gradients_held(b))
+        if (!b->layout->tied)
+            store_tile(b, t);
+        else if (!tile_gradients_held(b))
             stash_tile(b, t);
     }
 }
@@ -559,7 +595,7 @@ static void build_norm_backward(struct builder *b, struct plan_cells weights)
         emit_writes(op, memory->scratch);
         emit_finish(&b->emit);
     }
-    store_gradient(b, b->layout->chunk_count - 1, memory->final_gradient);
+    store_gradient(b, b->layout->final_chunk, memory->final_gradient);
 }
 
 static void build_block_backward(struct builder *b, uint32_t layer)
@@ -580,9 +616,8 @@ static void build_block_backward(struct builder *b, uint32_t layer)
             struct plan_op *op = emit_start(&b->emit, OP_RECOMPUTE, LANE_COMPUTE);
             op->layer = layer;
             op->micro = m;
-            /* All but the last product (8 of 24 C^2). */
-            uint64_t c = b->place->spec.config->channels;
-            op->flops = block_flops(b) - rows(b) * 8 * c * c;
+            op->flops =
+                block_flops(b) - graph_last_product_flops(b->place->spec.config, rows(b));
             emit_reads(op, weights);
             emit_reads(op, x);
             emit_writes(op, inner);
@@ -608,7 +643,7 @@ static void build_block_backward(struct builder *b, uint32_t layer)
 static void build_embedding_backward(struct builder *b)
 {
     const struct plan_memory *memory = b->memory;
-    for (uint32_t m = 0; m < accum(b); m++) {
+    for (uint32_t m = 0; m < accum(b) && b->layout->wpe_chunk_count; m++) {
         struct plan_op *op = emit_start(&b->emit, OP_POSITION_BACKWARD, LANE_COMPUTE);
         op->micro = m;
         emit_reads(op, emit_one(memory->dx, m));
@@ -618,7 +653,7 @@ static void build_embedding_backward(struct builder *b)
     for (uint32_t i = 0; i < b->layout->wpe_chunk_count; i++)
         store_gradient(b, b->layout->wpe_first_chunk + i, emit_one(memory->wpe_gradient, i));
     for (uint32_t t = 0; t < b->layout->tile_count; t++) {
-        if (!tile_gradients_held(b))
+        if (!tile_gradients_held(b) && b->layout->tied)
             unstash_tile(b, t);
         struct plan_cells gradient = tile_gradient(b, t);
         for (uint32_t m = 0; m < accum(b); m++) {
@@ -630,8 +665,7 @@ static void build_embedding_backward(struct builder *b)
             emit_writes(op, gradient);
             emit_finish(&b->emit);
         }
-        for (uint32_t i = 0; i < gradient.count; i++)
-            store_gradient(b, b->layout->tiles[t].first_chunk + i, emit_one(gradient, i));
+        store_tile(b, t);
     }
     if (memory->separate_device)
         emit_copy(&b->emit, OP_COPY_D2H, memory->square_sums, memory->square_host,
@@ -670,13 +704,13 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
     for (uint32_t l = 0; l < layer_count(b); l++)
         build_block_forward(b, l);
     struct plan_cells final_weights = build_final_norm(b);
-    if (request->commit) {
-        struct plan_op *op = emit_start(&b->emit, OP_COMMIT, LANE_CPU);
-        emit_reads(op, memory->plane_nvme);
-        emit_finish(&b->emit);
-    }
+    if (b->layout->tied)
+        build_commit(b);
+    build_head_forward(b);
+    if (!b->layout->tied)
+        build_commit(b);
     if (request->forward)
-        build_head_forward(b);
+        build_loss(b);
     plan->backward_first = plan->op_count;
     if (request->backward) {
         if (place->immediate) {

@@ -177,8 +177,8 @@ void emit_drive(struct emit *emit, enum plan_op_kind kind, struct plan_cells fro
     emit_finish(emit);
 }
 
-void emit_planes(struct emit *emit, enum plan_op_kind kind, uint32_t chunk, uint32_t first,
-                 uint32_t count, struct plan_cells cell, uint16_t flags)
+static void emit_state(struct emit *emit, enum plan_op_kind kind, uint32_t chunk, uint32_t first,
+                       uint32_t count, struct plan_cells cell, uint64_t bytes)
 {
     struct plan_cells file =
         emit_some(emit->memory->plane_nvme, chunk * PLANE_COUNT + first, count);
@@ -186,11 +186,28 @@ void emit_planes(struct emit *emit, enum plan_op_kind kind, uint32_t chunk, uint
     op->chunk = chunk;
     op->plane = (uint8_t)first;
     op->plane_count = (uint8_t)count;
-    op->flags = flags;
-    op->bytes = emit_bytes(emit, file);
+    op->bytes = bytes;
     emit_reads(op, kind == OP_READ ? file : cell);
     emit_writes(op, kind == OP_READ ? cell : file);
     emit_finish(emit);
+}
+
+uint64_t emit_planes(struct emit *emit, enum plan_op_kind kind, uint32_t chunk, uint32_t first,
+                     uint32_t count, struct plan_cells cell)
+{
+    uint64_t bytes = 0;
+    for (uint32_t p = first; p < first + count; p++)
+        bytes += place_plane_spilled(emit->place, chunk, p);
+    if (bytes)
+        emit_state(emit, kind, chunk, first, count, cell, bytes);
+    return bytes;
+}
+
+void emit_committed(struct emit *emit, uint32_t chunk, uint32_t plane)
+{
+    struct plan_cells cell = emit_one(emit->memory->plane_ram, chunk * PLANE_COUNT + plane);
+    emit_state(emit, OP_WRITE, chunk, plane, 1, cell, emit_bytes(emit, cell));
+    emit_last(emit)->flags = OP_COMMITTED;
 }
 
 void emit_checksum(struct emit *emit, enum plan_op_kind kind, struct plan_cells cell,

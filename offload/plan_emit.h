@@ -57,9 +57,12 @@ void emit_copy(struct emit *emit, enum plan_op_kind kind, struct plan_cells from
 /* Between RAM and the scratch file. */
 void emit_drive(struct emit *emit, enum plan_op_kind kind, struct plan_cells from,
                 struct plan_cells to, uint64_t bytes, struct emit_about about);
-/* Planes [first, first + count) of a chunk, between the state file and memory cell `cell`. */
-void emit_planes(struct emit *emit, enum plan_op_kind kind, uint32_t chunk, uint32_t first,
-                 uint32_t count, struct plan_cells cell, uint16_t flags);
+/* Planes [first, first + count) of a chunk, what RAM does not hold of them, between the state file
+ * and memory cell `cell`; returns the bytes. Nothing is emitted when there are none. */
+uint64_t emit_planes(struct emit *emit, enum plan_op_kind kind, uint32_t chunk, uint32_t first,
+                     uint32_t count, struct plan_cells cell);
+/* A resident plane of a chunk, written for a commit. */
+void emit_committed(struct emit *emit, uint32_t chunk, uint32_t plane);
 /* OP_VERIFY: `cell` against the checksum of the file's cell; OP_SUM: the checksum of what will be
  * written there. */
 void emit_checksum(struct emit *emit, enum plan_op_kind kind, struct plan_cells cell,

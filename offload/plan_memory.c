@@ -112,7 +112,7 @@ static void add_gradients(struct plan_memory *memory, const struct place *place)
     memory->gradient_out = add_ring(memory, TIER_DEVICE, CONTENT_STAGING, place->gradient_outs,
                                     layout->chunk_count_max * place->gradient_bytes);
     /* The head's gradient waits only where the device does not hold it. */
-    bool stashed = place->tile_gradient_slots < layout->tile_count;
+    bool stashed = layout->tied && place->tile_gradient_slots < layout_tile_count(layout);
     memory->stash_ram = (struct plan_cells){memory->cell_count, wte_chunks};
     for (uint32_t c = 0; c < wte_chunks; c++)
         add_cell(memory, TIER_RAM, CONTENT_GRADIENT,
@@ -178,10 +178,10 @@ static void add_activations(struct plan_memory *memory, const struct place *plac
 static void add_device_weights(struct plan_memory *memory, const struct place *place)
 {
     const struct layout *layout = place->spec.layout;
-    uint32_t block = layout->group_first_chunk[1], final = layout->chunk_count - 1;
+    uint32_t block = layout->group_first_chunk[1], final = layout->final_chunk;
     uint64_t each = place->weight_bytes;
+    ASSERT(layout->chunks[final].count == layout->final_count); /* the final norm is one chunk */
     bool own = !place->weights_in_place;
-    ASSERT(layout->group_first_chunk[layout->group_count - 1] == final);
     memory->block_weights =
         add_chunked(memory, CONTENT_WEIGHTS, layout, own ? place->block_slots : 0, block,
                     layout->block_chunks, each);
@@ -241,7 +241,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
             ? add_ring(memory, TIER_RAM, CONTENT_OTHER, 1,
                        (uint64_t)layout->chunk_count * PLAN_SQUARES_PER_CHUNK * sizeof(double))
             : memory->square_sums;
-    memory->scratch = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, 1, place->sizes.scratch_bytes);
+    memory->scratch = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, 1, place->scratch_bytes);
 }
 
 void plan_memory_deinit(struct plan_memory *memory)

@@ -79,7 +79,7 @@ static void check_tiles(const struct layout *layout, uint32_t vocab, uint32_t ch
     }
     assert_int_equal(row, vocab);
     assert_int_equal(chunk, layout->wpe_first_chunk);
-    assert_int_equal(layout->tile_count_max, count_max);
+    assert_int_equal(layout->tile_slot_count, count_max);
     assert_int_equal(layout->tile_chunks_max, chunks_max);
     /* The memory of a tile is cut like the first one: no tile is larger. */
     assert_int_equal(layout->tiles[0].chunk_count, chunks_max);
@@ -113,7 +113,7 @@ static void check_layout(const struct layout *layout, const struct tensors *tens
     assert_int_equal(layout->block_count, round_up(tensors->groups[1].parameter_count, LAYOUT_PAD));
     assert_int_equal(layout->final_count, round_up(last, LAYOUT_PAD));
     assert_int_equal(layout->wpe_count, round_up(wpe->count, LAYOUT_PAD));
-    assert_true(layout->tile_count_max <= MAX(tile, layout->chunks[0].count));
+    assert_true(layout->tile_slot_count <= MAX(tile, layout->chunks[0].count));
     check_offsets(layout);
     check_tiles(layout, wte->shape[0], channels);
 }

@@ -287,12 +287,9 @@ static void test_refusals(void **state)
     assert_int_equal(config_from_name(&config, "gpt2-124m", &err), 0);
     tensors_init(&tensors, &config);
     layout_init(&layout, &tensors);
-    struct profile profile;
-    profile_init(&profile, 2);
     struct place_spec spec = {
         .config = &config,
         .layout = &layout,
-        .profile = &profile,
         .seq = 1024,
         .batch = 1,
         .accum = 2,
@@ -387,7 +384,7 @@ static void test_more_is_not_worse(void **state)
     tiny_model_init(&model, 3, 64, 300, 8192, 16384);
     const struct layout *layout = &model.layout;
     uint64_t rings = 6 * layout->chunk_count_max * LAYOUT_STATE_BYTES + layout->block_count * 4 +
-                     layout->tile_count_max * 4 + 2 * layout->chunk_count_max * 2;
+                     layout->tile_slot_count * 4 + 2 * layout->chunk_count_max * 2;
     for (int precision = PRECISION_FP32; precision <= PRECISION_BF16; precision++)
         for (int separate = 0; separate < 2; separate++)
             for (uint32_t prefetch = 0; prefetch < 3; prefetch++) {

@@ -53,9 +53,6 @@ void tiny_model_deinit(struct tiny_model *model)
 
 void tiny_spec(struct place_spec *spec, const struct tiny_model *model)
 {
-    static struct profile profile;
-    if (!profile.cpu.cores)
-        profile_init(&profile, 2);
     *spec = (struct place_spec){
         .config = &model->config,
         .layout = &model->layout,
@@ -68,7 +65,6 @@ void tiny_spec(struct place_spec *spec, const struct tiny_model *model)
         .nvme = true,
         .clip = true,
         .resident_planes = PLACE_RESIDENT_AUTO,
-        .profile = &profile,
     };
 }
 

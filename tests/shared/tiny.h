@@ -23,7 +23,7 @@ void tiny_model_init(struct tiny_model *model, uint32_t layers, uint32_t channel
 void tiny_model_deinit(struct tiny_model *model);
 
 /* What places a tiny model: B 2, T 16, M 1, fp32, a drive, no device of its own, budgets without
- * end. */
+ * end, no profile and so no search. */
 void tiny_spec(struct place_spec *spec, const struct tiny_model *model);
 
 /* Lowers the RAM budget, and the VRAM budget where there is one, to the least that works. */

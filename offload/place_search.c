@@ -1,0 +1,220 @@
+#include "offload/place_search.h"
+
+#include "core/mem.h"
+#include "core/rng.h"
+#include "offload/bound.h"
+#include "offload/coarse.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Simulations at most; the descent ends long before on any model that was tried. */
+#define EVALUATIONS_MAX 400
+/* Of the time that the drive's traffic takes: so little that only ties are decided by it. */
+#define TRAFFIC_WEIGHT 1e-4
+#define BETTER         1e-6
+/* Spendings drawn over all limits, before the descent, and how many of the best are descended from.
+ * One start alone ended in valleys: freeing the device for activations in RAM needs two limits
+ * moved at once (tests/offload/test_search.c). */
+#define SAMPLES     64
+#define DESCENTS    3
+#define SEARCH_SEED 1
+
+struct seen {
+    struct place_limits limits;
+    struct place_choice choice;
+    double score;
+    bool descended;
+};
+
+struct search {
+    struct place *place;
+    struct coarse coarse;
+    struct seen seen[EVALUATIONS_MAX];
+    uint32_t seen_count;
+    struct place_choice best;
+    double best_score, best_s;
+    /* Where the descent that goes on is. */
+    struct place_limits limits;
+    struct place_choice at;
+    double score;
+};
+
+/* The limits that a search moves, in the order of what they usually bring. */
+static const enum place_knob moved[] = {
+    KNOB_INNER_DEVICE, KNOB_INNER_RAM, KNOB_GRADIENTS,      KNOB_TILES,
+    KNOB_X_DEVICE,     KNOB_PREFETCH,  KNOB_GRADIENT_SLOTS, KNOB_GRADIENT_RING,
+    KNOB_STASH,        KNOB_X_RAM,     KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,
+};
+
+static double simulate(struct search *search, const struct place_choice *choice, double *traffic_s)
+{
+    const struct profile_ssd *ssd = &search->place->spec.profile->ssd;
+    struct place coarse;
+    struct sched_result result;
+    coarse_place(&search->coarse, search->place, choice, &coarse);
+    double seconds = coarse_step(&coarse, &result, NULL);
+    *traffic_s = ((double)result.bytes[LANE_SSD_READ] + (double)result.bytes[LANE_SSD_WRITE]) /
+                 ssd->read_bytes_per_s;
+    place_deinit(&coarse);
+    return seconds;
+}
+
+/* A choice's score, simulated unless it was before. */
+static double score_of(struct search *search, const struct place_limits *limits,
+                       const struct place_choice *choice)
+{
+    double traffic_s;
+    for (uint32_t i = 0; i < search->seen_count; i++)
+        if (memcmp(&search->seen[i].choice, choice, sizeof(*choice)) == 0)
+            return search->seen[i].score;
+    if (search->seen_count == EVALUATIONS_MAX)
+        return INFINITY;
+    double seconds = simulate(search, choice, &traffic_s);
+    double score = seconds + TRAFFIC_WEIGHT * traffic_s;
+    search->seen[search->seen_count++] = (struct seen){*limits, *choice, score, false};
+    if (score < search->best_score) {
+        search->best_score = score;
+        search->best_s = seconds;
+        search->best = *choice;
+    }
+    return score;
+}
+
+/* Where a spending within these limits leads; moves there when it is better than where we are. */
+static void try_limits(struct search *search, const struct place_limits *limits)
+{
+    struct place_choice choice;
+    place_spend(search->place, limits, &choice);
+    /* A drive that is too small for it is no choice, where another takes less of it. */
+    place_measure(search->place, &choice);
+    if (search->place->nvme_bytes > search->place->spec.nvme_budget)
+        return;
+    double score = score_of(search, limits, &choice);
+    if (score >= search->score * (1 - BETTER))
+        return;
+    search->score = score;
+    search->limits = *limits;
+    search->at = choice;
+}
+
+/* One limit up and down by `step`; whether that was better. */
+static bool move_knob(struct search *search, enum place_knob knob, uint32_t step)
+{
+    uint32_t most = place_knob_max(search->place, knob);
+    double before = search->score;
+    struct place_limits start = search->limits;
+    /* Beyond what a spending has reached, a limit says nothing: steps go from where it ended. */
+    uint32_t at = MIN(MIN(start.most[knob], most), search->at.knob[knob]);
+    uint32_t to[2] = {at > step ? at - step : 0, most - at > step ? at + step : most};
+    for (int i = 0; i < 2; i++) {
+        struct place_limits limits = start;
+        limits.most[knob] = to[i];
+        try_limits(search, &limits);
+    }
+    return search->score < before;
+}
+
+static bool move_rest(struct search *search, uint32_t step)
+{
+    double before = search->score;
+    struct place_limits limits = search->limits;
+    limits.inner_last = !limits.inner_last;
+    try_limits(search, &limits);
+    limits = search->limits;
+    limits.block_slots_first = limits.block_slots_first ? 0 : step;
+    try_limits(search, &limits);
+    return search->score < before;
+}
+
+static uint32_t step_of(const struct place *place, enum place_knob knob, uint32_t parts)
+{
+    return MAX(1, place_knob_max(place, knob) / parts);
+}
+
+static void descend(struct search *search)
+{
+    static const uint32_t parts[] = {2, 4, 8, 16, 32, 64};
+    for (size_t p = 0; p < ARRAY_COUNT(parts); p++) {
+        bool better = true;
+        for (uint32_t round = 0; better && round < 4; round++) {
+            better = false;
+            for (size_t k = 0; k < ARRAY_COUNT(moved); k++)
+                if (place_knob_max(search->place, moved[k]) >= parts[p] / 2)
+                    better |=
+                        move_knob(search, moved[k], step_of(search->place, moved[k], parts[p]));
+            better |= move_rest(search, step_of(search->place, KNOB_BLOCK_SLOTS, parts[p]));
+        }
+    }
+}
+
+/* Ways to begin that lie far apart. */
+static void try_starts(struct search *search, const struct place_limits *limits)
+{
+    struct place_limits start = *limits;
+    start.inner_last = false;
+    try_limits(search, &start);
+    start.inner_last = true;
+    try_limits(search, &start);
+    start.most[KNOB_INNER_DEVICE] = start.most[KNOB_INNER_RAM] = 0;
+    try_limits(search, &start);
+    start.most[KNOB_GRADIENTS] = 0;
+    try_limits(search, &start);
+}
+
+/* A limit is nothing, everything, or one of the quarters between. */
+static void try_sample(struct search *search, const struct place_limits *limits, uint32_t sample)
+{
+    struct place_limits start = *limits;
+    uint64_t draw = (uint64_t)sample * 64;
+    for (size_t k = 0; k < ARRAY_COUNT(moved); k++) {
+        uint64_t quarters = rng_below(SEARCH_SEED, RNG_STREAM_SAMPLE, draw++, 7);
+        uint32_t most = place_knob_max(search->place, moved[k]);
+        if (quarters <= 4)
+            start.most[moved[k]] = (uint32_t)(most * quarters / 4);
+    }
+    start.inner_last = rng_below(SEARCH_SEED, RNG_STREAM_SAMPLE, draw++, 2);
+    if (rng_below(SEARCH_SEED, RNG_STREAM_SAMPLE, draw++, 2))
+        start.block_slots_first = place_knob_max(search->place, KNOB_BLOCK_SLOTS) / 2;
+    try_limits(search, &start);
+}
+
+/* The best that was seen and not descended from yet. */
+static bool take_start(struct search *search)
+{
+    struct seen *best = NULL;
+    for (uint32_t i = 0; i < search->seen_count; i++)
+        if (!search->seen[i].descended && (!best || search->seen[i].score < best->score))
+            best = &search->seen[i];
+    if (!best)
+        return false;
+    best->descended = true;
+    search->limits = best->limits;
+    search->at = best->choice;
+    search->score = best->score;
+    return true;
+}
+
+void place_search(struct place *place, const struct place_limits *limits,
+                  struct place_choice *choice)
+{
+    struct search *search = mem_alloc(1, sizeof(*search));
+    search->place = place;
+    search->best_score = search->score = INFINITY;
+    coarse_init(&search->coarse, place->spec.layout);
+    search->best = *choice;
+    try_limits(search, limits);
+    try_starts(search, limits);
+    for (uint32_t i = 0; i < SAMPLES; i++)
+        try_sample(search, limits, i);
+    uint32_t first_count = search->seen_count;
+    for (uint32_t i = 0; i < DESCENTS && take_start(search); i++) {
+        for (uint32_t s = first_count; s < search->seen_count; s++)
+            search->seen[s].descended = true; /* the next start is a sample again */
+        descend(search);
+    }
+    *choice = search->best;
+    place->predicted_s = search->best_s;
+    coarse_deinit(&search->coarse);
+    mem_free(search);
+}
