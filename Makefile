@@ -106,6 +106,8 @@ $(B)/%.o: %.c Makefile | packages
 	@echo "  CC   $<"
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -c -o $@ $<
+# The known machines are inside the program (.incbin).
+$(B)/tools/machines.o: $(wildcard tools/machines/*.json)
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 .SECONDARY:

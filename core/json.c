@@ -85,6 +85,29 @@ void json_free(struct json_value *root)
     json_decref(inside(root));
 }
 
+enum json_kind json_kind(const struct json_value *value)
+{
+    if (value == NULL)
+        return JSON_KIND_NONE;
+    switch (json_typeof(inside(value))) {
+    case JSON_OBJECT:
+        return JSON_KIND_OBJECT;
+    case JSON_ARRAY:
+        return JSON_KIND_ARRAY;
+    case JSON_STRING:
+        return JSON_KIND_STRING;
+    case JSON_INTEGER:
+    case JSON_REAL:
+        return JSON_KIND_NUMBER;
+    case JSON_TRUE:
+    case JSON_FALSE:
+        return JSON_KIND_BOOL;
+    case JSON_NULL:
+        break;
+    }
+    return JSON_KIND_NULL;
+}
+
 const struct json_value *json_get(const struct json_value *object, const char *key)
 {
     return (const struct json_value *)json_object_get(inside(object), key);
@@ -116,6 +139,11 @@ int64_t json_int(const struct json_value *value, int64_t fallback)
     return json_is_integer(inside(value)) ? json_integer_value(inside(value)) : fallback;
 }
 
+bool json_bool(const struct json_value *value, bool fallback)
+{
+    return json_is_boolean(inside(value)) ? json_is_true(inside(value)) : fallback;
+}
+
 const char *json_get_string(const struct json_value *object, const char *key, const char *fallback)
 {
     const char *text = json_string(json_get(object, key));
@@ -134,8 +162,7 @@ int64_t json_get_int(const struct json_value *object, const char *key, int64_t f
 
 bool json_get_bool(const struct json_value *object, const char *key, bool fallback)
 {
-    const json_t *value = inside(json_get(object, key));
-    return json_is_boolean(value) ? json_is_true(value) : fallback;
+    return json_bool(json_get(object, key), fallback);
 }
 
 size_t json_length(const struct json_value *array_or_object)

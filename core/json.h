@@ -26,6 +26,18 @@ int json_save(const struct json_value *root, const char *path, struct err *err);
 /* The text, to be freed with mem_free. */
 char *json_text(const struct json_value *root, bool indent);
 
+/* What a value is; JSON_KIND_NONE for NULL. */
+enum json_kind {
+    JSON_KIND_NONE,
+    JSON_KIND_NULL,
+    JSON_KIND_BOOL,
+    JSON_KIND_NUMBER,
+    JSON_KIND_STRING,
+    JSON_KIND_ARRAY,
+    JSON_KIND_OBJECT,
+};
+enum json_kind json_kind(const struct json_value *value);
+
 /* Getters: NULL / fallback when value is NULL, is of another kind, or has no such member. */
 const struct json_value *json_get(const struct json_value *object, const char *key);
 /* The member is there and is not null: what a reader needs that refuses a member of another kind
@@ -43,6 +55,7 @@ const char *json_string(const struct json_value *value) __asm__("spillway_json_s
 size_t json_string_bytes(const struct json_value *value);
 double json_number(const struct json_value *value, double fallback);
 int64_t json_int(const struct json_value *value, int64_t fallback);
+bool json_bool(const struct json_value *value, bool fallback);
 
 /* Calls fn for every member, in the order of the file; stops at the first non-zero result and
  * returns it. */
@@ -51,7 +64,7 @@ int json_each(const struct json_value *object,
               void *context);
 
 /* Strings given to these are UTF-8; a byte that is not (a path may hold one) becomes U+FFFD.
- * Numbers are finite. */
+ * Numbers are finite, and written with the 17 digits that give the same double back. */
 struct json_value *json_new_object(void);
 struct json_value *json_new_array(void);
 struct json_value *json_new_string(const char *text, size_t bytes);

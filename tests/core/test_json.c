@@ -49,6 +49,15 @@ static void test_getters(void **state)
     assert_null(json_at(json_get(root, "a"), 3));
     assert_null(json_at(NULL, 0));
     assert_null(json_string(NULL));
+    static const struct {
+        const char *key;
+        enum json_kind kind;
+    } kinds[] = {{"s", JSON_KIND_STRING}, {"i", JSON_KIND_NUMBER},   {"d", JSON_KIND_NUMBER},
+                 {"t", JSON_KIND_BOOL},   {"f", JSON_KIND_BOOL},     {"n", JSON_KIND_NULL},
+                 {"a", JSON_KIND_ARRAY},  {"absent", JSON_KIND_NONE}};
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        assert_int_equal(json_kind(json_get(root, kinds[i].key)), kinds[i].kind);
+    assert_int_equal(json_kind(root), JSON_KIND_OBJECT);
     assert_int_equal(json_length(NULL), 0);
     json_free(root);
     json_free(NULL);
