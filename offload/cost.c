@@ -147,8 +147,7 @@ static void cost_update(struct cost *cost, const struct about *a)
     const struct layout_chunk *chunk = &a->spec->layout->chunks[a->op->chunk];
     double count = (double)chunk->count, gradient = (double)place->gradient_bytes;
     cost->work_s = count / cpu->optimizer_parameters_per_s + 2 * checksum_s(a);
-    cost->work_s +=
-        (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
+    cost->work_s += (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
     double more = a->profile->device.count - 1; /* gradients of the other devices */
     cost->work_s += more * count * gradient / (cpu->copy_bytes_per_s * cpu->cores);
     cost->ram_bytes = count * (2 * LAYOUT_STATE_BYTES + gradient * (1 + more));

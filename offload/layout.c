@@ -96,8 +96,7 @@ static void find_runs(struct layout *layout)
     for (uint32_t c = 0; c < layout->chunk_count; c++) {
         struct layout_run *run = layout->run_count ? &layout->runs[layout->run_count - 1] : NULL;
         if (!run || run->each != layout->chunks[c].count)
-            layout->runs[layout->run_count++] =
-                (struct layout_run){c, 1, layout->chunks[c].count};
+            layout->runs[layout->run_count++] = (struct layout_run){c, 1, layout->chunks[c].count};
         else
             run->chunk_count++;
     }

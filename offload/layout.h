@@ -29,8 +29,8 @@
 #define LAYOUT_CHUNK_PARAMETERS_MAX ((uint64_t)524288)
 #define LAYOUT_CHUNKS_MANY          65536
 #define LAYOUT_TILE_CHUNKS          4 /* at least, where a chunk is larger than the smallest */
-#define LAYOUT_PAD              ((uint64_t)2048)    /* parameters: 4 KiB of the 2-byte planes */
-#define LAYOUT_TILE_PARAMETERS  ((uint64_t)1 << 20) /* a head tile has about this many */
+#define LAYOUT_PAD                  ((uint64_t)2048)    /* parameters: 4 KiB of the 2-byte planes */
+#define LAYOUT_TILE_PARAMETERS      ((uint64_t)1 << 20) /* a head tile has about this many */
 
 enum plane { PLANE_HI, PLANE_LO, PLANE_M, PLANE_V, PLANE_COUNT };
 
@@ -67,15 +67,15 @@ struct layout {
     uint32_t group_count;        /* embedding, blocks, final norm, and the head unless tied */
     struct layout_run *runs;     /* owned; all chunks, in order */
     uint32_t run_count;
-    bool tied;                 /* the head's tiles are wte's */
-    struct layout_tile *tiles; /* owned; of wte, then of the head unless tied */
-    uint32_t tile_count;       /* of one of them */
-    uint32_t final_chunk;      /* the final norm's */
+    bool tied;                                 /* the head's tiles are wte's */
+    struct layout_tile *tiles;                 /* owned; of wte, then of the head unless tied */
+    uint32_t tile_count;                       /* of one of them */
+    uint32_t final_chunk;                      /* the final norm's */
     uint32_t wpe_first_chunk, wpe_chunk_count; /* no chunks where positions are rotated in */
     uint64_t wte_count, wpe_count;             /* padded parameters */
-    uint64_t block_count;    /* padded parameters of a block: all blocks are alike */
-    uint64_t final_count;    /* padded parameters of the final norm */
-    uint32_t block_chunks;   /* chunks of a block */
+    uint64_t block_count;     /* padded parameters of a block: all blocks are alike */
+    uint64_t final_count;     /* padded parameters of the final norm */
+    uint32_t block_chunks;    /* chunks of a block */
     uint64_t tile_slot_count; /* padded parameters of the first tile, which is as large as any */
     uint32_t tile_rows_max;
     uint32_t tile_chunks_max;

@@ -185,7 +185,8 @@ void place_least(const struct place *place, bool update, bool forward, bool back
  * head's second look at its logits included. */
 void place_flops(const struct place_spec *spec, uint64_t *forward, uint64_t *backward);
 
-/* A table of what sits where, for a person. */
+/* A table of what sits where, for a person; and what was chosen, in words. */
 void place_print(const struct place *place, const struct plan_memory *memory, FILE *out);
+void place_print_choice(const struct place *place, FILE *out);
 
 #endif

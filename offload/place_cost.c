@@ -186,7 +186,6 @@ static uint32_t count_where(const uint8_t *where, uint32_t count, enum place_whe
 void place_print(const struct place *place, const struct plan_memory *memory, FILE *out)
 {
     const struct layout *layout = place->spec.layout;
-    uint32_t layers = place->spec.config->layers;
     char text[LOG_BYTES_MAX];
     fprintf(out, "Placement\n");
     if (place->separate_device)
@@ -203,6 +202,13 @@ void place_print(const struct place *place, const struct plan_memory *memory, FI
                 "         of which the two slots of all state, one of them the last commit's: %s\n",
                 log_bytes(text, 2 * layout->slot_bytes));
     }
+    place_print_choice(place, out);
+}
+
+void place_print_choice(const struct place *place, FILE *out)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t layers = place->spec.config->layers;
     fprintf(out, "  state in RAM:");
     for (uint32_t p = 0; p < PLANE_COUNT; p++)
         fprintf(out, " %s %.0f %%", layout_plane_name[p],

@@ -92,8 +92,7 @@ static void load_chunk(struct builder *b, uint32_t chunk, struct plan_cells targ
             emit_some(b->memory->plane_nvme, chunk * PLANE_COUNT + resident, planes - resident);
         bool direct = bf16 && !b->memory->separate_device;
         stage = direct ? target : emit_next(b->memory->state_stage, &b->next_stage);
-        uint64_t bytes =
-            emit_planes(&b->emit, OP_READ, chunk, resident, planes - resident, stage);
+        uint64_t bytes = emit_planes(&b->emit, OP_READ, chunk, resident, planes - resident, stage);
         emit_checksum(&b->emit, OP_VERIFY, stage, file, bytes);
         struct plan_op *verify = emit_last(&b->emit);
         verify->chunk = chunk;
@@ -403,8 +402,8 @@ static void build_head_forward(struct builder *b)
             op->layer = t;
             op->micro = m;
             op->flags = i == 0 ? OP_FIRST : 0;
-            op->flops = graph_head_flops(b->place->spec.config, rows(b),
-                                         b->layout->tiles[t].row_count);
+            op->flops =
+                graph_head_flops(b->place->spec.config, rows(b), b->layout->tiles[t].row_count);
             emit_reads(op, weights);
             emit_reads(op, emit_one(memory->y, m));
             emit_reads(op, emit_one(memory->tokens, m));
@@ -563,8 +562,8 @@ static void build_head_backward(struct builder *b)
             op->layer = t;
             op->micro = m;
             op->flags = i == 0 ? OP_FIRST : 0;
-            op->flops = 3 * graph_head_flops(b->place->spec.config, rows(b),
-                                             b->layout->tiles[t].row_count);
+            op->flops =
+                3 * graph_head_flops(b->place->spec.config, rows(b), b->layout->tiles[t].row_count);
             emit_reads(op, weights);
             emit_reads(op, emit_one(memory->y, m));
             emit_reads(op, emit_one(memory->tokens, m));
@@ -616,8 +615,7 @@ static void build_block_backward(struct builder *b, uint32_t layer)
             struct plan_op *op = emit_start(&b->emit, OP_RECOMPUTE, LANE_COMPUTE);
             op->layer = layer;
             op->micro = m;
-            op->flops =
-                block_flops(b) - graph_last_product_flops(b->place->spec.config, rows(b));
+            op->flops = block_flops(b) - graph_last_product_flops(b->place->spec.config, rows(b));
             emit_reads(op, weights);
             emit_reads(op, x);
             emit_writes(op, inner);

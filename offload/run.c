@@ -7,6 +7,7 @@
 #include "io/ring.h"
 #include "io/safetensors.h"
 #include "offload/bound.h"
+#include "offload/forecast.h"
 #include "offload/record.h"
 #include "offload/state.h"
 
@@ -24,11 +25,6 @@
 #define EVAL_SEED   0
 /* Of the machine's free memory, what is left to others. */
 #define MACHINE_RESERVE (256 * MIB)
-/* What the measurement at the start cannot see yet: stacks, rings, plans under construction. */
-#define OVERHEAD_FIXED (9 * MIB)
-/* A plan's ops and waits, all variants together, for each chunk (measured: 8 to 11 KiB). */
-#define OVERHEAD_CHUNK (12 * KIB)
-#define OVERHEAD_LAYER (24 * KIB) /* for each layer and micro-batch */
 /* What the device takes at most (model/kernels.h), and up to how many rows of a micro-batch it
  * opens well within a second. */
 #define KERNELS_BYTES        (8 * MIB)
@@ -69,6 +65,8 @@ static int open_model(struct run *run, struct err *err)
     if (!run->config.vocab)
         run->config.vocab = 50257; /* a plan without data: GPT-2's */
     int result = config_check(&run->config, err);
+    if (result == 0)
+        result = config_check_trains(&run->config, err);
     if (result)
         return result;
     if (!s->seq)
@@ -124,9 +122,9 @@ static uint64_t measure_overhead(const struct run *run)
 {
     struct mem_usage usage;
     mem_usage_read(&usage);
-    return usage.rss_bytes + usage.page_table_bytes + OVERHEAD_FIXED +
-           OVERHEAD_CHUNK * run->layout.chunk_count +
-           OVERHEAD_LAYER * run->config.layers * run->settings->accum;
+    return usage.rss_bytes + usage.page_table_bytes +
+           forecast_overhead_bytes(&run->layout, run->config.layers,
+                                   (uint32_t)run->settings->accum);
 }
 
 static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_t overhead_bytes)

@@ -9,10 +9,12 @@
 #include "model/kernels.h"
 #include "offload/checkpoint.h"
 #include "offload/record.h"
+#include "tools/local.h"
 
 #include <float.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,7 +43,7 @@ static void fill_table(struct options *o, enum options_command command)
     bool train = command == OPTIONS_TRAIN;
     add(o, "model", ARGS_STRING, &o->model, "NAME|FILE.json|DIR",
         "gpt-tiny, gpt-mini, gpt2-124m ... gpt2-1558m, a config.json, or a Hugging Face folder "
-        "whose weights are the start");
+        "whose weights are the start; for plan also llama-8b, qwen-32b and others");
     add(o, "data", ARGS_STRING, &o->data, "DIR", "a folder made by 'spillway prep'");
     if (train)
         add(o, "out", ARGS_STRING, &o->out, "RUN", "the run's folder, made when missing");
@@ -93,6 +95,15 @@ static void fill_table(struct options *o, enum options_command command)
         add(o, "trace", ARGS_STRING, &o->trace, "FILE",
             "write what every lane did when, for https://ui.perfetto.dev");
     } else {
+        add(o, "gpu", ARGS_STRING, &o->machine.gpu, "NAME", "with this GPU, e.g. rtx3060; or none");
+        add(o, "gpus", ARGS_U64, &o->machine.gpus, "N", "how many of it (default: 1)");
+        add(o, "cpu", ARGS_STRING, &o->machine.cpu, "NAME", "with this processor, e.g. 7950x3d");
+        add(o, "ram", ARGS_STRING, &o->machine.ram, "SIZE[@MTS]",
+            "with so much RAM, e.g. 192G or 192G@3600 (MT/s)");
+        add(o, "ssd", ARGS_STRING, &o->machine.ssd, "NAME [xN]",
+            "with this drive, e.g. t700-2tb, or two of it: t700-2tb x2");
+        add(o, "ssds", ARGS_U64, &o->machine.ssds, "N", "how many drives");
+        add(o, "tokens", ARGS_DOUBLE, &o->tokens, "N", "size of the data, e.g. 1.2e9 tokens");
         add(o, "json", ARGS_FLAG, &o->json, NULL, "print the plan's figures as JSON");
         add(o, "ops", ARGS_FLAG, &o->dump, NULL, "list every op of a step");
     }
@@ -105,6 +116,7 @@ static void fill_table(struct options *o, enum options_command command)
     add(o, "recompute", ARGS_STRING, &o->recompute, "auto|all|none",
         "activations inside blocks in backward (default: auto, what does not fit)");
     add(o, "threads", ARGS_U64, &o->threads, "N", "compute threads (default: one a core)");
+    add(o, "machine", ARGS_STRING, &o->machine.machine, "NAME|FILE", OPTIONS_HELP_MACHINE);
 }
 
 static bool was_given(const struct options *o, const char *name)
@@ -260,7 +272,7 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
                                             "hi,lo,m,v", "auto", "all"};
     int precision = 0, recompute = 0, resident = 0, ignored = 0;
     if (!o->precision)
-        o->precision = kernels_cpu_has_bf16() ? "bf16" : "fp32";
+        o->precision = o->machine.gpu || kernels_cpu_has_bf16() ? "bf16" : "fp32";
     int result = choice("precision", o->precision, precisions, 2, &precision, err);
     if (result == 0)
         result = choice("recompute", o->recompute, recomputes, 3, &recompute, err);
@@ -518,12 +530,56 @@ static void fill_settings(struct options *o, struct train_settings *s)
     s->trace_path = o->trace;
     s->record = o->record;
     s->resume_command = o->resume_command;
+    s->profile = &o->profile;
+}
+
+bool options_imagined(const struct options *o, const struct train_settings *settings)
+{
+    const struct machine_request *m = &o->machine;
+    return m->gpu || m->cpu || m->ram || m->ssd || m->gpus || m->ssds ||
+           (m->machine && !o->profile.measured) || !o->profile.device.is_cpu ||
+           settings->config.kind != CONFIG_GPT2;
+}
+
+int options_ssd_count(const char *const *words, size_t count, uint64_t *ssds, struct err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        char *end = NULL;
+        unsigned long drives = words[i][0] == 'x' ? strtoul(words[i] + 1, &end, 10) : 0;
+        if (drives < 1 || drives > 16 || *end)
+            return err_set(err, ERR_USAGE,
+                           "unexpected argument '%s': only the number of drives may follow --ssd "
+                           "NAME, such as x2",
+                           words[i]);
+        *ssds = drives;
+    }
+    return 0;
+}
+
+/* The machine at hand, and what the options make of it. */
+static int choose_machine(struct options *o, struct err *err)
+{
+    struct machine_request machine = o->machine;
+    int result = local_profile(&o->local, &o->local_measured, err);
+    o->profile = o->local;
+    if (machine.ssd && strcmp(machine.ssd, "none") == 0)
+        machine.ssd = NULL;
+    return result ? result : machine_compose(&o->profile, &machine, err);
+}
+
+static void default_ram(struct options *o)
+{
+    char text[LOG_BYTES_MAX];
+    o->ram_budget = mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
+    log_line("RAM budget: %s (80 %% of what is free%s)", log_bytes(text, o->ram_budget),
+             o->vram_budget ? ", less the VRAM budget" : "");
 }
 
 int options_parse(struct options *o, enum options_command command, int argc, char **argv,
                   struct train_settings *settings, struct err *err)
 {
     bool train = command == OPTIONS_TRAIN;
+    const char *words[2];
     *o = (struct options){0};
     *settings = (struct train_settings){0};
     set_defaults(o);
@@ -535,14 +591,22 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
         .usage = train ? "--model NAME --data DIR --out RUN [options]" : "--model NAME [options]",
         .example = train ? "spillway train --model gpt2-124m --data wiki --out run --ram-budget 8G "
                            "--nvme /mnt/ssd --steps 1000"
-                         : "spillway plan --model gpt2-1558m --ram-budget 16G --nvme /mnt/ssd",
+                         : "spillway plan --model qwen-32b --gpu rtx3060 --cpu 7950x3d --ram 192G "
+                           "--ssd t700-2tb "
+                           "x2 --batch 4 --accum 8",
         .options = o->table,
         .option_count = o->count,
+        .positional = train ? NULL : words,
+        .positional_max = ARRAY_COUNT(words),
     };
     int result = args_parse(&args, argc, argv, err);
+    if (result == 0)
+        result = options_ssd_count(words, args.positional_count, &o->machine.ssds, err);
     if (result)
         return result;
     make_absolute(&o->nvme, o->nvme_path);
+    if (o->machine.machine && file_exists(o->machine.machine))
+        make_absolute(&o->machine.machine, o->machine_path);
     make_absolute(&o->data, o->data_path);
     if (train)
         result = require(o, "out", o->out, err);
@@ -564,6 +628,8 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
         result = choose_config(o, settings, err);
     if (result == 0)
         result = choose_steps(o, err);
+    if (result == 0)
+        result = choose_machine(o, err);
     if (result)
         return result;
     /* Before what is free now takes the place of budgets that were not given: on another day it may
@@ -574,13 +640,8 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     result = choose_nvme(o, train, err);
     if (result)
         return result;
-    if (!o->ram_budget && !was_given(o, "ram-budget")) {
-        char text[LOG_BYTES_MAX];
-        o->ram_budget =
-            mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
-        log_line("RAM budget: %s (80 %% of what is free%s)", log_bytes(text, o->ram_budget),
-                 o->vram_budget ? ", less the VRAM budget" : "");
-    }
+    if (!o->ram_budget && !was_given(o, "ram-budget") && !options_imagined(o, settings))
+        default_ram(o);
     if (train)
         print_resume_command(o);
     fill_settings(o, settings);

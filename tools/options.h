@@ -8,6 +8,7 @@
 #include "core/args.h"
 #include "io/file.h"
 #include "offload/train.h"
+#include "tools/machine.h"
 
 #define OPTIONS_MAX 48
 
@@ -15,6 +16,8 @@ struct options {
     /* As given on the command line or recorded. */
     const char *model, *data, *out, *nvme, *device, *precision, *optimizer_state, *resident;
     const char *recompute, *trace;
+    struct machine_request machine; /* train: its `machine` alone */
+    double tokens;                  /* of the data, for a plan without it */
     uint64_t ram_budget, vram_budget, nvme_budget;
     uint64_t seq, batch, accum, steps, lr_steps, epochs, seed, warmup, prefetch, threads;
     uint64_t checkpoint_every, keep_every, eval_every;
@@ -27,7 +30,9 @@ struct options {
     struct json_value *record; /* owned */
     struct json_value *loaded; /* owned: strings of a resumed run are borrowed from it */
     char resume_command[4096];
-    char nvme_path[FILE_PATH_MAX], data_path[FILE_PATH_MAX];
+    char nvme_path[FILE_PATH_MAX], data_path[FILE_PATH_MAX], machine_path[FILE_PATH_MAX];
+    struct profile local, profile; /* the machine at hand, and the one that is asked for */
+    bool local_measured;
 };
 
 enum options_command { OPTIONS_TRAIN, OPTIONS_PLAN };
@@ -37,5 +42,15 @@ enum options_command { OPTIONS_TRAIN, OPTIONS_PLAN };
 int options_parse(struct options *options, enum options_command command, int argc, char **argv,
                   struct train_settings *settings, struct err *err);
 void options_deinit(struct options *options);
+
+/* Another machine than the one at hand is asked for, or a model that it cannot train. */
+bool options_imagined(const struct options *options, const struct train_settings *settings);
+
+/* "x2" after the name of a drive, as in --ssd t700-2tb x2. */
+int options_ssd_count(const char *const *words, size_t count, uint64_t *ssds, struct err *err);
+
+/* How the options of machine_request are told: plan, sweep and bench have them alike. */
+#define OPTIONS_HELP_MACHINE                                                                       \
+    "a known machine, or the file of one (default: this one, as 'spillway bench' measured it)"
 
 #endif

@@ -1,110 +1,344 @@
 /*
- * spillway plan: what train would do, without doing it: what sits where, what a step moves, how
- * long it should take at the rates of offload/profile.c, which lane binds, and what it writes to
- * the drive.
+ * spillway plan: what training would be like, without doing it: what sits where, how long a step
+ * takes and what binds it, what the drive has to bear, and what would help most. For the machine at
+ * hand and what it can train, exactly as train would do it (the device is opened and measured); for
+ * an imagined machine or another kind of model, by a forecast.
  */
 #include "core/json.h"
 #include "core/log.h"
 #include "core/mem.h"
+#include "offload/forecast.h"
 #include "offload/run.h"
+#include "tools/advice.h"
 #include "tools/commands.h"
+#include "tools/forecast_json.h"
 #include "tools/options.h"
 
+#include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #define SECONDS_A_DAY 86400.0
+#define BAR_WIDTH     48
+#define ADVICE_SHOWN  3
+/* Less is no help. */
+#define ADVICE_LEAST 1.02
 
-struct forecast {
-    double predicted_s, bound_s;
-    enum plan_lane bound_lane;
-    struct plan_totals totals;
-    struct place_least least;
+struct shown {
+    const struct options *options;
+    const struct train_settings *settings;
+    struct forecast forecast;
+    struct forecast_model model; /* of an imagined one */
+    const struct config *config;
+    uint64_t parameters;
+    double data_tokens; /* 0: not known */
+    struct forecast_request request;
 };
 
-static uint64_t moved(const struct forecast *f, enum plan_lane lane)
+/* ---- For a person -----------------------------------------------------------------------------
+ */
+
+static const char content_mark[CONTENT_COUNT] = {'S', 'W', 'G', 'A', 't', 'o'};
+
+static void print_bar(const uint64_t *content, uint64_t program, uint64_t total)
 {
-    return f->totals.bytes[PHASE_FORWARD][lane] + f->totals.bytes[PHASE_BACKWARD][lane];
+    char bar[BAR_WIDTH + 1];
+    uint64_t done = 0;
+    uint32_t filled = 0;
+    for (uint32_t c = 0; c <= CONTENT_COUNT; c++) {
+        done += c < CONTENT_COUNT ? content[c] : program;
+        uint32_t end = (uint32_t)((double)done / (double)total * BAR_WIDTH + 0.5);
+        while (filled < MIN(end, BAR_WIDTH))
+            bar[filled++] = c < CONTENT_COUNT ? content_mark[c] : 'p';
+    }
+    while (filled < BAR_WIDTH)
+        bar[filled++] = '.';
+    bar[BAR_WIDTH] = 0;
+    printf("         [%s]\n", bar);
 }
 
-static void print_lane(const struct forecast *f, const char *name, enum plan_lane lane,
+static void print_tier(const char *name, const uint64_t *content, uint64_t program, uint64_t held,
+                       uint64_t budget)
+{
+    char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
+    printf("  %-5s %10s", name, log_bytes(a, held));
+    if (budget != UINT64_MAX)
+        printf(" of %s", log_bytes(b, budget));
+    for (uint32_t c = 0; c < CONTENT_COUNT; c++)
+        if (content[c])
+            printf("  %s %s", plan_content_name[c], log_bytes(a, content[c]));
+    if (program)
+        printf("  program %s", log_bytes(a, program));
+    printf("\n");
+    print_bar(content, program, MAX(budget != UINT64_MAX ? budget : held, 1));
+}
+
+static void print_tiers(const struct shown *shown)
+{
+    const struct place *place = &shown->forecast.place;
+    const struct place_spec *spec = &place->spec;
+    struct plan_memory memory;
+    plan_memory_init(&memory, place);
+    printf(
+        "\nWhat sits where (S state, W weights, G gradients, A activations, t in transit, o other, "
+        "p program)\n");
+    if (place->separate_device)
+        print_tier("VRAM", memory.content_bytes[TIER_DEVICE], 0, place->vram_bytes,
+                   spec->vram_budget);
+    print_tier("RAM", memory.content_bytes[TIER_RAM], spec->overhead_bytes, place->ram_bytes,
+               spec->ram_budget);
+    if (spec->nvme) {
+        uint64_t content[CONTENT_COUNT];
+        for (uint32_t c = 0; c < CONTENT_COUNT; c++)
+            content[c] = memory.content_bytes[TIER_NVME][c];
+        content[CONTENT_STATE] = 2 * spec->layout->slot_bytes; /* both slots, whatever RAM holds */
+        print_tier("NVMe", content, 0, place->nvme_bytes, spec->nvme_budget);
+    }
+    plan_memory_deinit(&memory);
+    place_print_choice(place, stdout);
+}
+
+static void print_lane(const struct forecast *f, enum plan_lane lane, const char *what,
                        uint64_t least)
 {
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
-    printf("  %-14s %12s a step (least: %s)\n", name, log_bytes(a, moved(f, lane)),
-           log_bytes(b, least));
+    double share = f->busy_s[lane] / f->predicted_s;
+    if (f->busy_s[lane] <= 0)
+        return;
+    printf("  %-10s %-12s busy %3.0f %%", plan_lane_name[lane], what, 100 * MIN(share, 1));
+    if (least)
+        printf("  %s a step (least: %s)", log_bytes(a, f->bytes[lane]), log_bytes(b, least));
+    printf("%s\n", f->bound.lane == lane ? "  <- binds" : "");
 }
 
-static void print_forecast(const struct run *run, const struct forecast *f)
+static const char *rates_of(const struct shown *shown)
 {
+    const struct options *o = shown->options;
+    if (options_imagined(o, shown->settings))
+        return "from data sheets and measurements of others: see docs/machine-profiles.md";
+    return o->profile.measured
+               ? "as measured on this machine"
+               : "at default rates: run 'spillway bench all' to measure this machine";
+}
+
+static void print_step(const struct shown *shown)
+{
+    const struct forecast *f = &shown->forecast;
     char text[LOG_BYTES_MAX];
-    uint64_t tokens = run_tokens_per_step(run);
-    printf("\nA step: %llu tokens\n", (unsigned long long)tokens);
-    print_lane(f, "RAM -> VRAM", LANE_H2D, f->least.h2d_bytes);
-    print_lane(f, "VRAM -> RAM", LANE_D2H, f->least.d2h_bytes);
-    print_lane(f, "NVMe -> RAM", LANE_SSD_READ, f->least.ssd_read_bytes);
-    print_lane(f, "RAM -> NVMe", LANE_SSD_WRITE, f->least.ssd_write_bytes);
-    printf("  predicted      %12s  %.0f tokens/s (at default rates: nothing was measured here)\n",
-           log_duration(text, f->predicted_s), (double)tokens / f->predicted_s);
-    printf("  lower bound    %12s  %s binds\n", log_duration(text, f->bound_s),
-           plan_lane_name[f->bound_lane]);
-    if (moved(f, LANE_SSD_WRITE))
-        printf("  written        %9.0f GB a day of training, and commits\n",
-               (double)moved(f, LANE_SSD_WRITE) / 1e9 * SECONDS_A_DAY / f->predicted_s);
-    if (run->settings->data_dir)
-        printf("  the data once  %12s\n",
-               log_duration(text, (double)run->dataset.train.token_count / (double)tokens *
-                                      f->predicted_s));
+    printf("\nA step: %" PRIu64 " tokens\n", f->tokens);
+    printf("  predicted    %10s  %.0f tokens/s (%s)\n", log_duration(text, f->predicted_s),
+           forecast_tokens_per_s(f), rates_of(shown));
+    printf("  lower bound  %10s  %s binds; the step takes %.2f times the bound\n",
+           log_duration(text, f->bound.seconds), plan_lane_name[f->bound.lane],
+           f->predicted_s / f->bound.seconds);
+    print_lane(f, LANE_COMPUTE, "device", 0);
+    print_lane(f, LANE_CPU, "updates", 0);
+    print_lane(f, LANE_H2D, "RAM -> VRAM", f->least.h2d_bytes);
+    print_lane(f, LANE_D2H, "VRAM -> RAM", f->least.d2h_bytes);
+    print_lane(f, LANE_SSD_READ, "NVMe -> RAM", f->least.ssd_read_bytes);
+    print_lane(f, LANE_SSD_WRITE, "RAM -> NVMe", f->least.ssd_write_bytes);
 }
 
-static void print_json(const struct run *run, const struct forecast *f)
+static void print_days(const char *name, double days, const char *rest)
 {
-    struct json_value *root = json_new_object();
-    json_set_string(root, "model", run->config.name);
-    json_set_int(root, "parameters", (int64_t)run->tensors.parameter_count);
-    json_set_int(root, "tokens", (int64_t)run_tokens_per_step(run));
-    json_set_number(root, "predicted_s", f->predicted_s);
-    json_set_number(root, "bound_s", f->bound_s);
-    json_set_string(root, "bound_lane", plan_lane_name[f->bound_lane]);
-    json_set_number(root, "tokens_per_s", (double)run_tokens_per_step(run) / f->predicted_s);
-    json_set_int(root, "ram_bytes", (int64_t)run->place.ram_bytes);
-    json_set_int(root, "vram_bytes", (int64_t)run->place.vram_bytes);
-    json_set_int(root, "nvme_bytes", (int64_t)run->place.nvme_bytes);
-    json_set_int(root, "overhead_bytes", (int64_t)run->place.spec.overhead_bytes);
-    json_set_int(root, "h2d_bytes", (int64_t)moved(f, LANE_H2D));
-    json_set_int(root, "d2h_bytes", (int64_t)moved(f, LANE_D2H));
-    json_set_int(root, "ssd_read_bytes", (int64_t)moved(f, LANE_SSD_READ));
-    json_set_int(root, "ssd_write_bytes", (int64_t)moved(f, LANE_SSD_WRITE));
-    json_set_int(root, "h2d_least_bytes", (int64_t)f->least.h2d_bytes);
-    json_set_int(root, "d2h_least_bytes", (int64_t)f->least.d2h_bytes);
-    json_set_int(root, "ssd_read_least_bytes", (int64_t)f->least.ssd_read_bytes);
-    json_set_int(root, "ssd_write_least_bytes", (int64_t)f->least.ssd_write_bytes);
+    if (days >= 1000)
+        printf("  %-12s %10.1f years%s\n", name, days / 365.25, rest);
+    else
+        printf("  %-12s %10.1f days%s\n", name, days, rest);
+}
+
+static void print_wear(const struct shown *shown)
+{
+    const struct forecast *f = &shown->forecast;
+    if (f->written_per_day <= 0)
+        return;
+    printf("  written      %10.1f TB a day of training, commits included\n",
+           f->written_per_day / 1e12);
+    if (isfinite(f->ssd_days_left))
+        print_days("endurance", f->ssd_days_left,
+                   f->ssd_days_left < 365 ? " until what the drive is rated for is used up: under "
+                                            "a year"
+                                          : " until what the drive is rated for is used up");
+}
+
+static void print_hints(const struct shown *shown)
+{
+    const struct forecast *f = &shown->forecast;
+    char text[LOG_BYTES_MAX];
+    print_wear(shown);
+    if (shown->data_tokens > 0)
+        printf("  the data     %10s  (%.3g tokens, once)\n",
+               log_duration(text, shown->data_tokens / forecast_tokens_per_s(f)),
+               shown->data_tokens);
+    if (isinf(f->hiding_tokens))
+        printf("  hiding       activations alone take longer than the arithmetic: a larger step "
+               "does not hide them\n");
+    else if (f->hiding_tokens > (double)f->tokens)
+        printf("  hiding       %10.0f tokens a step would hide the traffic of state and weights\n",
+               f->hiding_tokens);
+    else
+        printf("  hiding       the traffic of state and weights hides behind the arithmetic\n");
+}
+
+static size_t find_advice(const struct shown *shown, struct advice *advice)
+{
+    struct machine_request machine = shown->options->machine;
+    return advice_find(advice, &shown->request, &machine, &shown->options->local, &shown->forecast);
+}
+
+static void print_advice(const struct shown *shown)
+{
+    struct advice advice[ADVICE_MAX];
+    size_t count = find_advice(shown, advice), shown_count = 0;
+    printf("\nWhat would help most (tokens/s)\n");
+    for (size_t i = 0; i < count && shown_count < ADVICE_SHOWN; i++)
+        if (advice[i].speedup >= ADVICE_LEAST) {
+            printf("  %.2f times  %s\n", advice[i].speedup, advice[i].what);
+            shown_count++;
+        }
+    if (!shown_count)
+        printf("  nothing that was tried brings 2 %% or more\n");
+    bool first = true;
+    for (size_t i = 0; i < count; i++)
+        if (advice[i].speedup < ADVICE_LEAST) {
+            printf("%s%s", first ? "  no help: " : "; ", advice[i].what);
+            first = false;
+        }
+    if (!first)
+        printf("\n");
+}
+
+static void print_plan(const struct shown *shown)
+{
+    char text[MACHINE_TEXT_MAX];
+    const struct place_spec *spec = &shown->forecast.place.spec;
+    printf("%s: %" PRIu64 " parameters, %s, %u x %u x %u x %u tokens (batch x seq x accum x "
+           "devices)\n",
+           shown->config->name, shown->parameters,
+           spec->precision == PRECISION_BF16 ? "bf16" : "fp32", spec->batch, spec->seq, spec->accum,
+           shown->forecast.devices);
+    printf("on %s\n", machine_describe(&shown->options->profile, text, sizeof(text)));
+    print_tiers(shown);
+    print_step(shown);
+    print_hints(shown);
+    print_advice(shown);
+}
+
+/* ---- For a program ----------------------------------------------------------------------------
+ */
+
+static void print_json(const struct shown *shown)
+{
+    struct advice advice[ADVICE_MAX];
+    struct json_value *root = json_new_object(), *list = json_new_array();
+    json_set_string(root, "model", shown->config->name);
+    json_set_int(root, "parameters", (int64_t)shown->parameters);
+    forecast_to_json(root, &shown->forecast);
+    if (shown->data_tokens > 0)
+        json_set_number(root, "data_s",
+                        shown->data_tokens / forecast_tokens_per_s(&shown->forecast));
+    size_t count = find_advice(shown, advice);
+    for (size_t i = 0; i < count; i++) {
+        struct json_value *item = json_new_object();
+        json_set_string(item, "change", advice[i].what);
+        json_set_number(item, "speedup", advice[i].speedup);
+        json_set_number(item, "predicted_s", advice[i].predicted_s);
+        json_append(list, item);
+    }
+    json_set(root, "advice", list);
     char *text = json_text(root, true);
     printf("%s\n", text);
     mem_free(text);
     json_free(root);
 }
 
-static int show_plan(struct options *options, struct train_settings *settings, struct err *err)
+static void show(const struct shown *shown)
+{
+    if (shown->options->json)
+        print_json(shown);
+    else
+        print_plan(shown);
+}
+
+/* ---- The two ways -----------------------------------------------------------------------------
+ */
+
+static void fill_request(struct shown *shown, const struct forecast_model *model)
+{
+    const struct train_settings *s = shown->settings;
+    const struct machine_request *machine = &shown->options->machine;
+    bool drive = !machine->ssd || strcmp(machine->ssd, "none") != 0;
+    bool imagined = options_imagined(shown->options, s);
+    shown->request = (struct forecast_request){
+        .model = model,
+        .profile = &shown->options->profile,
+        .precision = s->precision,
+        .seq = (uint32_t)s->seq,
+        .batch = (uint32_t)s->batch,
+        .accum = (uint32_t)s->accum,
+        .ram_budget = s->ram_budget,
+        .vram_budget = s->vram_budget,
+        .nvme_budget = s->nvme_budget == UINT64_MAX || imagined ? 0 : s->nvme_budget,
+        .nvme = imagined ? drive : s->nvme_dir != NULL,
+        .clip = s->optim.clip > 0,
+        .resident_planes = s->resident_planes,
+        .prefetch = (uint32_t)s->prefetch,
+        .recompute = s->recompute,
+        .checkpoint_every = (uint32_t)s->checkpoint_every,
+        .chunks = true,
+    };
+}
+
+/* As train would begin: the device is opened, so that what it takes is measured. */
+static int plan_here(struct shown *shown, struct train_settings *settings, struct err *err)
 {
     struct run *run = NULL;
     int result = run_plan_open(&run, settings, settings->nvme_dir != NULL, err);
     if (result == 0) {
-        struct forecast f;
-        enum variant usual = run_usual(run);
-        f.predicted_s = run_predict(run, usual);
-        f.bound_s = run_bound(run, usual, &f.bound_lane);
-        f.least = run->least[usual];
-        plan_total(&run->plans[usual], &f.totals);
-        if (options->json) {
-            print_json(run, &f);
-        } else {
-            place_print(&run->place, &run->memory, stdout);
-            print_forecast(run, &f);
-            if (options->dump)
-                plan_dump(&run->plans[usual], stdout);
-        }
+        forecast_of_place(&shown->forecast, &run->place, true,
+                          (uint32_t)settings->checkpoint_every);
+        shown->config = &run->config;
+        shown->parameters = run->tensors.parameter_count;
+        if (settings->data_dir)
+            shown->data_tokens = (double)run->dataset.train.token_count;
+        forecast_model_init(&shown->model, &run->config);
+        fill_request(shown, &shown->model);
+        show(shown);
+        if (shown->options->dump)
+            plan_dump(&run->plans[run_usual(run)], stdout);
     }
-    run_close(run);
+    run_close(run); /* and with it the placement */
+    return result;
+}
+
+static int plan_imagined(struct shown *shown, struct train_settings *settings, struct err *err)
+{
+    struct config config = settings->config;
+    if (!config.vocab)
+        config.vocab = 50257;
+    int result = config_check(&config, err);
+    if (result)
+        return result;
+    if (!settings->seq)
+        settings->seq = MIN(config.positions, 1024);
+    if (settings->seq > config.positions)
+        return err_set(err, ERR_INPUT, "--seq %" PRIu64 " is longer than the %u positions of %s",
+                       settings->seq, config.positions, config.name);
+    if (settings->batch * settings->seq > KERNELS_ROWS_MAX)
+        return err_set(err, ERR_INPUT, "--batch %" PRIu64 " of --seq %" PRIu64 " is too large",
+                       settings->batch, settings->seq);
+    forecast_model_init(&shown->model, &config);
+    shown->config = &shown->model.config;
+    shown->parameters = shown->model.tensors.parameter_count;
+    fill_request(shown, &shown->model);
+    result = forecast_make(&shown->forecast, &shown->request, err);
+    if (result == 0) {
+        show(shown);
+        if (shown->options->dump)
+            log_line("--ops lists the ops of plans for this machine only");
+    }
+    forecast_deinit(&shown->forecast);
     return result;
 }
 
@@ -114,8 +348,13 @@ int plan_main(int argc, char **argv)
     struct train_settings settings;
     struct err err = {0};
     int result = options_parse(&options, OPTIONS_PLAN, argc, argv, &settings, &err);
-    if (result == 0)
-        result = show_plan(&options, &settings, &err);
+    if (result == 0) {
+        struct shown shown = {
+            .options = &options, .settings = &settings, .data_tokens = options.tokens};
+        result = options_imagined(&options, &settings) ? plan_imagined(&shown, &settings, &err)
+                                                       : plan_here(&shown, &settings, &err);
+        forecast_model_deinit(&shown.model);
+    }
     options_deinit(&options);
     return commands_status(result, &err);
 }
