@@ -17,6 +17,7 @@
 #include "offload/exec.h"
 #include "offload/metrics.h"
 #include "offload/sched.h"
+#include "offload/timeline.h"
 #include "offload/train.h"
 
 /* The plans of a run. */
@@ -55,6 +56,7 @@ struct run {
     struct profile profile;
     struct metrics metrics;
     struct trace *trace;
+    struct timeline timeline;
     int lock_fd;
 
     uint64_t done;      /* steps done: computed, their gradients perhaps pending */
