@@ -14,11 +14,11 @@
  */
 static const char style[] =
     ":root{color-scheme:light dark;--bg:#fbfbf9;--panel:#fff;--ink:#1b1f23;--soft:#5a636c;"
-    "--line:#dde1e4;--grid:#e8ebed;--track:#edeff1;--warn:#7a4d00;--warn-bg:#fff3d9;"
+    "--line:#dde1e4;--grid:#dfe3e6;--track:#edeff1;--warn:#7a4d00;--warn-bg:#fff3d9;"
     "--c0:#1f6fb5;--c1:#d4601a;--c2:#2f8f5b;--c3:#8250c4;--c4:#c2334d;--c5:#12879a;--c6:#94700f;"
     "--c7:#6b7280}\n"
     "@media(prefers-color-scheme:dark){:root{--bg:#14171a;--panel:#1c2024;--ink:#e8eaec;"
-    "--soft:#9aa4ad;--line:#30363c;--grid:#2a3036;--track:#2a3036;--warn:#f3c469;"
+    "--soft:#9aa4ad;--line:#30363c;--grid:#333a41;--track:#2a3036;--warn:#f3c469;"
     "--warn-bg:#35290f;--c0:#66aef0;--c1:#f28f50;--c2:#5cc48c;--c3:#b592f0;--c4:#f07a8e;"
     "--c5:#4fc3d4;--c6:#d4ae4a;--c7:#a3abb5}}\n"
     "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\n"
@@ -33,8 +33,9 @@ static const char style[] =
     ".verdict{font-size:1.2rem;line-height:1.55;margin:1.5rem 0}\n"
     ".warning{background:var(--warn-bg);color:var(--warn);border-radius:.5rem;"
     "padding:.6rem .9rem}\n"
-    "ul.points{padding-left:1.2rem;max-width:48rem;margin:1rem 0}ul.points li{margin:.5rem 0}\n"
-    ".cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.75rem;"
+    "ul.points{padding-left:1.2rem;max-width:48rem;margin:1rem 0}ul.points li{margin:.6rem "
+    "0;white-space:pre-line}\n"
+    ".cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.2rem,1fr));gap:.75rem;"
     "margin:1.5rem 0}\n"
     ".card{background:var(--panel);border:1px solid var(--line);border-radius:.6rem;"
     "padding:.7rem .9rem}\n"
@@ -49,10 +50,11 @@ static const char style[] =
     "border-bottom:1px solid var(--line)}tbody tr:last-child td{border-bottom:0}\n"
     "th{font-weight:600;color:var(--soft);vertical-align:bottom;line-height:1.25}\n"
     ".number{text-align:right;white-space:nowrap}th.number{white-space:normal;min-width:4.5rem}\n"
-    "td.name{min-width:6.5rem;max-width:20rem;overflow-wrap:anywhere}\n"
+    "td.name{min-width:8.5rem;max-width:20rem;overflow-wrap:anywhere}\n"
     "td.prose{min-width:17rem;max-width:34rem;overflow-wrap:anywhere}\n"
     "tr.refused td{color:var(--soft)}tr.best td{font-weight:600}\n"
-    "td.heat{text-align:right;white-space:nowrap;border-left:.3rem solid var(--lane)}\n"
+    "td.heat{text-align:right;white-space:nowrap;border-left:.25rem solid var(--lane);"
+    "background:color-mix(in srgb,var(--lane) 16%,transparent)}\n"
     "td.heat small{display:block;color:var(--soft)}\n"
     ".figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));"
     "gap:1.5rem;margin:1rem 0}\n"
@@ -71,10 +73,11 @@ static const char style[] =
     ".track{position:relative;height:.9rem;border-radius:.25rem;background:var(--track)}\n"
     ".fill{height:100%;border-radius:.25rem;min-width:1px}\n"
     ".mark{position:absolute;top:-.2rem;bottom:-.2rem;width:2px;background:var(--ink)}\n"
+    ".bar{display:contents}\n"
     "@media(max-width:600px){main{padding:1.5rem 1rem 3rem}.verdict{font-size:1.08rem}"
-    ".bars{grid-template-columns:1fr max-content;gap:.1rem .9rem}.bars>.track{grid-column:1/-1;"
-    "grid-row:auto;margin-bottom:.7rem}.bars>.value{order:0}"
-    ".cards{grid-template-columns:repeat(auto-fill,minmax(8.4rem,1fr))}}\n"
+    ".bars{display:block}.bar{display:grid;grid-template:\"n v\" \"t t\"/1fr max-content;"
+    "gap:.2rem .9rem;margin-bottom:.8rem}.bar>.name{grid-area:n}.bar>.value{grid-area:v}"
+    ".bar>.track{grid-area:t}.lanes{gap:.4rem .6rem;font-size:.8rem}}\n"
     ".lanes{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.5rem .9rem;"
     "align-items:center;font-size:.88rem}\n"
     ".lanes svg{display:block;width:100%;height:1.9rem;background:var(--track);"
@@ -261,14 +264,14 @@ void page_bars_begin(struct page *page)
 void page_bar(struct page *page, const char *name, double fraction, double mark, unsigned colour,
               const char *value)
 {
-    element(page, "<span>", name, "</span>");
+    element(page, "<div class=\"bar\"><span class=\"name\">", name, "</span>");
     page_html(page,
               "<div class=\"track\"><div class=\"fill\" style=\"width:%.2f%%;"
               "background:var(--c%u)\"></div>",
               100 * fmin(fmax(fraction, 0), 1), colour);
     if (mark >= 0)
         page_html(page, "<div class=\"mark\" style=\"left:%.2f%%\"></div>", 100 * fmin(mark, 1));
-    element(page, "</div><span class=\"value\">", value, "</span>\n");
+    element(page, "</div><span class=\"value\">", value, "</span></div>\n");
 }
 
 void page_bars_end(struct page *page)
@@ -281,12 +284,14 @@ void page_figures_begin(struct page *page)
     fputs("<div class=\"figures\">\n", page->out);
 }
 
-void page_figure(struct page *page, const char *title, const char *svg, const char *caption)
+void page_figure(struct page *page, const struct page_figure *figure)
 {
-    element(page, "<figure><h3>", title, "</h3>\n");
-    fputs(svg, page->out);
-    if (caption)
-        element(page, "<figcaption>", caption, "</figcaption>");
+    element(page, "<figure><h3>", figure->title, "</h3>\n");
+    fputs(figure->svg, page->out);
+    if (figure->legend)
+        page_legend(page, figure->legend, figure->legend_count);
+    if (figure->caption)
+        element(page, "<figcaption>", figure->caption, "</figcaption>");
     fputs("</figure>\n", page->out);
 }
 

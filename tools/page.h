@@ -28,7 +28,7 @@ void page_init(struct page *page, const char *title, const char *subtitle);
 int page_save(struct page *page, const char *path, struct err *err);
 void page_deinit(struct page *page); /* zeroed is legal */
 
-/* Ends the section before it. id: for links, or NULL. */
+/* Ends the section before it. */
 void page_section(struct page *page, const char *title);
 
 enum page_tone { PAGE_PLAIN, PAGE_VERDICT, PAGE_NOTE, PAGE_WARNING };
@@ -62,9 +62,15 @@ void page_bar(struct page *page, const char *name, double fraction, double mark,
               const char *value);
 void page_bars_end(struct page *page);
 
-/* Figures stand side by side where there is room. caption: or NULL. */
+/* Figures stand side by side where there is room. */
+struct page_figure {
+    const char *title, *svg;
+    const char *caption;       /* or NULL */
+    const char *const *legend; /* what --c0, --c1 ... stand for; or NULL */
+    size_t legend_count;
+};
 void page_figures_begin(struct page *page);
-void page_figure(struct page *page, const char *title, const char *svg, const char *caption);
+void page_figure(struct page *page, const struct page_figure *figure);
 void page_figures_end(struct page *page);
 /* What --c0, --c1 ... stand for. */
 void page_legend(struct page *page, const char *const *names, size_t count);

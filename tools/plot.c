@@ -113,13 +113,16 @@ static const struct {
     {"<use xlink:href='#gpPt6'", "<circle r=\"1\" stroke=\"none\" fill=\"currentColor\""},
 };
 
-/* Length of what stands at text and is to be left out: groups without contents, ids and titles,
- * which repeat from plot to plot. */
+/* Length of what stands at text and is to be left out: groups without contents, the background, ids
+ * and titles, which repeat from plot to plot. */
 static size_t skipped(const char *text)
 {
     static const struct {
         const char *begin, *end;
-    } spans[] = {{"<title>", "</title>"}, {" id=\"", "\""}, {"<defs>", "</defs>"}};
+    } spans[] = {{"<title>", "</title>"},
+                 {" id=\"", "\""},
+                 {"<defs>", "</defs>"},
+                 {"<rect x=\"0\" y=\"0\" ", "/>"}};
     for (size_t i = 0; i < ARRAY_COUNT(spans); i++) {
         size_t length = strlen(spans[i].begin);
         const char *end =
@@ -291,10 +294,11 @@ static void put_axes(FILE *out, const struct plot *plot)
     struct range x, y;
     find_ranges(plot, &x, &y);
     fprintf(out,
+            "set encoding utf8\n"
             "set terminal svg size %d,%d noenhanced font \"sans,14\" linewidth 1.6\n"
             "set border 1 lw 0.6 lc rgb \"#a0b0%02x\"\n"
             "set tics nomirror out scale 0.4,0 textcolor rgb \"#a0b0%02x\"\n"
-            "set grid ytics lw 0.6 lc rgb \"#a0b0%02x\" dt 1\n"
+            "set grid ytics lw 0.6 lc rgb \"#a0b0%02x\" dt solid\n"
             "set lmargin 7.5\nset rmargin 2.5\nset tmargin 0.7\nunset key\n"
             "set xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\nset format x \"%%.0f\"\n",
             WIDTH, HEIGHT, PLOT_SOFT, PLOT_SOFT, PLOT_GRID, x.low, x.high, y.low, y.high);
