@@ -41,7 +41,7 @@ static const char style[] =
     "padding:.7rem .9rem}\n"
     ".card span,.card small{display:block;font-size:.82rem;line-height:1.4}\n"
     ".card b{display:block;font-size:1.35rem;line-height:1.35;font-weight:600;"
-    "font-variant-numeric:tabular-nums}\n"
+    "font-variant-numeric:tabular-nums;white-space:nowrap}\n"
     ".scroll{overflow-x:auto;border:1px solid var(--line);border-radius:.6rem;"
     "background:var(--panel);margin:1rem 0}\n"
     "table{border-collapse:collapse;width:100%;font-size:.88rem;line-height:1.4;"

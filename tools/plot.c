@@ -289,6 +289,18 @@ static void find_ranges(const struct plot *plot, struct range *x, struct range *
         y->high = plot->y_max;
 }
 
+/* 1, 2 or 5 times a power of ten, so that at most five labels stand below the plot and none touches
+ * the next; whole steps only. */
+static double tick_step(double span)
+{
+    double step = pow(10, floor(log10(fmax(span, 1) / 5)));
+    const double times[] = {1, 2, 5, 10};
+    size_t t = 0;
+    while (t + 1 < ARRAY_COUNT(times) && span / (step * times[t]) > 5)
+        t++;
+    return fmax(step * times[t], 1);
+}
+
 static void put_axes(FILE *out, const struct plot *plot)
 {
     struct range x, y;
@@ -303,9 +315,7 @@ static void put_axes(FILE *out, const struct plot *plot)
             "set xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\nset format x \"%%.0f\"\n",
             WIDTH, HEIGHT, PLOT_SOFT, PLOT_SOFT, PLOT_GRID, x.low, x.high, y.low, y.high);
     fprintf(out, "set format y \"%s\"\n", y.high >= 1e5 ? "%.1s%c" : "%g");
-    /* Few ticks, so that they do not touch each other; whole steps only. */
-    double span = x.high - x.low;
-    fprintf(out, "set xtics %s\n", span < 4 ? "1" : "autofreq");
+    fprintf(out, "set xtics %.9g\n", tick_step(x.high - x.low));
     if (plot->x_ticks) {
         fputs("set xtics (", out);
         for (size_t i = 0; i < plot->tick_count; i++) {

@@ -21,7 +21,8 @@
 
 #define POINTS_MAX  240 /* steps that are drawn one by one; more become BUCKETS medians */
 #define BUCKETS     120
-#define COMMITS_MAX 50 /* rows of the table; commits.csv has all */
+#define DOTS_MAX    30 /* more run into each other */
+#define COMMITS_MAX 10 /* rows of the table; commits.csv has all */
 
 static const char *const lane_verb[REPORT_LANES] = {"computing binds",
                                                     "copying to the device binds",
@@ -165,7 +166,7 @@ static void put_cards(struct page *page, const struct report_data *data)
     snprintf(value, sizeof(value), "%.4g", last);
     page_card(page, "loss", isnan(last) ? "–" : value, isnan(first) ? NULL : note);
     page_card(page, "tokens a second", page_number(value, steady(data, REPORT_TOKENS_PER_S)),
-              n > 1 ? "in the middle of the steady steps" : "of the only step");
+              n > 1 ? "median of the steady steps" : "of the only step");
     snprintf(
         note, sizeof(note), "half of them %s to %s",
         page_seconds(a, report_quantile(data, REPORT_STEP_S, REPORT_FIELD_COUNT, from, n, 0.25)),
@@ -175,7 +176,10 @@ static void put_cards(struct page *page, const struct report_data *data)
     int lane = report_bound_lane(data);
     page_card(page, "lower bound", page_seconds(value, steady(data, REPORT_BOUND_S)),
               lane < 0 ? NULL : lane_verb[lane]);
-    page_card(page, "tokens seen here", page_number(value, report_sum(data, REPORT_TOKENS)), NULL);
+    double tokens = report_sum(data, REPORT_TOKENS);
+    if (tokens >= 1e6)
+        snprintf(value, sizeof(value), "%.3g million", tokens / 1e6);
+    page_card(page, "tokens seen", tokens >= 1e6 ? value : page_number(value, tokens), NULL);
     page_card(page, "written to the drive", page_bytes(value, written_bytes(data)),
               "commits included");
     page_cards_end(page);
@@ -255,11 +259,13 @@ static int put_chart(struct page *page, const struct report_data *data, const st
         struct curve *c = &curves[i];
         fill_curve(c, data, chart->fields[i]);
         points += c->count;
+        bool crowded = chart->styles[i] == PLOT_POINTS && c->count > DOTS_MAX;
+        enum plot_style style = crowded ? PLOT_LINE : chart->styles[i];
         if (c->has_band && chart->styles[i] == PLOT_LINE)
             series[series_count++] =
                 (struct plot_series){PLOT_BAND, (unsigned)i, c->x, c->low, c->high, c->count};
         series[series_count++] =
-            (struct plot_series){chart->styles[i], (unsigned)i, c->x, c->y, NULL, c->count};
+            (struct plot_series){style, (unsigned)i, c->x, c->y, NULL, c->count};
     }
     struct plot plot = {.label = chart->title,
                         .x_label = "step",
@@ -316,8 +322,7 @@ static int put_charts(struct page *page, const struct report_data *data, struct 
 
 /* ---- Memory and lanes ------------------------------------------------------------------------ */
 
-static void put_tier(struct page *page, const char *name, double bytes, double budget,
-                     unsigned colour)
+static void put_tier(struct page *page, const char *name, double bytes, double budget)
 {
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX], text[128];
     if (!(bytes > 0))
@@ -325,7 +330,7 @@ static void put_tier(struct page *page, const char *name, double bytes, double b
     bool known = budget > 0;
     snprintf(text, sizeof(text), "%s%s%s", log_bytes(a, (uint64_t)bytes), known ? " of " : "",
              known ? log_bytes(b, (uint64_t)budget) : "");
-    page_bar(page, name, known ? bytes / budget : 0, -1, colour, text);
+    page_bar(page, name, known ? bytes / budget : 0, -1, known && bytes > budget ? 4 : 0, text);
 }
 
 static double largest(const struct report_data *data, enum report_field field)
@@ -337,14 +342,11 @@ static void put_memory(struct page *page, const struct report_data *data)
 {
     page_section(page, "Memory against the budgets");
     page_bars_begin(page);
-    put_tier(page, "VRAM", largest(data, REPORT_VRAM_PEAK), data->vram_budget, 0);
-    put_tier(page, "RAM, whole process", largest(data, REPORT_RAM_PEAK), data->ram_budget, 0);
-    put_tier(page, "NVMe", data->nvme_bytes, data->nvme_budget, 0);
+    put_tier(page, "VRAM", largest(data, REPORT_VRAM_PEAK), data->vram_budget);
+    put_tier(page, "RAM, whole process", largest(data, REPORT_RAM_PEAK), data->ram_budget);
+    put_tier(page, "NVMe", data->nvme_bytes, data->nvme_budget);
     page_bars_end(page);
-    page_paragraph(
-        page, PAGE_NOTE,
-        "The most that was held at any time; NVMe as planned. Sizes are as they are sold: "
-        "a GB is 2^30 bytes.");
+    page_paragraph(page, PAGE_NOTE, "The most that was held at any time; NVMe as planned.");
     if (data->placement) {
         page_details_begin(page, "What sits where (plan.txt)");
         page_html(page, "<pre tabindex=\"0\">");
