@@ -289,16 +289,16 @@ static void find_ranges(const struct plot *plot, struct range *x, struct range *
         y->high = plot->y_max;
 }
 
-/* 1, 2 or 5 times a power of ten, so that at most five labels stand below the plot and none touches
- * the next; whole steps only. */
-static double tick_step(double span)
+/* 1, 2 or 5 times a power of ten, so that at most so many labels stand at an axis and none touches
+ * the next. */
+static double tick_step(double span, double most)
 {
-    double step = pow(10, floor(log10(fmax(span, 1) / 5)));
+    double step = pow(10, floor(log10(span / most)));
     const double times[] = {1, 2, 5, 10};
     size_t t = 0;
-    while (t + 1 < ARRAY_COUNT(times) && span / (step * times[t]) > 5)
+    while (t + 1 < ARRAY_COUNT(times) && span / (step * times[t]) > most)
         t++;
-    return fmax(step * times[t], 1);
+    return step * times[t];
 }
 
 static void put_axes(FILE *out, const struct plot *plot)
@@ -315,7 +315,9 @@ static void put_axes(FILE *out, const struct plot *plot)
             "set xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\nset format x \"%%.0f\"\n",
             WIDTH, HEIGHT, PLOT_SOFT, PLOT_SOFT, PLOT_GRID, x.low, x.high, y.low, y.high);
     fprintf(out, "set format y \"%s\"\n", y.high >= 1e5 ? "%.1s%c" : "%g");
-    fprintf(out, "set xtics %.9g\n", tick_step(x.high - x.low));
+    /* Whole steps of training only. */
+    fprintf(out, "set xtics %.9g\nset ytics %.9g\n", fmax(tick_step(x.high - x.low, 5), 1),
+            tick_step(y.high - y.low, 6));
     if (plot->x_ticks) {
         fputs("set xtics (", out);
         for (size_t i = 0; i < plot->tick_count; i++) {

@@ -134,6 +134,47 @@ static size_t line_points(const struct sweep *sweep, enum sweep_kind x, size_t f
     return count;
 }
 
+/* What tells the lines of one panel apart: a row's name without the x axis and the panel's. */
+static void line_name(const struct sweep *sweep, size_t row, enum sweep_kind x,
+                      enum sweep_kind panel, char text[SWEEP_NAME_MAX])
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (size_t a = 0; a < sweep->axis_count; a++) {
+        enum sweep_kind k = sweep->axes[a];
+        const char *label = sweep->kinds[k].label[sweep->rows[row].value[k]];
+        if (k != x && k != panel && *label && used < SWEEP_NAME_MAX - SWEEP_LABEL_MAX - 4)
+            used += (size_t)snprintf(text + used, SWEEP_NAME_MAX - used, "%s%s", used ? ", " : "",
+                                     label);
+    }
+}
+
+/* The line's colour by its name; a new name takes the next one. LINES_MAX: there is none left. */
+static unsigned colour_of(char names[LINES_MAX][SWEEP_NAME_MAX], size_t *count, const char *name)
+{
+    for (size_t c = 0; c < *count; c++)
+        if (strcmp(names[c], name) == 0)
+            return (unsigned)c;
+    if (*count == LINES_MAX)
+        return LINES_MAX;
+    snprintf(names[*count], SWEEP_NAME_MAX, "%s", name);
+    return (unsigned)(*count)++;
+}
+
+/* Whether lines can be told apart by LINES_MAX colours when each value of k has its own plot. */
+static bool colours_suffice(const struct sweep *sweep, enum sweep_kind x, enum sweep_kind k,
+                            const size_t *lines, size_t line_count)
+{
+    char names[LINES_MAX][SWEEP_NAME_MAX], name[SWEEP_NAME_MAX];
+    size_t count = 0;
+    for (size_t l = 0; l < line_count; l++) {
+        line_name(sweep, lines[l], x, k, name);
+        if (colour_of(names, &count, name) == LINES_MAX)
+            return false;
+    }
+    return true;
+}
+
 /* The axis whose values each get a plot of their own: the one with the fewest values that leaves no
  * more than LINES_MAX lines in each. SWEEP_KIND_COUNT: one plot holds all; false: none does. */
 static bool find_panels(const struct sweep *sweep, enum sweep_kind x, const size_t *lines,
@@ -145,12 +186,8 @@ static bool find_panels(const struct sweep *sweep, enum sweep_kind x, const size
     size_t fewest = PANELS_MAX + 1;
     for (size_t a = 0; a < sweep->axis_count; a++) {
         enum sweep_kind k = sweep->axes[a];
-        size_t in_panel[SWEEP_VALUES_MAX] = {0}, most = 0;
-        if (k == x)
-            continue;
-        for (size_t l = 0; l < line_count; l++)
-            most = MAX(most, ++in_panel[sweep->rows[lines[l]].value[k]]);
-        if (most <= LINES_MAX && sweep->kinds[k].value_count < fewest) {
+        if (k != x && sweep->kinds[k].value_count < fewest &&
+            colours_suffice(sweep, x, k, lines, line_count)) {
             fewest = sweep->kinds[k].value_count;
             *panel = k;
         }
@@ -219,33 +256,6 @@ static int draw_panel(struct page *page, const struct panel *p, const size_t *me
     return result;
 }
 
-/* The line's colour by its name; a new name takes the next one. */
-static unsigned colour_of(char names[LINES_MAX][SWEEP_NAME_MAX], size_t *count, const char *name)
-{
-    for (size_t c = 0; c < *count; c++)
-        if (strcmp(names[c], name) == 0)
-            return (unsigned)c;
-    if (*count == LINES_MAX)
-        return LINES_MAX - 1;
-    snprintf(names[*count], SWEEP_NAME_MAX, "%s", name);
-    return (unsigned)(*count)++;
-}
-
-/* What tells the lines of one panel apart: a row's name without the x axis and the panel's. */
-static void line_name(const struct sweep *sweep, size_t row, enum sweep_kind x,
-                      enum sweep_kind panel, char text[SWEEP_NAME_MAX])
-{
-    size_t used = 0;
-    text[0] = '\0';
-    for (size_t a = 0; a < sweep->axis_count; a++) {
-        enum sweep_kind k = sweep->axes[a];
-        const char *label = sweep->kinds[k].label[sweep->rows[row].value[k]];
-        if (k != x && k != panel && *label && used < SWEEP_NAME_MAX - SWEEP_LABEL_MAX - 4)
-            used += (size_t)snprintf(text + used, SWEEP_NAME_MAX - used, "%s%s", used ? ", " : "",
-                                     label);
-    }
-}
-
 static int put_panels(struct page *page, const struct panel *p, enum sweep_kind split,
                       struct err *err)
 {
@@ -264,6 +274,7 @@ static int put_panels(struct page *page, const struct panel *p, enum sweep_kind 
             ASSERT(count < LINES_MAX);
             line_name(p->sweep, p->lines[l], p->x, split, name);
             colours[count] = colour_of(names, &name_count, name);
+            ASSERT(colours[count] < LINES_MAX);
             members[count++] = p->lines[l];
         }
         char title[SWEEP_LABEL_MAX + 64];

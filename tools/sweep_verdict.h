@@ -4,8 +4,9 @@
  * wears out, what was refused.
  *
  * An axis is a thing that differs between rows. Two rows are a pair of an axis when they differ in
- * nothing else; only pairs are compared. Owns copies of nothing: names are borrowed from the parsed
- * results.json, which outlives it. Called by tools/sweep_page.c. Refuses results without rows.
+ * nothing else; only pairs are compared. The sentences are in sweep_words.c. Owns copies of
+ * nothing: names are borrowed from the parsed results.json, which outlives it. Called by
+ * tools/sweep_page.c. Refuses results without rows.
  */
 #ifndef SPILLWAY_TOOLS_SWEEP_VERDICT_H
 #define SPILLWAY_TOOLS_SWEEP_VERDICT_H

@@ -3,6 +3,7 @@
 
 #include "core/base.h"
 #include "core/json.h"
+#include "core/mem.h"
 #include "tools/page.h"
 
 #include <inttypes.h>
@@ -424,7 +425,7 @@ static int compare_doubles(const void *a, const void *b)
 
 static void say_measured(const struct sweep *sweep, const struct sweep_speaker *speaker)
 {
-    static double ratios[SWEEP_ROWS_MAX]; /* too large for the stack */
+    double *ratios = mem_alloc(sweep->row_count, sizeof(*ratios));
     size_t count = 0;
     char a[PAGE_NUMBER_MAX], b[PAGE_NUMBER_MAX], c[PAGE_NUMBER_MAX];
     struct sentence s;
@@ -433,8 +434,10 @@ static void say_measured(const struct sweep *sweep, const struct sweep_speaker *
         if (!row->refused && row->measured_s > 0 && row->predicted_s > 0)
             ratios[count++] = row->measured_s / row->predicted_s;
     }
-    if (!count)
+    if (!count) {
+        mem_free(ratios);
         return;
+    }
     qsort(ratios, count, sizeof(*ratios), compare_doubles);
     begin(&s);
     fprintf(s.out, "of %zu configuration%s that %s measured, a step took %s what was predicted",
@@ -444,6 +447,7 @@ static void say_measured(const struct sweep *sweep, const struct sweep_speaker *
                 times(c, ratios[count - 1]));
     fputs(".", s.out);
     end(&s, speaker, SWEEP_POINT, "Is the prediction right?");
+    mem_free(ratios);
 }
 
 void sweep_speak(const struct sweep *sweep, const struct sweep_speaker *speaker)
