@@ -89,7 +89,7 @@ clean:
 # Missing packages are installed before the first file is compiled; when nothing is missing this
 # takes some milliseconds. NO_INSTALL=1 leaves it out.
 packages:
-	@$(if $(NO_INSTALL),,tools/packages.sh build)
+	@$(if $(NO_INSTALL),,tools/packages.sh build plot)
 
 $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@echo "  LINK $@"

@@ -19,6 +19,7 @@ struct trace {
     uint64_t start_ns;
     size_t used;
     char *path;
+    struct trace *also; /* borrowed, or NULL */
     struct trace_lane {
         char name[NAME_BYTES_MAX + 1];
         uint32_t row_count;
@@ -105,8 +106,14 @@ void trace_lane(struct trace *trace, uint32_t lane, const char *name)
     add_row(trace, lane);
 }
 
-void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t start_ns,
-                 uint64_t end_ns, uint64_t bytes)
+void trace_also(struct trace *trace, struct trace *also)
+{
+    ASSERT(trace != also && (!also || !also->also));
+    trace->also = also;
+}
+
+static void put_event(struct trace *trace, uint32_t lane, const char *name, uint64_t start_ns,
+                      uint64_t end_ns, uint64_t bytes)
 {
     ASSERT(lane < TRACE_LANES_MAX && strlen(name) <= NAME_BYTES_MAX);
     ASSERT(start_ns <= end_ns);
@@ -120,6 +127,14 @@ void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t 
                          ",\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"bytes\":%" PRIu64 "}}",
                          name, lane * TRACE_ROWS_MAX + row, (double)start * 1e-3,
                          (double)(end_ns - start_ns) * 1e-3, bytes));
+}
+
+void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t start_ns,
+                 uint64_t end_ns, uint64_t bytes)
+{
+    put_event(trace, lane, name, start_ns, end_ns, bytes);
+    if (trace->also)
+        put_event(trace->also, lane, name, start_ns, end_ns, bytes);
 }
 
 int trace_close(struct trace *trace, struct err *err)

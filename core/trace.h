@@ -24,6 +24,9 @@ void trace_lane(struct trace *trace, uint32_t lane, const char *name);
 /* name: at most 100 bytes, no quote or backslash. Times from clock_ns. */
 void trace_event(struct trace *trace, uint32_t lane, const char *name, uint64_t start_ns,
                  uint64_t end_ns, uint64_t bytes);
+/* From now on every event of trace is written to `also` too, which has the same lanes (NULL: no
+ * more). Borrowed: it outlives trace, or this is taken back before. */
+void trace_also(struct trace *trace, struct trace *also);
 int trace_close(struct trace *trace, struct err *err); /* NULL is legal: 0 */
 
 #endif

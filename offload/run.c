@@ -604,6 +604,8 @@ int run_open(struct run *run, struct err *err)
     if (code == 0)
         code = open_trace(run, err); /* before the filling of the tiers, which may take long */
     if (code == 0)
+        timeline_open(&run->timeline, run->settings->run_dir);
+    if (code == 0)
         code = open_engine(run, err);
     if (code == 0)
         code = open_tiers(run, err);
@@ -634,6 +636,7 @@ void run_close(struct run *run)
     metrics_close(&run->metrics);
     if (trace_close(run->trace, &err) != 0)
         log_warn("%s", err.message);
+    timeline_close(&run->timeline);
     for (uint32_t v = 0; v < VARIANT_COUNT; v++)
         plan_deinit(&run->plans[v]);
     plan_memory_deinit(&run->memory);

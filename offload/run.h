@@ -17,6 +17,7 @@
 #include "offload/exec.h"
 #include "offload/metrics.h"
 #include "offload/sched.h"
+#include "offload/timeline.h"
 #include "offload/train.h"
 
 /* The plans of a run. */
@@ -58,6 +59,7 @@ struct run {
     struct sched_result predicted; /* by the last run_predict */
     struct metrics metrics;
     struct trace *trace;
+    struct timeline timeline;
     int lock_fd;
 
     uint64_t done;      /* steps done: computed, their gradients perhaps pending */

@@ -72,6 +72,22 @@ static void run_plan(struct run *run, enum variant variant, struct sched_result 
     run->commit_bytes += result->commit_bytes;
 }
 
+/* The third step of a call, the first that is steady and in which nothing is touched for the first
+ * time, is what RUN/timeline.json shows. */
+static void run_step(struct run *run, enum variant variant, struct sched_result *result)
+{
+    struct trace *trace = run->trace;
+    bool shown = run->timeline.trace && run->done == run->start_done + 2;
+    if (shown) {
+        trace_also(run->timeline.trace, trace);
+        run->trace = run->timeline.trace;
+    }
+    run_plan(run, variant, result);
+    run->trace = trace;
+    if (shown)
+        timeline_finish(&run->timeline);
+}
+
 static void check_sealed(struct run *run)
 {
     if (!mem_heap_has_stats())
@@ -231,7 +247,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
         metrics_sync(&run->metrics);
     m->predicted_s = run_predict(run, variant);
     m->bound_s = run_bound(run, variant, &m->bound_lane);
-    run_plan(run, variant, &result);
+    run_step(run, variant, &result);
     if (commit) {
         int code = log_commit(run, run->done, result.commit_bytes, NULL, err);
         if (code == 0)

@@ -22,5 +22,6 @@ int eval_main(int argc, char **argv);
 int export_main(int argc, char **argv);
 int check_main(int argc, char **argv);
 int plan_main(int argc, char **argv);
+int report_main(int argc, char **argv);
 
 #endif

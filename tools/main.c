@@ -19,6 +19,7 @@ static const struct command {
     {"sample", sample_main, "let a trained model write"},
     {"eval", eval_main, "measure a model's loss on the validation data"},
     {"export", export_main, "write a run as a Hugging Face folder"},
+    {"report", report_main, "make a page of a run: loss, speed, memory, lanes"},
     {"check", check_main, "verify every checksum of a run or of prepared data"},
 };
 

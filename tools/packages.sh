@@ -8,6 +8,7 @@ group_packages() {
     case $1 in
     build) echo gcc libc6-dev binutils liburing-dev libhwloc-dev libjemalloc-dev libcmocka-dev \
         libdnnl-dev libjansson-dev libpcre2-dev libxxhash-dev ;;
+    plot) echo gnuplot-nox ;;
     demo) echo fortunes-cs ;;
     reference) echo python3 python3-torch python3-numpy ;;
     format) echo clang-format ;;

@@ -41,6 +41,30 @@ static void test_file(void **state)
     json_free(root);
 }
 
+static void test_also(void **state)
+{
+    (void)state;
+    struct err err;
+    struct trace *trace, *also;
+    assert_int_equal(trace_open(&trace, scratch_path("one.json"), &err), 0);
+    assert_int_equal(trace_open(&also, scratch_path("also.json"), &err), 0);
+    trace_lane(trace, 0, "compute");
+    trace_lane(also, 0, "compute");
+    uint64_t t = clock_ns();
+    trace_event(trace, 0, "alone", t, t + 10, 1);
+    trace_also(trace, also);
+    trace_event(trace, 0, "both", t + 10, t + 20, 1);
+    trace_also(trace, NULL);
+    trace_event(trace, 0, "alone", t + 20, t + 30, 1);
+    assert_int_equal(trace_close(trace, &err) + trace_close(also, &err), 0);
+    char *one = scratch_read(scratch_path("one.json")),
+         *two = scratch_read(scratch_path("also.json"));
+    assert_true(strstr(one, "both") && strstr(one, "alone"));
+    assert_true(strstr(two, "both") && !strstr(two, "alone"));
+    free(one);
+    free(two);
+}
+
 /* The tid of the first event of that name. */
 static int64_t row_of(const struct json_value *root, const char *name)
 {
@@ -126,9 +150,8 @@ static void test_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_file),
-        cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_longest_name),
+        cmocka_unit_test(test_also),   cmocka_unit_test(test_file),
+        cmocka_unit_test(test_rows),   cmocka_unit_test(test_longest_name),
         cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
