@@ -4,6 +4,7 @@
 #include "core/mem.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,6 +72,20 @@ static int make_dir(const char *path, struct err *err)
                        path);
     }
     return err_set_errno(err, error, "cannot make the folder '%s'", path);
+}
+
+static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *place)
+{
+    (void)info;
+    (void)kind;
+    (void)place;
+    remove(path);
+    return 0;
+}
+
+void file_remove_tree(const char *path)
+{
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 int file_make_dirs(const char *path, struct err *err)

@@ -20,6 +20,9 @@ int file_join(char path[FILE_PATH_MAX], const char *dir, const char *name, struc
 
 bool file_exists(const char *path);
 int file_make_dirs(const char *path, struct err *err); /* like mkdir -p */
+/* Removes a folder that this program has made and all below it; follows no links. What cannot be
+ * removed, or is not there, is left without a word. */
+void file_remove_tree(const char *path);
 
 /* 0 when dir (which exists) can hold a tier: writable, and neither tmpfs nor ramfs (by statfs),
  * whose "files" are RAM and would break the budget. */

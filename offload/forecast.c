@@ -242,11 +242,11 @@ int forecast_make(struct forecast *f, const struct forecast_request *request, st
     struct place place = {0};
     *f = (struct forecast){0};
     int result = make_spec(&spec, request, err);
-    if (result)
-        return result;
-    result = place_choose(&place, &spec, err);
+    if (result == 0)
+        result = place_choose(&place, &spec, err);
     if (result) {
         place_deinit(&place);
+        f->place.spec = spec;
         return result;
     }
     forecast_of_place(f, &place, request->chunks, request->checkpoint_every);

@@ -56,8 +56,8 @@ struct forecast {
     uint32_t devices;
 };
 
-/* 0, or ERR_INPUT with the sentence that refuses it. The result is to be given to forecast_deinit
- * either way. */
+/* 0, or ERR_INPUT with the sentence that refuses it; then only place.spec says something: what was
+ * asked. The result is to be given to forecast_deinit either way. */
 int forecast_make(struct forecast *forecast, const struct forecast_request *request,
                   struct err *err);
 /* The same of a placement that was chosen already, which is copied in and then owned. */

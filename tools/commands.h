@@ -22,6 +22,7 @@ int eval_main(int argc, char **argv);
 int export_main(int argc, char **argv);
 int check_main(int argc, char **argv);
 int plan_main(int argc, char **argv);
+int sweep_main(int argc, char **argv);
 int report_main(int argc, char **argv);
 
 #endif

@@ -10,34 +10,37 @@ static void set_bytes(struct json_value *object, const char *name, uint64_t byte
         json_set_int(object, name, (int64_t)bytes);
 }
 
-void forecast_request_to_json(struct json_value *object, const struct place_spec *spec)
+void forecast_asked_to_json(struct json_value *object, const struct place_spec *spec)
 {
     const struct profile *profile = spec->profile;
     const struct profile_ssd *ssd = &profile->ssd;
-    uint32_t devices = profile->device.count;
-    set_bytes(object, "ram_budget_bytes", spec->ram_budget);
-    set_bytes(object, "vram_budget_bytes", spec->vram_budget);
-    json_set_string(object, "gpu", profile->device.is_cpu ? "none" : profile->device.name);
-    json_set_int(object, "gpus", profile->device.is_cpu ? 0 : devices);
+    bool cpu = profile->device.is_cpu;
+    json_set_string(object, "gpu", cpu ? "none" : profile->device.name);
+    json_set_int(object, "gpus", cpu ? 0 : profile->device.count);
     json_set_string(object, "cpu", profile->cpu.name);
     set_bytes(object, "machine_ram_bytes", profile->ram.bytes);
     json_set_int(object, "ram_mts", profile->ram.mts);
     json_set_number(object, "ram_bytes_per_s", profile->ram.bytes_per_s);
     json_set_string(object, "ssd", spec->nvme ? ssd->name : "none");
     json_set_int(object, "ssds", spec->nvme ? ssd->count : 0);
-    json_set_number(object, "ssd_read_bytes_per_s", ssd->read_bytes_per_s * ssd->count);
-    json_set_number(object, "ssd_write_bytes_per_s", ssd->write_bytes_per_s * ssd->count);
+    if (spec->nvme) {
+        json_set_number(object, "ssd_read_bytes_per_s", ssd->read_bytes_per_s);
+        json_set_number(object, "ssd_write_bytes_per_s", ssd->write_bytes_per_s);
+    }
+    set_bytes(object, "ram_budget_bytes", spec->ram_budget);
+    set_bytes(object, "vram_budget_bytes", spec->vram_budget);
     json_set_int(object, "batch", spec->batch);
     json_set_int(object, "accum", spec->accum);
     json_set_int(object, "seq", spec->seq);
-    json_set_int(object, "tokens", (int64_t)spec->batch * spec->seq * spec->accum * devices);
+    json_set_int(object, "tokens",
+                 (int64_t)spec->batch * spec->seq * spec->accum * profile->device.count);
 }
 
 void forecast_to_json(struct json_value *object, const struct forecast *f)
 {
     const struct place *place = &f->place;
     struct json_value *busy = json_new_object();
-    forecast_request_to_json(object, &place->spec);
+    forecast_asked_to_json(object, &place->spec);
     json_set_number(object, "predicted_s", f->predicted_s);
     json_set_number(object, "bound_s", f->bound.seconds);
     json_set_string(object, "bound_lane", plan_lane_name[f->bound.lane]);

@@ -9,8 +9,8 @@
 
 struct json_value;
 
-/* What is asked: budgets, batch, GPU, drive. */
-void forecast_request_to_json(struct json_value *object, const struct place_spec *spec);
+/* What is asked: machine, budgets, the size of a step. Rates are of one drive. */
+void forecast_asked_to_json(struct json_value *object, const struct place_spec *spec);
 
 /* What comes of it, the question included. */
 void forecast_to_json(struct json_value *object, const struct forecast *forecast);

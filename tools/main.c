@@ -16,6 +16,7 @@ static const struct command {
     {"prep", prep_main, "make tokens of text"},
     {"train", train_main, "train a model, within the budgets given"},
     {"plan", plan_main, "say what train would do, without doing it"},
+    {"sweep", sweep_main, "say what to buy: step times over lists of parts"},
     {"sample", sample_main, "let a trained model write"},
     {"eval", eval_main, "measure a model's loss on the validation data"},
     {"export", export_main, "write a run as a Hugging Face folder"},

@@ -495,6 +495,7 @@ static void put_table(struct page *page, const struct sweep *sweep)
 
 static const char *const csv_strings[] = {"ssd", "cpu", "gpu", "bound_lane", "refused"};
 static const char *const csv_numbers[] = {
+    "machine_ram_bytes",
     "ram_budget_bytes",
     "vram_budget_bytes",
     "ssd_read_bytes_per_s",

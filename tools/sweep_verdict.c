@@ -49,6 +49,8 @@ static double rank(const struct sweep_row *row, enum sweep_kind kind)
         return NAN;
     if (kind == SWEEP_SSD)
         return field(row, "ssd_read_bytes_per_s");
+    if (kind == SWEEP_RAM && row->by_machine)
+        return field(row, "machine_ram_bytes");
     double number = field(row, kinds[kind].key);
     return kind == SWEEP_RAM_SPEED && isnan(number) ? field(row, "ram_bytes_per_s") : number;
 }
@@ -223,7 +225,8 @@ static void read_row(struct sweep_row *row, const struct json_value *json)
         row->tokens_per_s = row->ssd_days_left = NAN;
 }
 
-/* Whether `kind` is settled by two others: a GPU brings its own VRAM. */
+/* Whether `kind` is settled by two others: a GPU brings its own VRAM, the number of DIMMs the speed
+ * of RAM. */
 static bool follows(const struct sweep *sweep, enum sweep_kind kind, enum sweep_kind a,
                     enum sweep_kind b)
 {
@@ -242,10 +245,21 @@ static void find_axes(struct sweep *sweep)
 {
     for (enum sweep_kind k = 0; k < SWEEP_KIND_COUNT; k++) {
         bool follower = (k == SWEEP_VRAM && follows(sweep, k, SWEEP_GPU, SWEEP_GPUS)) ||
-                        (k == SWEEP_RAM_SPEED && follows(sweep, k, SWEEP_CPU, SWEEP_CPU));
+                        (k == SWEEP_RAM_SPEED && follows(sweep, k, SWEEP_CPU, SWEEP_RAM));
         if (sweep->kinds[k].value_count > 1 && !follower)
             sweep->axes[sweep->axis_count++] = k;
     }
+}
+
+/* Where machines differ in RAM, their sizes are what can be bought; budgets follow. */
+static void tell_ram(struct sweep *sweep)
+{
+    bool differ = false;
+    for (size_t i = 0; i < sweep->row_count; i++)
+        differ |= !is_same(field(&sweep->rows[i], "machine_ram_bytes"),
+                           field(&sweep->rows[0], "machine_ram_bytes"));
+    for (size_t i = 0; i < sweep->row_count; i++)
+        sweep->rows[i].by_machine = differ;
 }
 
 int sweep_read(struct sweep *sweep, const struct json_value *results, struct err *err)
@@ -268,6 +282,7 @@ int sweep_read(struct sweep *sweep, const struct json_value *results, struct err
                               row->tokens_per_s > sweep->rows[sweep->best].tokens_per_s))
             sweep->best = i;
     }
+    tell_ram(sweep);
     for (enum sweep_kind k = 0; k < SWEEP_KIND_COUNT; k++) {
         int result = read_values(sweep, k, err);
         if (result)

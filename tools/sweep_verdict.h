@@ -48,6 +48,7 @@ struct sweep_row {
     double predicted_s, measured_s, bound_s;
     double ssd_days_left;             /* NAN when there is no limit, or none is known */
     int bound_lane;                   /* index of sweep_lane_key; -1: unknown */
+    bool by_machine;                  /* RAM is told by the machine's size, not by the budget */
     const char *refused;              /* the reason, or NULL */
     uint16_t value[SWEEP_KIND_COUNT]; /* which value of each kind, in its order */
 };
