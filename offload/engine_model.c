@@ -28,11 +28,13 @@ static void submit(struct engine *engine, uint32_t op)
     struct engine_model_op *new =
         &lane->queue[(lane->first + lane->count) % ENGINE_MODEL_DEPTH_MAX];
     *new = (struct engine_model_op){.op = op, .start_s = model->now_s};
-    if (model->replay_s) {
-        new->left_s = model->replay_s[op];
+    if (model->replay) {
+        new->left_s = model->replay[op].work_s;
+        new->cost.latency_s = model->replay[op].late_s;
     } else {
         cost_of(&new->cost, model->profile, model->plan, &model->plan->ops[op]);
         new->cost.work_s *= model->stretch[which];
+        new->cost.launch_s *= model->stretch[which];
         new->left_s = new->cost.launch_s + new->cost.work_s;
     }
     lane->count++;
@@ -61,9 +63,12 @@ static void share_pair(struct engine_model_op *const *ops, double *speed, enum p
     speed[b] *= b_factor;
 }
 
-static double memory_s(const struct engine_model *model, const struct engine_model_op *op)
+/* The part of an op's time that is memory traffic. */
+static double memory_part(const struct engine_model *model, const struct engine_model_op *op)
 {
-    return op->cost.ram_bytes / model->profile->ram.bytes_per_s;
+    if (!op || op->cost.work_s <= 0)
+        return 0;
+    return fmin(1, op->cost.ram_bytes / model->profile->ram.bytes_per_s / op->cost.work_s);
 }
 
 static void share_ram(const struct engine_model *model, struct engine_model_op *const *ops,
@@ -71,14 +76,9 @@ static void share_ram(const struct engine_model *model, struct engine_model_op *
 {
     double used = 0;
     for (uint32_t l = 0; l < LANE_COUNT; l++)
-        if (ops[l] && ops[l]->cost.work_s > 0)
-            used += speed[l] * memory_s(model, ops[l]) / ops[l]->cost.work_s;
-    for (uint32_t l = 0; l < LANE_COUNT && used > 1; l++) {
-        if (!ops[l] || ops[l]->cost.work_s <= 0)
-            continue;
-        double part = fmin(1, memory_s(model, ops[l]) / ops[l]->cost.work_s);
-        speed[l] /= 1 + part * (used - 1);
-    }
+        used += speed[l] * memory_part(model, ops[l]);
+    for (uint32_t l = 0; l < LANE_COUNT && used > 1; l++)
+        speed[l] /= 1 + memory_part(model, ops[l]) * (used - 1);
 }
 
 static void find_speeds(const struct engine_model *model, struct engine_model_op *const *ops,
@@ -88,7 +88,7 @@ static void find_speeds(const struct engine_model *model, struct engine_model_op
     const struct profile_ssd *ssd = &model->profile->ssd;
     for (uint32_t l = 0; l < LANE_COUNT; l++)
         speed[l] = 1;
-    if (model->replay_s)
+    if (model->replay)
         return;
     share_cores(model, ops, speed);
     share_pair(ops, speed, LANE_SSD_READ, LANE_SSD_WRITE,

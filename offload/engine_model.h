@@ -44,7 +44,7 @@ struct engine_model {
     struct engine engine;          /* first: the scheduler's pointer is ours */
     const struct profile *profile; /* borrowed */
     double stretch[LANE_COUNT];    /* what a lane's work takes, as a multiple of the profile's */
-    const double *replay_s;        /* borrowed, or NULL: [op] durations to use instead of costs */
+    const struct engine_time *replay; /* borrowed, or NULL: [op] to use instead of costs */
     const struct plan *plan;
     double now_s;
     struct engine_model_lane lanes[LANE_COUNT];

@@ -137,6 +137,10 @@ int metrics_write_step(struct metrics *metrics, const struct metrics_step *step,
             snprintf(line + used, sizeof(line) - (size_t)used, "%s\"%s\": %.6f", lane ? ", " : "",
                      plan_lane_name[lane], (double)step->run->busy_ns[lane] / 1e9);
     used += snprintf(line + used, sizeof(line) - (size_t)used, "}");
+    if (step->replayed_s > 0) {
+        used = add_number(line, used, "plan_s", step->plan_s);
+        used = add_number(line, used, "replayed_s", step->replayed_s);
+    }
     if (step->has_val)
         used = add_number(line, used, "val_loss", step->val_loss);
     used += snprintf(line + used, sizeof(line) - (size_t)used, "}\n");

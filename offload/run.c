@@ -30,9 +30,12 @@
 #define KERNELS_BYTES        (8 * MIB)
 #define KERNELS_WORKER_BYTES (2304 * KIB)
 #define QUICK_ROWS_MAX       4096
+/* Stacks of the lanes, the ring's pages, checksums, the log: measured at gpt-tiny and gpt2-124m. */
+#define ENGINE_BYTES (1536 * KIB)
 /* What is shorter says nothing about a rate; what differs more is something else than a rate. */
 #define LEARN_SECONDS_MIN 0.002
 #define LEARN_RATIO_MIN   0.05
+#define STRETCH_MAX       16.0 /* a profile is not further from the truth than that */
 
 const struct plan_request run_variant[VARIANT_COUNT] = {
     [PLAN_FIRST] = {.forward = true, .backward = true},
@@ -218,6 +221,8 @@ static int build_plans(struct run *run, struct err *err)
     }
     sched_init(&run->sched, op_max);
     sched_init(&run->model_sched, op_max);
+    if (run->settings->replay)
+        run->sched.times = run->times = mem_alloc(op_max, sizeof(*run->times));
     return 0;
 }
 
@@ -531,6 +536,15 @@ double run_predict(struct run *run, enum variant variant)
                 bound_sustained_s(&run->profile, (double)run->predicted.bytes[LANE_SSD_WRITE]));
 }
 
+double run_replay(struct run *run, enum variant variant)
+{
+    struct sched_result result;
+    engine_model_init(&run->model, &run->profile);
+    run->model.replay = run->times;
+    sched_run(&run->model_sched, &run->plans[variant], &run->model.engine, NULL, &result);
+    return (double)(result.end_ns - result.start_ns) / 1e9;
+}
+
 void run_learn(struct run *run, const struct sched_result *result)
 {
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
@@ -539,7 +553,8 @@ void run_learn(struct run *run, const struct sched_result *result)
         if (seen_s < LEARN_SECONDS_MIN || said_s < LEARN_SECONDS_MIN)
             continue;
         double ratio = fmin(fmax(seen_s / said_s, LEARN_RATIO_MIN), 1 / LEARN_RATIO_MIN);
-        run->stretch[lane] *= run->learned[lane] ? sqrt(ratio) : ratio;
+        double stretch = run->stretch[lane] * (run->learned[lane] ? sqrt(ratio) : ratio);
+        run->stretch[lane] = fmin(fmax(stretch, 1 / STRETCH_MAX), STRETCH_MAX);
         run->learned[lane] = true;
     }
 }
@@ -550,6 +565,14 @@ double run_bound(const struct run *run, enum variant variant, enum plan_lane *la
     bound_of(&bound, &run->profile, &run->plans[variant], run->stretch);
     *lane = bound.lane;
     return bound.seconds;
+}
+
+uint64_t run_expected_ram_bytes(const struct run *run)
+{
+    struct mem_usage usage;
+    mem_usage_read(&usage);
+    uint64_t arenas = run->memory.tier_bytes[TIER_RAM];
+    return usage.rss_bytes + usage.page_table_bytes + arenas + ENGINE_BYTES;
 }
 
 /* ---- From nothing to the first step, and back --------------------------------------------------
@@ -642,6 +665,7 @@ void run_close(struct run *run)
     plan_memory_deinit(&run->memory);
     sched_deinit(&run->sched);
     sched_deinit(&run->model_sched);
+    mem_free(run->times);
     place_deinit(&run->place);
     kernels_close(run->kernels);
     pool_close(run->pool);

@@ -57,6 +57,7 @@ struct run {
     double stretch[LANE_COUNT]; /* learned: times of a lane as multiples of the profile's */
     bool learned[LANE_COUNT];
     struct sched_result predicted; /* by the last run_predict */
+    struct engine_time *times;     /* owned; [op] of the last plan; NULL without settings->replay */
     struct metrics metrics;
     struct trace *trace;
     struct timeline timeline;
@@ -97,11 +98,18 @@ void run_close(struct run *run);
 /* Step time by simulation, and by the lower bound with the lane that binds most, at the rates of
  * run->profile and what run_learn has made of them. */
 double run_predict(struct run *run, enum variant variant);
+/* The plan that went last, simulated again with the durations that its ops had: what the schedule
+ * alone makes of them. Needs settings->replay. */
+double run_replay(struct run *run, enum variant variant);
 /* Takes in how a step went whose variant was the last one predicted: a lane that was busy longer
  * than predicted is taken to be slower from then on. The first time at once, later by halves. */
 void run_learn(struct run *run, const struct sched_result *result);
 double run_bound(const struct run *run, enum variant variant, enum plan_lane *lane);
 
 uint64_t run_tokens_per_step(const struct run *run);
+
+/* What the process will hold at its peak, before run_open: what it holds now, the arena to come,
+ * and what the engine adds. place.ram_bytes is above it by what is set aside for safety. */
+uint64_t run_expected_ram_bytes(const struct run *run);
 
 #endif

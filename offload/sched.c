@@ -2,6 +2,7 @@
 
 #include "core/mem.h"
 
+#include <math.h>
 #include <stdio.h>
 
 enum { WAITING, SUBMITTED, DONE };
@@ -11,11 +12,12 @@ struct lane_state {
     uint32_t in_flight;
     uint32_t waited; /* waits of `next` already seen satisfied */
     uint64_t busy_until_ns;
+    uint64_t end_ns; /* of the op that ended last */
 };
 
 void sched_init(struct sched *sched, uint32_t op_max)
 {
-    sched->op_max = op_max;
+    *sched = (struct sched){.op_max = op_max};
     sched->state = mem_alloc(op_max, sizeof(*sched->state));
     sched->next_in_lane = mem_alloc(op_max, sizeof(*sched->next_in_lane));
 }
@@ -63,6 +65,8 @@ static uint32_t issue(struct sched *sched, const struct plan *plan, struct engin
         lane->in_flight++;
         lane->next = sched->next_in_lane[op];
         lane->waited = 0;
+        if (sched->times) /* until it ends, when it was submitted */
+            sched->times[op].work_s = (double)engine->now_ns(engine);
         engine->submit(engine, op);
         issued++;
     }
@@ -99,6 +103,18 @@ static void account(struct sched_result *result, struct lane_state *lane, const 
     result->flops += op->flops;
 }
 
+static void time_op(struct engine_time *time, struct lane_state *lane,
+                    const struct engine_completion *done, bool in_order, uint64_t now_ns)
+{
+    double submitted_ns = time->work_s;
+    double begin_ns = fmax(submitted_ns, (double)lane->end_ns);
+    double end_ns = (double)done->end_ns;
+    *time = in_order ? (struct engine_time){(end_ns - begin_ns) / 1e9,
+                                            ((double)now_ns - end_ns) / 1e9}
+                     : (struct engine_time){0, ((double)now_ns - submitted_ns) / 1e9};
+    lane->end_ns = done->end_ns;
+}
+
 void sched_run(struct sched *sched, const struct plan *plan, struct engine *engine,
                struct trace *trace, struct sched_result *result)
 {
@@ -122,6 +138,9 @@ void sched_run(struct sched *sched, const struct plan *plan, struct engine *engi
             sched->state[done->op] = DONE;
             lanes[op->lane].in_flight--;
             account(result, &lanes[op->lane], op, done);
+            if (sched->times)
+                time_op(&sched->times[done->op], &lanes[op->lane], done, engine->in_order[op->lane],
+                        engine->now_ns(engine));
             if (done->op >= plan->backward_first)
                 result->backward_start_ns = MIN(result->backward_start_ns, done->start_ns);
             if (trace)

@@ -269,6 +269,10 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     run->pending_norm = m->grad_norm;
     m->step_s = (double)(clock_ns() - start_ns) / 1e9;
     run_learn(run, &result);
+    if (s->replay) {
+        m->plan_s = (double)(result.end_ns - result.start_ns) / 1e9;
+        m->replayed_s = run_replay(run, variant);
+    }
     if (s->eval_every && run->done % s->eval_every == 0) {
         m->has_val = true;
         code = evaluate(run, &m->val_loss, err);

@@ -33,6 +33,7 @@ struct train_settings {
     double max_time_s;                                 /* 0: no limit */
     uint64_t checkpoint_every, keep_every, eval_every; /* 0: never */
     bool resume;
+    bool replay; /* each step is simulated again with its ops' durations: replayed_s in the log */
     const struct profile *profile;   /* borrowed: the machine; NULL: defaults */
     const char *trace_path;          /* or NULL */
     const char *resume_command;      /* what the user types to go on, for the last line */

@@ -92,6 +92,8 @@ static void fill_table(struct options *o, enum options_command command)
             "steps between evaluations on the validation data; 0: never (default: 0)");
         add(o, "resume", ARGS_FLAG, &o->resume, NULL,
             "continue the run in --out; options not given again are as before");
+        add(o, "replay", ARGS_FLAG, &o->replay, NULL,
+            "simulate each step again with the durations of its ops (replayed_s in the log)");
         add(o, "trace", ARGS_STRING, &o->trace, "FILE",
             "write what every lane did when, for https://ui.perfetto.dev");
     } else {
@@ -527,6 +529,7 @@ static void fill_settings(struct options *o, struct train_settings *s)
     s->keep_every = o->keep_every;
     s->eval_every = o->eval_every;
     s->resume = o->resume;
+    s->replay = o->replay;
     s->trace_path = o->trace;
     s->record = o->record;
     s->resume_command = o->resume_command;

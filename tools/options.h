@@ -22,7 +22,7 @@ struct options {
     uint64_t seq, batch, accum, steps, lr_steps, epochs, seed, warmup, prefetch, threads;
     uint64_t checkpoint_every, keep_every, eval_every;
     double max_time, lr, min_lr, weight_decay, beta1, beta2, eps, clip;
-    bool resume, json, dump;
+    bool resume, replay, json, dump;
 
     struct args_option table[OPTIONS_MAX];
     bool given[OPTIONS_MAX];

@@ -34,6 +34,7 @@ struct shown {
     uint64_t parameters;
     double data_tokens; /* 0: not known */
     struct forecast_request request;
+    uint64_t ram_peak_bytes; /* expected; 0: only the budgeted figure is known */
 };
 
 /* ---- For a person -----------------------------------------------------------------------------
@@ -238,6 +239,8 @@ static void print_json(const struct shown *shown)
     if (shown->data_tokens > 0)
         json_set_number(root, "data_s",
                         shown->data_tokens / forecast_tokens_per_s(&shown->forecast));
+    if (shown->ram_peak_bytes)
+        json_set_int(root, "ram_peak_bytes", (int64_t)shown->ram_peak_bytes);
     size_t count = find_advice(shown, advice);
     for (size_t i = 0; i < count; i++) {
         struct json_value *item = json_new_object();
@@ -296,6 +299,7 @@ static int plan_here(struct shown *shown, struct train_settings *settings, struc
     struct run *run = NULL;
     int result = run_plan_open(&run, settings, settings->nvme_dir != NULL, err);
     if (result == 0) {
+        shown->ram_peak_bytes = run_expected_ram_bytes(run);
         forecast_of_place(&shown->forecast, &run->place, true,
                           (uint32_t)settings->checkpoint_every);
         shown->config = &run->config;

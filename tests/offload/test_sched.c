@@ -277,6 +277,7 @@ static void balanced_machine(struct machine *machine, const struct plan *plan)
     profile->device.is_cpu = false;
     profile->cpu.cores = 64;
     profile->ram.bytes_per_s = 1e15;
+    profile->device.launch_s = profile->cpu.launch_s = 0;
     profile->ssd.mixed_read_bytes_per_s = profile->ssd.read_bytes_per_s;
     profile->ssd.mixed_write_bytes_per_s = profile->ssd.write_bytes_per_s;
     profile->device.h2d_both_bytes_per_s = profile->device.h2d_bytes_per_s;
