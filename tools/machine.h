@@ -39,7 +39,7 @@ struct machine_request {
 int machine_compose(struct profile *profile, const struct machine_request *request,
                     struct err *err);
 
-/* One line: "2 x NVIDIA GeForce RTX 3060 12GB (12 GiB, 12.8 GB/s), AMD Ryzen ...". Cut when size is
+/* One line: "2 x RTX 3060 12GB (12 GiB, 12.8 GB/s), AMD Ryzen ...". Cut when size is
  * small; returns text. */
 #define MACHINE_TEXT_MAX 512
 const char *machine_describe(const struct profile *profile, char *text, size_t size);

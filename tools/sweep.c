@@ -339,7 +339,11 @@ static struct json_value *make_results(struct survey *survey)
     json_set_int(results, "parameters", (int64_t)survey->shape.tensors.parameter_count);
     json_set_string(results, "precision", survey->precision);
     json_set_int(results, "seq", (int64_t)survey->seq);
-    json_set_string(results, "base", machine_describe(&survey->base, text, sizeof(text)));
+    /* Where every part is said, the machine that was begun with says nothing. */
+    bool all = survey->list[AXIS_GPU] && survey->list[AXIS_CPU] && survey->list[AXIS_RAM] &&
+               survey->list[AXIS_SSD];
+    if (!all)
+        json_set_string(results, "base", machine_describe(&survey->base, text, sizeof(text)));
     json_set_bool(results, "measured", survey->measure);
     for (uint32_t i = 0; i < survey->row_count; i++)
         json_append(rows, survey->rows[i]);
