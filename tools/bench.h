@@ -97,8 +97,8 @@ int bench_ssd(struct bench *bench, struct err *err);
  * eighth of what memory is free. */
 uint64_t bench_cold_bytes(void);
 
-/* Seconds from handing an op to a lane's thread until the scheduler knows that it is done, by the
- * primitives of offload/engine_real.c. */
+/* Seconds that a lane loses between two ops which wait in its queue, by the primitives of
+ * offload/engine_real.c. */
 int bench_launch(struct bench_samples *seconds, struct err *err);
 
 #endif
