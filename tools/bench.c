@@ -12,6 +12,7 @@
 #include "io/file.h"
 #include "offload/profile_file.h"
 #include "tools/commands.h"
+#include "tools/local.h"
 
 #include <errno.h>
 #include <math.h>
@@ -246,21 +247,6 @@ static int run_parts(struct command *command, struct err *err)
 
 /* ---- The profile's file ---------------------------------------------------------------------- */
 
-static int default_path(char path[FILE_PATH_MAX], struct err *err)
-{
-    const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-    int length = -1;
-    /* A relative XDG_CONFIG_HOME is to be ignored (XDG base directory specification). */
-    if (config && config[0] == '/')
-        length = snprintf(path, FILE_PATH_MAX, "%s/spillway/machine.json", config);
-    else if (home && home[0])
-        length = snprintf(path, FILE_PATH_MAX, "%s/.config/spillway/machine.json", home);
-    if (length < 0 || length >= FILE_PATH_MAX)
-        return err_set(err, ERR_INPUT,
-                       "there is no HOME to put the profile into: give --out PROFILE.json");
-    return 0;
-}
-
 /* The folder that path is in, as far as it exists. */
 static void existing_folder(char folder[FILE_PATH_MAX], const char *path)
 {
@@ -307,7 +293,7 @@ static int open_profile(struct command *command, struct err *err)
             return err_set(err, ERR_INPUT, "the path of --out is too long");
         strcpy(command->out_path, command->out);
     } else {
-        int result = default_path(command->out_path, err);
+        int result = local_profile_path(command->out_path, err);
         if (result)
             return result;
     }
