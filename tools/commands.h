@@ -24,5 +24,6 @@ int check_main(int argc, char **argv);
 int plan_main(int argc, char **argv);
 int sweep_main(int argc, char **argv);
 int report_main(int argc, char **argv);
+int bench_main(int argc, char **argv);
 
 #endif

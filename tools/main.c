@@ -21,6 +21,7 @@ static const struct command {
     {"eval", eval_main, "measure a model's loss on the validation data"},
     {"export", export_main, "write a run as a Hugging Face folder"},
     {"report", report_main, "make a page of a run: loss, speed, memory, lanes"},
+    {"bench", bench_main, "measure this machine, so that predictions are about it"},
     {"check", check_main, "verify every checksum of a run or of prepared data"},
 };
 

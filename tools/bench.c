@@ -1,0 +1,473 @@
+/*
+ * spillway bench: measures this machine and writes its profile, by which plan and train predict.
+ *
+ * A partial bench replaces the figures of its part in the profile that is there already and leaves
+ * the others. Everything is written at the end: a bench that is interrupted changes nothing.
+ */
+#include "tools/bench.h"
+
+#include "core/args.h"
+#include "core/mem.h"
+#include "core/topo.h"
+#include "io/file.h"
+#include "offload/profile_file.h"
+#include "tools/commands.h"
+#include "tools/local.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SECONDS_DEFAULT 60.0
+#define FILE_BYTES_MIN  (16 * MIB)
+#define COLD_FACTOR     8 /* times the third-level caches */
+#define COLD_BYTES_MIN  (128 * MIB)
+#define COLD_BYTES_MAX  (2 * GIB)
+#define DEVICES_MAX     64
+#define BUSY_SHARE      0.4 /* of the cores */
+
+/* ---- Samples --------------------------------------------------------------------------------- */
+
+void bench_add(struct bench_samples *samples, double value)
+{
+    ASSERT(isfinite(value));
+    if (samples->count < BENCH_SAMPLES_MAX)
+        samples->value[samples->count++] = value;
+}
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+/* The value below which that share of the samples lies, between neighbours in proportion. */
+static double quantile(const struct bench_samples *samples, double share)
+{
+    double sorted[BENCH_SAMPLES_MAX];
+    ASSERT(samples->count > 0);
+    memcpy(sorted, samples->value, samples->count * sizeof(*sorted));
+    qsort(sorted, samples->count, sizeof(*sorted), compare_doubles);
+    double at = share * (samples->count - 1);
+    uint32_t low = (uint32_t)at, high = MIN(low + 1, samples->count - 1);
+    return sorted[low] + (sorted[high] - sorted[low]) * (at - low);
+}
+
+double bench_median(const struct bench_samples *samples)
+{
+    return quantile(samples, 0.5);
+}
+
+double bench_spread(const struct bench_samples *samples)
+{
+    double median = bench_median(samples);
+    if (median == 0)
+        return 0;
+    return (quantile(samples, 0.75) - quantile(samples, 0.25)) / 2 / median;
+}
+
+uint64_t bench_cold_bytes(void)
+{
+    uint64_t wanted = MAX(COLD_FACTOR * topo_l3_bytes(), COLD_BYTES_MIN);
+    return MIN(MIN(wanted, COLD_BYTES_MAX), mem_available_bytes() / 8) / MIB * MIB;
+}
+
+/* ---- Progress and the table ------------------------------------------------------------------ */
+
+void bench_begin(struct bench *bench, const char *label, const char *unit, double units)
+{
+    bench->done_units = 0;
+    log_progress_start(&bench->progress, label, unit, units);
+}
+
+void bench_at(struct bench *bench, double done_units, const char *what)
+{
+    bench->done_units = done_units;
+    log_progress_update(&bench->progress, done_units, what);
+}
+
+void bench_step(struct bench *bench, const char *what)
+{
+    bench_at(bench, bench->done_units + 1, what);
+}
+
+void bench_end(struct bench *bench)
+{
+    log_progress_end(&bench->progress);
+}
+
+struct bench_row *bench_report(struct bench *bench, enum bench_unit unit, double value,
+                               const struct bench_samples *samples, const char *figure, ...)
+{
+    ASSERT(bench->row_count < BENCH_ROWS_MAX && isfinite(value));
+    struct bench_row *row = &bench->rows[bench->row_count++];
+    *row = (struct bench_row){.unit = unit, .value = value, .spread = -1};
+    if (samples != NULL && samples->count > 1)
+        row->spread = bench_spread(samples);
+    va_list arguments;
+    va_start(arguments, figure);
+    vsnprintf(row->figure, sizeof(row->figure), figure, arguments);
+    va_end(arguments);
+    return row;
+}
+
+void bench_limit(struct bench_row *row, double limit, const char *of)
+{
+    row->limit = limit;
+    row->of = limit > 0 ? of : NULL;
+}
+
+static const struct {
+    const char *name;
+    double scale;
+} units[] = {
+    [BENCH_GB_S] = {"GB/s", 1e9},
+    [BENCH_GFLOP_S] = {"GFLOP/s", 1e9},
+    [BENCH_M_PARAMETERS_S] = {"M param/s", 1e6},
+    [BENCH_US] = {"us", 1e-6},
+};
+
+static void print_row(const struct bench_row *row)
+{
+    double scale = units[row->unit].scale;
+    int digits = row->value / scale < 100 ? 2 : 0;
+    printf("%-38s %9.*f %-9s", row->figure, digits, row->value / scale, units[row->unit].name);
+    if (row->limit > 0)
+        printf(" %9.*f %5.0f %%", digits, row->limit / scale, 100 * row->value / row->limit);
+    else
+        printf(" %9s %7s", row->unit == BENCH_US ? "-" : "not known", "");
+    if (row->spread >= 0)
+        printf("  +-%3.0f %%", 100 * row->spread);
+    else
+        printf("  %7s", "-");
+    printf("%s%s\n", row->of ? "  " : "", row->of ? row->of : "");
+}
+
+static void print_table(const struct bench *bench)
+{
+    if (!bench->row_count)
+        return;
+    printf("\n%-38s %9s %-9s %9s %7s  %7s  %s\n", "figure", "value", "", "limit", "share", "spread",
+           "the limit is");
+    for (uint32_t i = 0; i < bench->row_count; i++)
+        print_row(&bench->rows[i]);
+    printf("(spread: the middle half of the samples lies within this of the median)\n");
+}
+
+/* ---- PCI ------------------------------------------------------------------------------------- */
+
+static void print_device(const struct topo_device *device)
+{
+    char link[32] = "link speed not known", node[32] = "all nodes alike";
+    if (device->link_bytes_per_s > 0)
+        snprintf(link, sizeof(link), "link %.1f GB/s", device->link_bytes_per_s / 1e9);
+    if (device->node >= 0)
+        snprintf(node, sizeof(node), "NUMA node %d", device->node);
+    printf("  %-12s %s  %s, %s, %s\n", device->bus, device->kind, device->name, link, node);
+}
+
+/* The links are a GPU's, and its copies are CUDA's to make. What can be seen without it is what
+ * hangs where. */
+static int bench_pcie(struct bench *bench, struct err *err)
+{
+    struct topo_device devices[DEVICES_MAX];
+    uint32_t count = topo_devices(devices, DEVICES_MAX);
+    printf("\nThis build has no CUDA, so no copies to or from a GPU are measured; GPUs and NVMe "
+           "drives on PCI: %u\n",
+           count);
+    for (uint32_t i = 0; i < MIN(count, (uint32_t)DEVICES_MAX); i++)
+        print_device(&devices[i]);
+    if (!bench->alone)
+        return 0;
+    return err_set(err, ERR_INPUT,
+                   "there is nothing to measure of PCIe without CUDA, and the profile is as it "
+                   "was: take a card's figures from a part (--machine)");
+}
+
+/* ---- The parts ------------------------------------------------------------------------------- */
+
+static const struct part {
+    const char *word;
+    int (*run)(struct bench *bench, struct err *err);
+    double share; /* of the seconds of `all` */
+    bool in_all, writes;
+} parts[] = {
+    {"ram", bench_ram, 0.14, true, true},         {"optimizer", bench_optimizer, 0.07, true, true},
+    {"compute", bench_compute, 0.50, true, true}, {"ssd", bench_ssd, 0.28, true, true},
+    {"pcie", bench_pcie, 0.01, true, false},
+};
+
+static const struct part *find_part(const char *word)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(parts); i++)
+        if (strcmp(parts[i].word, word) == 0)
+            return &parts[i];
+    return NULL;
+}
+
+struct command {
+    const char *word, *out;
+    uint64_t threads;
+    double seconds;
+    bool seconds_given;
+    char out_path[FILE_PATH_MAX];
+    struct bench bench;
+};
+
+static int run_part(struct command *command, const struct part *part, struct err *err)
+{
+    struct bench *bench = &command->bench;
+    bool all = !bench->alone;
+    bench->seconds = command->seconds * (all || !command->seconds_given ? part->share : 1);
+    if (all && part->run == bench_ssd && !bench->nvme_dir) {
+        log_line("the drive is not measured: give --nvme DIR, a folder on it");
+        return 0;
+    }
+    int result = part->run(bench, err);
+    /* Threads that are started later would inherit what a bound pool has left of this one. */
+    topo_unbind_thread();
+    return result;
+}
+
+static int run_parts(struct command *command, struct err *err)
+{
+    if (command->bench.alone)
+        return run_part(command, find_part(command->word), err);
+    int result = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(parts) && result == 0; i++)
+        if (parts[i].in_all)
+            result = run_part(command, &parts[i], err);
+    return result;
+}
+
+/* ---- The profile's file ---------------------------------------------------------------------- */
+
+/* The folder that path is in, as far as it exists. */
+static void existing_folder(char folder[FILE_PATH_MAX], const char *path)
+{
+    strcpy(folder, path);
+    for (;;) {
+        char *slash = strrchr(folder, '/');
+        if (!slash) {
+            strcpy(folder, ".");
+            return;
+        }
+        slash[slash == folder] = '\0'; /* the root keeps its slash */
+        if (access(folder, F_OK) == 0)
+            return;
+    }
+}
+
+/* Before a minute of measuring, and without making anything yet. */
+static int check_writable(const char *path, struct err *err)
+{
+    char folder[FILE_PATH_MAX];
+    existing_folder(folder, path);
+    errno = 0;
+    /* A file in the place of a folder is found by the slash. */
+    size_t length = strlen(folder);
+    if (length + 2 < sizeof(folder) && folder[length - 1] != '/')
+        strcpy(folder + length, "/");
+    if (access(folder, W_OK | X_OK) != 0)
+        return err_set_errno(err, errno, "cannot write the profile %s: in %s", path, folder);
+    folder[length] = '\0';
+    if (access(path, F_OK) == 0 && strcmp(path, folder) == 0)
+        return err_set(err, ERR_INPUT, "%s is a folder: give --out a file's name", path);
+    return 0;
+}
+
+static int open_profile(struct command *command, struct err *err)
+{
+    struct bench *bench = &command->bench;
+    const struct topo *topo = topo_open();
+    profile_init(&bench->profile, bench->threads);
+    if (!command->out && bench->alone)
+        return 0;
+    if (command->out) {
+        if (strlen(command->out) >= FILE_PATH_MAX)
+            return err_set(err, ERR_INPUT, "the path of --out is too long");
+        strcpy(command->out_path, command->out);
+    } else {
+        int result = local_profile_path(command->out_path, err);
+        if (result)
+            return result;
+    }
+    int result = check_writable(command->out_path, err);
+    if (result || !bench->alone || !file_exists(command->out_path)) {
+        snprintf(bench->profile.name, PROFILE_NAME_MAX, "%.*s", PROFILE_NAME_MAX - 1,
+                 topo->cpu_model);
+        return result;
+    }
+    result = profile_load(&bench->profile, command->out_path, err);
+    bench->ram_known = result == 0 && bench->profile.measured;
+    return result;
+}
+
+/* Interrupted in here it could leave a temporary file; it takes some milliseconds. */
+static int save_profile(struct command *command, struct err *err)
+{
+    struct bench *bench = &command->bench;
+    char folder[FILE_PATH_MAX];
+    sigset_t all, before;
+    strcpy(folder, command->out_path);
+    char *slash = strrchr(folder, '/');
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    int result = 0;
+    if (slash && slash != folder) {
+        *slash = '\0';
+        result = file_make_dirs(folder, err);
+    }
+    if (result == 0)
+        result = profile_save(&bench->profile, command->out_path, err);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (result == 0)
+        printf("\nwritten: %s\n", command->out_path);
+    return result;
+}
+
+/* What follows from other figures. The links of a device that is the CPU are its memory. */
+static void complete_profile(struct profile *profile, bool all)
+{
+    struct profile_device *device = &profile->device;
+    if (device->is_cpu) {
+        device->h2d_bytes_per_s = device->d2h_bytes_per_s = profile->cpu.copy_bytes_per_s;
+        device->h2d_both_bytes_per_s = device->d2h_both_bytes_per_s = profile->cpu.copy_bytes_per_s;
+    }
+    profile->measured |= all;
+}
+
+/* Who shares the cores with others measures the others too. */
+static void warn_busy(const struct bench *bench)
+{
+    double load;
+    if (getloadavg(&load, 1) == 1 && load > BUSY_SHARE * bench->threads)
+        log_warn("the machine is busy (a load of %.1f on %u cores): rates will be too low; measure "
+                 "again when nothing else runs",
+                 load, topo_open()->core_count);
+}
+
+static int measure(struct command *command, struct err *err)
+{
+    struct bench *bench = &command->bench;
+    char took[LOG_BYTES_MAX];
+    uint64_t start_ns = clock_ns();
+    int result = open_profile(command, err);
+    if (result == 0) {
+        warn_busy(bench);
+        result = run_parts(command, err);
+    }
+    if (result)
+        return result;
+    complete_profile(&bench->profile, !bench->alone);
+    print_table(bench);
+    printf("measured in %s\n", log_duration(took, bench_seconds_since(start_ns)));
+    if (bench->alone && !command->out) {
+        printf("\nNothing is written without --out PROFILE.json\n");
+        return 0;
+    }
+    return save_profile(command, err);
+}
+
+/* ---- The command line ------------------------------------------------------------------------ */
+
+static int check_drive(const struct bench *bench, struct err *err)
+{
+    uint64_t need = bench->file_bytes + bench->sustained_bytes, free_bytes;
+    char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
+    if (strchr(bench->nvme_dir, ','))
+        return err_set(err, ERR_USAGE, "--nvme: one drive is measured at a time; give one folder");
+    if (!file_exists(bench->nvme_dir))
+        return err_set(err, ERR_INPUT, "--nvme: there is no folder %s: make it first",
+                       bench->nvme_dir);
+    int result = file_check_tier(bench->nvme_dir, err);
+    if (result == 0)
+        result = file_free_bytes(bench->nvme_dir, &free_bytes, err);
+    if (result == 0 && need > free_bytes)
+        result = err_set(err, ERR_INPUT,
+                         "the drive of %s has %s free and the test file needs %s: give a smaller "
+                         "--size or --sustained",
+                         bench->nvme_dir, log_bytes(a, free_bytes), log_bytes(b, need));
+    return result;
+}
+
+static int check_options(struct command *command, struct err *err)
+{
+    struct bench *bench = &command->bench;
+    bool all = strcmp(command->word, "all") == 0;
+    if (!all && !find_part(command->word))
+        return err_set(err, ERR_USAGE,
+                       "\"%.40s\" is nothing that bench measures: ssd, ram, pcie, compute, "
+                       "optimizer or all",
+                       command->word);
+    bench->alone = !all;
+    bool drive = all || find_part(command->word)->run == bench_ssd;
+    if (!all && drive && !bench->nvme_dir)
+        return err_set(err, ERR_USAGE, "--nvme is missing: --nvme DIR, a folder on the drive");
+    if (command->threads > topo_open()->thread_count)
+        return err_set(err, ERR_USAGE, "--threads is at most %u here", topo_open()->thread_count);
+    bench->threads = command->threads ? (uint32_t)command->threads : topo_open()->core_count;
+    if (!(command->seconds > 0))
+        return err_set(err, ERR_USAGE, "--seconds must be above 0");
+    if (bench->file_bytes < FILE_BYTES_MIN)
+        return err_set(err, ERR_USAGE, "--size is at least 16M");
+    if (bench->sustained_bytes && bench->sustained_bytes < bench->file_bytes)
+        return err_set(err, ERR_USAGE, "--sustained must be more than --size");
+    bench->file_bytes = bench->file_bytes / MIB * MIB;
+    bench->sustained_bytes = bench->sustained_bytes / MIB * MIB;
+    return drive && bench->nvme_dir ? check_drive(bench, err) : 0;
+}
+
+static int parse(struct command *command, int argc, char **argv, struct err *err)
+{
+    struct bench *bench = &command->bench;
+    const struct args_option options[] = {
+        {"nvme", ARGS_STRING, &bench->nvme_dir, "DIR", "a folder on the drive to measure", NULL},
+        {"out", ARGS_STRING, &command->out, "PROFILE.json",
+         "where to write; a part replaces its own figures there (default of all: "
+         "~/.config/spillway/machine.json)",
+         NULL},
+        {"threads", ARGS_U64, &command->threads, "N", "cores to use (default: all)", NULL},
+        {"seconds", ARGS_DOUBLE, &command->seconds, "X",
+         "about how long to measure (default: 60 for all)", &command->seconds_given},
+        {"size", ARGS_SIZE, &bench->file_bytes, "SIZE",
+         "of the test file on the drive (default: 1G)", NULL},
+        {"sustained", ARGS_SIZE, &bench->sustained_bytes, "SIZE",
+         "write that much at a stretch to see what the drive does past its fast cache (default: "
+         "not measured)",
+         NULL},
+    };
+    struct args_command args = {
+        .name = "bench",
+        .summary = "Measures this machine, and writes the profile by which steps are predicted.",
+        .usage = "ssd|ram|pcie|compute|optimizer|all [options]",
+        .example = "spillway bench all --nvme /mnt/nvme",
+        .options = options,
+        .option_count = ARRAY_COUNT(options),
+        .positional = &command->word,
+        .positional_max = 1,
+    };
+    int result = args_parse(&args, argc, argv, err);
+    if (result == 0 && args.positional_count == 0)
+        result = err_set(err, ERR_USAGE,
+                         "say what to measure: ssd, ram, pcie, compute, optimizer or all");
+    return result ? result : check_options(command, err);
+}
+
+int bench_main(int argc, char **argv)
+{
+    struct command *command = mem_alloc(1, sizeof(*command));
+    struct err err = {0};
+    command->seconds = SECONDS_DEFAULT;
+    command->bench.file_bytes = GIB;
+    int result = parse(command, argc, argv, &err);
+    if (result == 0)
+        result = measure(command, &err);
+    mem_free(command);
+    return commands_status(result, &err);
+}

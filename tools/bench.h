@@ -1,0 +1,104 @@
+/*
+ * bench: what the parts of `spillway bench` share. Each part measures some figures of a struct
+ * profile, in the way that the trainer uses what they describe (the same functions, sizes, depths
+ * and kinds of memory), and tells each figure's distance from what the machine could do.
+ *
+ * tools/bench.c has the command: it runs parts one after the other in the main thread, draws their
+ * progress, prints the table and writes the profile. Parts are tools/bench_*.c. A part leaves
+ * nothing behind: not on the drive, whenever it is killed, and no thread bound.
+ */
+#ifndef SPILLWAY_TOOLS_BENCH_H
+#define SPILLWAY_TOOLS_BENCH_H
+
+#include "core/base.h"
+#include "core/clock.h"
+#include "core/err.h"
+#include "core/log.h"
+#include "offload/profile.h"
+
+/* ---- Samples --------------------------------------------------------------------------------- */
+
+#define BENCH_SAMPLES_MAX 256
+
+struct bench_samples {
+    uint32_t count;
+    double value[BENCH_SAMPLES_MAX];
+};
+
+/* What comes after BENCH_SAMPLES_MAX is not needed and not kept. */
+void bench_add(struct bench_samples *samples, double value);
+double bench_median(const struct bench_samples *samples);
+/* Half the middle half's width over the median: the middle half lies within this share of it, more
+ * or less. 0 for a single sample. */
+double bench_spread(const struct bench_samples *samples);
+
+static inline double bench_seconds_since(uint64_t start_ns)
+{
+    return (double)(clock_ns() - start_ns) / 1e9;
+}
+
+/* ---- Figures --------------------------------------------------------------------------------- */
+
+enum bench_unit { BENCH_GB_S, BENCH_GFLOP_S, BENCH_M_PARAMETERS_S, BENCH_US };
+
+struct bench_row {
+    char figure[64];
+    enum bench_unit unit;
+    double value;   /* in bytes, FLOPs, parameters or seconds */
+    double limit;   /* in the same; 0: not known */
+    const char *of; /* what the limit is, in words; NULL without one */
+    double spread;  /* by bench_spread; below 0: from one sample, or computed */
+};
+
+#define BENCH_ROWS_MAX 64
+
+struct bench {
+    struct profile profile; /* parts write their figures here */
+    const char *nvme_dir;   /* NULL: no drive is measured */
+    uint32_t threads;
+    uint64_t file_bytes;      /* of the drive's test file */
+    uint64_t sustained_bytes; /* 0: the sustained rate is not measured */
+    double seconds;           /* that the part which runs should take, about */
+    bool alone;               /* it was asked for by its own name */
+    bool ram_known;           /* profile.ram was measured, now or by an earlier run */
+
+    struct log_progress progress;
+    double done_units;
+    struct bench_row rows[BENCH_ROWS_MAX];
+    uint32_t row_count;
+};
+
+/* The part's progress, in units of `unit`: measurements of about the same length, or seconds;
+ * `what` is the name of that which begins. */
+void bench_begin(struct bench *bench, const char *label, const char *unit, double units);
+void bench_step(struct bench *bench, const char *what); /* one more unit is done */
+void bench_at(struct bench *bench, double done_units, const char *what);
+void bench_end(struct bench *bench);
+
+/* A line of the table at the end; figure is in the manner of printf. */
+struct bench_row *bench_report(struct bench *bench, enum bench_unit unit, double value,
+                               const struct bench_samples *samples, const char *figure, ...)
+    __attribute__((format(printf, 5, 6)));
+/* That row's limit. 0 means that it is not known. */
+void bench_limit(struct bench_row *row, double limit, const char *of);
+
+/* ---- Parts ----------------------------------------------------------------------------------- */
+
+/* profile.ram. */
+int bench_ram(struct bench *bench, struct err *err);
+/* profile.cpu: what the cpu and copy lanes do. */
+int bench_optimizer(struct bench *bench, struct err *err);
+/* profile.device: the CPU device's kernels. */
+int bench_compute(struct bench *bench, struct err *err);
+/* profile.ssd: one drive, at nvme_dir. */
+int bench_ssd(struct bench *bench, struct err *err);
+
+/* A working set that no cache holds: of more than all third-level caches by far, but at most an
+ * eighth of what memory is free. */
+uint64_t bench_cold_bytes(void);
+
+/* Seconds that a lane loses between two ops which wait in its queue, by the primitives of
+ * offload/engine_real.c. */
+int bench_launch(struct bench_samples *seconds, struct err *err);
+
+#endif

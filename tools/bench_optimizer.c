@@ -1,0 +1,288 @@
+/*
+ * bench optimizer: what the cpu lane and the copy lanes do, on chunks as the trainer has them
+ * (offload/layout.h): the update by all cores, a checksum and a copy by one, the join of hi and lo.
+ *
+ * All on cold data: chunks are taken in turn out of a working set that no cache holds.
+ */
+#include "tools/bench.h"
+
+#include "core/float.h"
+#include "core/mem.h"
+#include "core/pool.h"
+#include "core/topo.h"
+#include "io/ring.h"
+#include "model/kernels.h"
+#include "model/optim.h"
+#include "offload/layout.h"
+#include "offload/tier.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+/* As in offload/exec.c. */
+#define TASK_PARAMETERS ((uint64_t)32768)
+#define CHUNK_TASKS     (LAYOUT_CHUNK_PARAMETERS / TASK_PARAMETERS)
+#define PLANE_STATE     (LAYOUT_CHUNK_PARAMETERS * LAYOUT_STATE_BYTES)
+/* Of a chunk and everything that an op on it touches: state, FP32 gradient or joined weights. */
+#define CHUNK_BYTES    (PLANE_STATE + LAYOUT_CHUNK_PARAMETERS * 4)
+#define SAMPLE_COUNT   41u
+#define SAMPLE_RUNS    4u /* at least */
+#define LANE_DEPTH     4u /* as in offload/engine_real.c */
+#define LAUNCHES       64u
+#define LAUNCH_SAMPLES 65u
+
+struct optimizer {
+    struct bench *bench;
+    struct mem_arena arena;
+    struct pool *pool;
+    uint32_t chunk_count;
+    uint32_t next; /* chunk */
+    struct optim_step step;
+    enum precision precision;
+    uint64_t sum;   /* so that sums are needed */
+    uint8_t *chunk; /* of the job */
+};
+
+static uint8_t *take_chunk(struct optimizer *o)
+{
+    o->chunk = o->arena.base + (o->next++ % o->chunk_count) * CHUNK_BYTES;
+    return o->chunk;
+}
+
+/* Values as in training: weights of 0.02, gradients of 1e-3, moments that go with them. Zeros would
+ * do for time, but not what becomes denormal of them. */
+static void fill_chunk(uint8_t *chunk, enum precision precision)
+{
+    uint16_t *hi = (uint16_t *)chunk;
+    float *m = (float *)(chunk + LAYOUT_CHUNK_PARAMETERS * 4);
+    float *v = m + LAYOUT_CHUNK_PARAMETERS, *gradient = v + LAYOUT_CHUNK_PARAMETERS;
+    for (uint64_t i = 0; i < LAYOUT_CHUNK_PARAMETERS; i++) {
+        float sign = i % 3 ? 1 : -1;
+        hi[i] = float_to_bf16(sign * 0.02f);
+        m[i] = sign * 1e-3f;
+        v[i] = 1e-6f;
+        if (precision == PRECISION_BF16)
+            ((uint16_t *)gradient)[i] = float_to_bf16(sign * 1e-3f);
+        else
+            gradient[i] = sign * 1e-3f;
+    }
+}
+
+/* ---- What is measured ------------------------------------------------------------------------ */
+
+static void update_task(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    struct optimizer *o = context;
+    uint64_t first = task * TASK_PARAMETERS;
+    uint8_t *chunk = o->chunk;
+    struct optim_range range = {
+        .hi = (uint16_t *)chunk + first,
+        .lo = (int16_t *)(chunk + LAYOUT_CHUNK_PARAMETERS * 2) + first,
+        .m = (float *)(chunk + LAYOUT_CHUNK_PARAMETERS * 4) + first,
+        .v = (float *)(chunk + LAYOUT_CHUNK_PARAMETERS * 8) + first,
+        .gradient = chunk + PLANE_STATE + first * precision_bytes(o->precision),
+        .count = TASK_PARAMETERS,
+        .decay = true,
+    };
+    ASSERT(optim_update(&range, &o->step, o->precision));
+}
+
+static void run_update(struct optimizer *o)
+{
+    take_chunk(o);
+    pool_run(o->pool, update_task, o, CHUNK_TASKS);
+}
+
+/* The wide planes, of which there is most. */
+static void run_checksum(struct optimizer *o)
+{
+    uint8_t *chunk = take_chunk(o);
+    uint64_t bytes = LAYOUT_CHUNK_PARAMETERS * 4;
+    o->sum += tier_plane_sum(0, PLANE_M, chunk + bytes, bytes);
+    o->sum += tier_plane_sum(0, PLANE_V, chunk + 2 * bytes, bytes);
+}
+
+/* What goes to a device: weights of a chunk. */
+static void run_copy(struct optimizer *o)
+{
+    uint8_t *from = take_chunk(o), *to = take_chunk(o);
+    memcpy(to, from, LAYOUT_CHUNK_PARAMETERS * precision_bytes(o->precision));
+}
+
+static void join_task(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    struct optimizer *o = context;
+    uint64_t first = task * TASK_PARAMETERS;
+    float_join_many((uint16_t *)o->chunk + first,
+                    (int16_t *)(o->chunk + LAYOUT_CHUNK_PARAMETERS * 2) + first,
+                    (float *)(o->chunk + PLANE_STATE) + first, TASK_PARAMETERS);
+}
+
+static void run_join(struct optimizer *o)
+{
+    take_chunk(o);
+    pool_run(o->pool, join_task, o, CHUNK_TASKS);
+}
+
+/* Units per second; each run does `units`. */
+static void measure(struct optimizer *o, void (*run)(struct optimizer *), double units,
+                    double seconds, const char *what, struct bench_samples *rates)
+{
+    bench_step(o->bench, what);
+    for (uint32_t i = 0; i < SAMPLE_COUNT; i++) {
+        uint64_t start_ns = clock_ns(), runs = 0;
+        double took;
+        do {
+            run(o);
+            runs++;
+            took = bench_seconds_since(start_ns);
+        } while (runs < SAMPLE_RUNS || took < seconds / SAMPLE_COUNT);
+        bench_add(rates, units * (double)runs / took);
+    }
+}
+
+/* ---- Handing over ---------------------------------------------------------------------------- */
+
+struct lane {
+    sem_t work;
+    struct ring *ring;
+    atomic_uint finished;
+    atomic_bool stop;
+};
+
+static void *lane_main(void *context)
+{
+    struct lane *lane = context;
+    for (;;) {
+        while (sem_wait(&lane->work) != 0)
+            ASSERT(errno == EINTR);
+        if (atomic_load_explicit(&lane->stop, memory_order_acquire))
+            return NULL;
+        atomic_fetch_add_explicit(&lane->finished, 1, memory_order_release);
+        ring_wake(lane->ring);
+    }
+}
+
+/* `count` empty ops, LANE_DEPTH of them on their way at any moment, as the scheduler keeps it. */
+static void hand_over(struct lane *lane, uint32_t count)
+{
+    unsigned first = atomic_load_explicit(&lane->finished, memory_order_acquire);
+    struct ring_completion none;
+    for (uint32_t posted = 0, done = 0; done < count;) {
+        for (; posted < count && posted - done < LANE_DEPTH; posted++)
+            sem_post(&lane->work);
+        done = atomic_load_explicit(&lane->finished, memory_order_acquire) - first;
+        if (done < count && (posted == count || posted - done == LANE_DEPTH))
+            ring_reap(lane->ring, &none, 1, true);
+    }
+}
+
+/* The trainer's scheduler and its lanes' threads share the first core: opening the device binds the
+ * one, and the others are started by it. */
+int bench_launch(struct bench_samples *seconds, struct err *err)
+{
+    struct lane lane = {0};
+    pthread_t thread;
+    int result = ring_open(&lane.ring, 1, err);
+    if (result)
+        return result;
+    topo_bind_thread(0);
+    sem_init(&lane.work, 0, 0);
+    int error = pthread_create(&thread, NULL, lane_main, &lane);
+    if (error)
+        result = err_set_errno(err, error, "cannot start a thread");
+    for (uint32_t i = 0; i < LAUNCH_SAMPLES && result == 0; i++) {
+        uint64_t start_ns = clock_ns();
+        hand_over(&lane, LAUNCHES);
+        bench_add(seconds, bench_seconds_since(start_ns) / LAUNCHES);
+    }
+    if (result == 0) {
+        atomic_store_explicit(&lane.stop, true, memory_order_release);
+        sem_post(&lane.work);
+        pthread_join(thread, NULL);
+    }
+    sem_destroy(&lane.work);
+    ring_close(lane.ring);
+    topo_unbind_thread();
+    return result;
+}
+
+/* ---- The part -------------------------------------------------------------------------------- */
+
+static void describe_cpu(struct bench *bench)
+{
+    const struct topo *topo = topo_open();
+    struct profile_cpu *cpu = &bench->profile.cpu;
+    snprintf(cpu->name, sizeof(cpu->name), "%.*s", PROFILE_NAME_MAX - 1, topo->cpu_model);
+    cpu->cores = bench->threads;
+    cpu->threads = MAX(topo->thread_count, bench->threads);
+    cpu->l2_bytes = topo->l2_bytes;
+    cpu->l3_bytes = topo_l3_bytes();
+}
+
+static void report(struct bench *bench, double *figure, enum bench_unit unit, double bytes_a_unit,
+                   const struct bench_samples *rates, const char *name)
+{
+    *figure = bench_median(rates);
+    struct bench_row *row = bench_report(bench, unit, *figure, rates, "%s", name);
+    double ram = bench->ram_known ? bench->profile.ram.bytes_per_s : 0;
+    bench_limit(row, ram / bytes_a_unit, "the memory of all cores");
+}
+
+static int measure_all(struct optimizer *o, struct err *err)
+{
+    struct bench *bench = o->bench;
+    struct profile_cpu *cpu = &bench->profile.cpu;
+    struct bench_samples update = {0}, sum = {0}, copy = {0}, join = {0}, launch = {0};
+    double parameters = (double)LAYOUT_CHUNK_PARAMETERS, each = bench->seconds / 6;
+    double gradient = precision_bytes(o->precision);
+    measure(o, run_update, parameters, 2 * each, "AdamW", &update);
+    measure(o, run_checksum, parameters * 8, each, "checksums", &sum);
+    measure(o, run_copy, parameters * gradient, each, "copies", &copy);
+    measure(o, run_join, parameters, each, "joins", &join);
+    bench_step(bench, "handing over");
+    int result = bench_launch(&launch, err);
+    if (result)
+        return result;
+    report(bench, &cpu->optimizer_parameters_per_s, BENCH_M_PARAMETERS_S, 24 + gradient, &update,
+           "optimizer, all cores");
+    report(bench, &cpu->checksum_bytes_per_s, BENCH_GB_S, 1, &sum, "checksum, one core");
+    report(bench, &cpu->copy_bytes_per_s, BENCH_GB_S, 2, &copy, "copy, one core");
+    report(bench, &cpu->join_parameters_per_s, BENCH_M_PARAMETERS_S, 8, &join, "join, all cores");
+    cpu->launch_s = bench_median(&launch);
+    bench_report(bench, BENCH_US, cpu->launch_s, &launch, "handing an op to a lane's thread");
+    return 0;
+}
+
+int bench_optimizer(struct bench *bench, struct err *err)
+{
+    struct optimizer o = {
+        .bench = bench,
+        .precision = kernels_cpu_has_bf16() ? PRECISION_BF16 : PRECISION_FP32,
+    };
+    const struct optim_settings settings = {
+        .lr = 1e-6, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+    optim_step_init(&o.step, &settings, 10, 1);
+    o.chunk_count = (uint32_t)MAX(bench_cold_bytes() / CHUNK_BYTES, 2);
+    bench_begin(bench, "optimizer", "figures", 5);
+    int result = mem_arena_open(&o.arena, o.chunk_count * CHUNK_BYTES, err);
+    if (result == 0)
+        result = pool_open(&o.pool, "bench", bench->threads, false, err);
+    if (result == 0) {
+        fill_chunk(o.arena.base, o.precision);
+        for (uint32_t i = 1; i < o.chunk_count; i++)
+            memcpy(o.arena.base + i * CHUNK_BYTES, o.arena.base, CHUNK_BYTES);
+        describe_cpu(bench);
+        result = measure_all(&o, err);
+    }
+    bench_end(bench);
+    pool_close(o.pool);
+    mem_arena_close(&o.arena);
+    return result;
+}
