@@ -53,6 +53,7 @@ struct pool {
     _Alignas(CACHE_LINE) uint32_t thread_count;
     uint32_t generation;
     bool bind, caller_bound, running;
+    pthread_t caller; /* that was bound */
     char name[11];
     struct worker workers[]; /* thread_count - 1 */
 };
@@ -242,8 +243,9 @@ void pool_run(struct pool *pool, void (*fn)(void *context, uint32_t task, uint32
     if (task_count == 0)
         return;
     pool->running = true;
-    if (pool->bind && !pool->caller_bound) {
+    if (pool->bind && !(pool->caller_bound && pthread_equal(pool->caller, pthread_self()))) {
         topo_bind_thread(0);
+        pool->caller = pthread_self();
         pool->caller_bound = true;
     }
     ASSERT((uint32_t)atomic_load_explicit(&pool->ticket, memory_order_relaxed) == 0);

@@ -20,8 +20,8 @@ struct pool;
 #define POOL_THREADS_MAX 256
 
 /* thread_count in 1..POOL_THREADS_MAX counts the caller. name (<= 10 characters) names the
- * threads. bind: pin worker i to core i (the caller's thread is left alone until its first
- * pool_run). */
+ * threads. bind: pin worker i to core i, and whoever calls pool_run to core 0 from
+ * then on; threads that it starts later inherit that (topo_unbind_thread undoes it). */
 int pool_open(struct pool **pool, const char *name, uint32_t thread_count, bool bind,
               struct err *err);
 void pool_close(struct pool *pool); /* NULL is legal */

@@ -117,7 +117,11 @@ static int open_device(struct run *run, struct err *err)
         return result;
     struct kernels_shape shape;
     kernels_shape_of(run, &shape);
-    return kernels_cpu_open(&run->kernels, &shape, &run->tensors, run->pool, err);
+    result = kernels_cpu_open(&run->kernels, &shape, &run->tensors, run->pool, err);
+    /* Opening has run the kernels, and so bound this thread to the first core: the lanes that it
+     * starts would all sit there. */
+    topo_unbind_thread();
+    return result;
 }
 
 /* What the process takes beside its arenas. */
