@@ -190,6 +190,9 @@ void coarse_place(const struct coarse *coarse, const struct place *fine,
         place->gradient_outs = MAX(2, (measured.gradient_outs + each / 2) / each);
     if (place->gradient_stages)
         place->gradient_stages = MAX(2, (measured.gradient_stages + each / 2) / each);
+    if (place->state_stages)
+        place->state_stages =
+            MIN(measured.state_stages, MAX(3, (measured.state_stages + each / 2) / each));
     place->tiles_each = (double)coarse->fine->tile_count / layout->tile_count;
     /* Tiles are fewer here: held is held, and else two are. */
     uint32_t tiles = layout_tile_count(layout), all = layout_tile_count(coarse->fine);

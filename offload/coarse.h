@@ -15,7 +15,7 @@
 #include "offload/plan.h"
 #include "offload/sched.h"
 
-#define COARSE_BLOCK_CHUNKS 4
+#define COARSE_BLOCK_CHUNKS 8
 #define COARSE_TILES        12
 
 struct coarse {

@@ -147,8 +147,7 @@ static void cost_update(struct cost *cost, const struct about *a)
     const struct layout_chunk *chunk = &a->spec->layout->chunks[a->op->chunk];
     double count = (double)chunk->count, gradient = (double)place->gradient_bytes;
     cost->work_s = count / cpu->optimizer_parameters_per_s + 2 * checksum_s(a);
-    cost->work_s +=
-        (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
+    cost->work_s += (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
     double more = a->profile->device.count - 1; /* gradients of the other devices */
     cost->work_s += more * count * gradient / (cpu->copy_bytes_per_s * cpu->cores);
     cost->ram_bytes = count * (2 * LAYOUT_STATE_BYTES + gradient * (1 + more));
@@ -180,7 +179,8 @@ static void cost_cpu(struct cost *cost, const struct about *a)
     }
 }
 
-/* How many ops of the real plan an op of a coarse one stands for. */
+/* How many ops of the real plan an op of a coarse one stands for: one for each tile or chunk, of
+ * those that it moves at all. */
 static double ops_each(const struct about *a)
 {
     const struct place *place = a->plan->place;
@@ -198,10 +198,20 @@ static double ops_each(const struct about *a)
     }
     if (op->chunk == PLAN_NONE)
         return 1;
-    double chunks = place->share[op->chunk].chunks;
-    /* Of a gradient, only the chunks that go to the drive are summed. */
-    double whole = (double)(a->spec->layout->chunks[op->chunk].count * place->gradient_bytes);
-    return op->kind == OP_SUM ? fmin(1, (double)op->bytes / whole) * chunks : chunks;
+    double count = (double)a->spec->layout->chunks[op->chunk].count, whole = (double)op->bytes;
+    bool drive = op->kind == OP_READ || op->kind == OP_WRITE;
+    if (op->plane_count) {
+        /* Where a plane is on the drive, those after it are. */
+        uint32_t last = op->plane + op->plane_count - 1u;
+        whole = count * layout_plane_bytes[last];
+        return place->share[op->chunk].chunks *
+               ((double)place_plane_spilled(place, op->chunk, last) / whole);
+    }
+    if (op->kind == OP_SUM || drive)
+        whole = count * (double)place->gradient_bytes;
+    else if (op->kind == OP_JOIN && a->spec->precision == PRECISION_BF16)
+        whole = count * 4;
+    return place->share[op->chunk].chunks * fmin(1, (double)op->bytes / whole);
 }
 
 void cost_of(struct cost *cost, const struct profile *profile, const struct plan *plan,
@@ -226,5 +236,7 @@ void cost_of(struct cost *cost, const struct profile *profile, const struct plan
         cost_copy(cost, &about);
     else
         cost_drive(cost, &about);
-    cost->launch_s *= ops_each(&about);
+    double each = ops_each(&about);
+    cost->launch_s *= each;
+    cost->latency_s *= each;
 }
