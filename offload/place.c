@@ -425,6 +425,8 @@ void place_spend(struct place *place, const struct place_limits *limits,
     place_grow(place, choice, KNOB_INNER_DEVICE, UINT32_MAX);
     place_grow(place, choice, KNOB_INNER_RAM, most[KNOB_INNER_RAM]);
     place_grow(place, choice, KNOB_BLOCK_SLOTS, most[KNOB_BLOCK_SLOTS]);
+    for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
+        place_grow(place, choice, k, UINT32_MAX);
     uint32_t kept = choice->knob[KNOB_INNER_DEVICE] + choice->knob[KNOB_INNER_RAM];
     place_grow(place, choice, KNOB_INNER_NVME,
                MIN(most[KNOB_INNER_NVME],

@@ -42,9 +42,9 @@ struct search {
 
 /* The limits that a search moves, in the order of what they usually bring. */
 static const enum place_knob moved[] = {
-    KNOB_INNER_DEVICE, KNOB_INNER_RAM, KNOB_GRADIENTS,      KNOB_TILES,
-    KNOB_X_DEVICE,     KNOB_PREFETCH,  KNOB_GRADIENT_SLOTS, KNOB_GRADIENT_RING,
-    KNOB_STASH,        KNOB_X_RAM,     KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,
+    KNOB_INNER_DEVICE, KNOB_HI,       KNOB_INNER_RAM,      KNOB_GRADIENTS,     KNOB_TILES,
+    KNOB_X_DEVICE,     KNOB_PREFETCH, KNOB_GRADIENT_SLOTS, KNOB_GRADIENT_RING, KNOB_STASH,
+    KNOB_X_RAM,        KNOB_LO,       KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,
 };
 
 static double simulate(struct search *search, const struct place_choice *choice, double *traffic_s)
@@ -159,6 +159,17 @@ static void try_starts(struct search *search, const struct place_limits *limits)
     start.most[KNOB_INNER_DEVICE] = start.most[KNOB_INNER_RAM] = 0;
     try_limits(search, &start);
     start.most[KNOB_GRADIENTS] = 0;
+    try_limits(search, &start);
+    /* RAM for activations rather than for state, and the drive for what is left of them. */
+    start = *limits;
+    start.inner_last = false;
+    start.most[KNOB_HI] = 0;
+    try_limits(search, &start);
+    start.most[KNOB_INNER_NVME] = place_knob_max(search->place, KNOB_INNER_NVME);
+    try_limits(search, &start);
+    start.inner_last = true;
+    try_limits(search, &start);
+    start.most[KNOB_HI] = place_knob_max(search->place, KNOB_HI);
     try_limits(search, &start);
 }
 
