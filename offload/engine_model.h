@@ -7,7 +7,8 @@
  *
  *   cores  threads in proportion, when there are more than cores (CPU device: compute, updates and
  *          copies all want them)
- *   RAM    the part of an op's time that is memory traffic, when the sum is above ram.bytes_per_s
+ *   RAM    the part of an op's time that is memory traffic, when the sum is above ram.bytes_per_s;
+ *          what cores ask for comes almost first
  *   drive  reads and writes at the rates measured together (mixed_...), when both go on
  *   link   copies in and out likewise (..._both_...)
  *

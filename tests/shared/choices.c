@@ -128,6 +128,20 @@ void choices_random(struct place *place, uint64_t seed, struct place_choice *cho
     assert_true(fits(place, choice));
 }
 
+void choices_spend(struct place *place, uint64_t seed, struct place_choice *choice)
+{
+    struct draws draws = {seed, 0};
+    struct place_limits limits;
+    place_limits_init(place, &limits);
+    for (uint32_t k = 0; k < KNOB_COUNT; k++)
+        if (k != KNOB_STATE_STAGES)
+            limits.most[k] = draw_level(&draws, place_knob_max(place, k));
+    limits.inner_last = draw(&draws, 2);
+    limits.block_slots_first = draw(&draws, 2) ? place_knob_max(place, KNOB_BLOCK_SLOTS) / 2 : 0;
+    place_spend(place, &limits, choice);
+    assert_true(place_measure(place, choice));
+}
+
 const char *choices_text(const struct place_choice *choice, char *text)
 {
     size_t used = 0;

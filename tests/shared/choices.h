@@ -29,6 +29,9 @@ void choices_spec(struct place_spec *spec, const struct tiny_model *model,
  * takes the least fits. */
 void choices_random(struct place *place, uint64_t seed, struct place_choice *choice);
 
+/* Where a spending within random limits leads: what the search itself could return. */
+void choices_spend(struct place *place, uint64_t seed, struct place_choice *choice);
+
 /* All knobs in one line, for failure messages; returns text. */
 #define CHOICES_TEXT_MAX 512
 const char *choices_text(const struct place_choice *choice, char *text);
