@@ -502,7 +502,6 @@ void place_init(struct place *place, const struct place_spec *spec)
         .spec = *spec,
         .separate_device = spec->vram_budget > 0,
         .immediate = !spec->clip,
-        .tiles_each = 1,
         .weight_bytes = precision_bytes(spec->precision),
         .gradient_bytes = precision_bytes(spec->precision),
     };

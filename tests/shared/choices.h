@@ -19,14 +19,15 @@ void choices_model(struct tiny_model *model, const char *name, uint64_t chunk, u
 void choices_machine(struct profile *profile, const char *name);
 
 /* A spec in bf16 with a drive, clipping, and the whole machine as the budget (on a CPU device
- * without RAM known: 64 GiB), less 1 GiB of RAM for the program. Model and profile stay borrowed. */
+ * without RAM known: 64 GiB), less 1 GiB of RAM for the program. Model and profile stay borrowed.
+ */
 void choices_spec(struct place_spec *spec, const struct tiny_model *model,
                   const struct profile *profile, uint32_t seq, uint32_t batch, uint32_t accum);
 
-/* A choice that fits all budgets, out of all that the search could make: knobs in random order, each
- * raised towards nothing, everything or something between as far as memory goes; planes in their
- * order. A tenth of the draws stays close to the least that works. place: place_init'ed, and what
- * takes the least fits. */
+/* A choice that fits all budgets, out of all that the search could make: knobs in random order,
+ * each raised towards nothing, everything or something between as far as memory goes; planes in
+ * their order. A tenth of the draws stays close to the least that works. place: place_init'ed, and
+ * what takes the least fits. */
 void choices_random(struct place *place, uint64_t seed, struct place_choice *choice);
 
 /* Where a spending within random limits leads: what the search itself could return. */
