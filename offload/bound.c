@@ -29,21 +29,91 @@ static void add_ops(struct phase_work *phases, const struct profile *profile,
     }
 }
 
-static void add_least(struct phase_work *phase, const struct profile *profile,
-                      const struct place_least *least, const double *stretch)
+static double lane_rate(const struct profile *profile, enum plan_lane lane)
 {
     const struct profile_device *device = &profile->device;
     const struct profile_ssd *ssd = &profile->ssd;
-    double h2d = device->is_cpu ? profile->cpu.copy_bytes_per_s : device->h2d_bytes_per_s;
-    double d2h = device->is_cpu ? profile->cpu.copy_bytes_per_s : device->d2h_bytes_per_s;
-    phase->lane_s[LANE_H2D] = (double)least->h2d_bytes / h2d * stretch[LANE_H2D];
-    phase->lane_s[LANE_D2H] = (double)least->d2h_bytes / d2h * stretch[LANE_D2H];
-    if (!ssd->count)
-        return;
-    phase->lane_s[LANE_SSD_READ] = (double)least->ssd_read_bytes /
-                                   (ssd->read_bytes_per_s * ssd->count) * stretch[LANE_SSD_READ];
-    phase->lane_s[LANE_SSD_WRITE] = (double)least->ssd_write_bytes /
-                                    (ssd->write_bytes_per_s * ssd->count) * stretch[LANE_SSD_WRITE];
+    switch (lane) {
+    case LANE_H2D:
+        return device->is_cpu ? profile->cpu.copy_bytes_per_s : device->h2d_bytes_per_s;
+    case LANE_D2H:
+        return device->is_cpu ? profile->cpu.copy_bytes_per_s : device->d2h_bytes_per_s;
+    case LANE_SSD_READ:
+        return ssd->read_bytes_per_s * ssd->count;
+    case LANE_SSD_WRITE:
+        return ssd->write_bytes_per_s * ssd->count;
+    default:
+        return profile->cpu.checksum_bytes_per_s;
+    }
+}
+
+static void add_least(struct phase_work *phase, const struct profile *profile,
+                      const struct place_least *least, const double *stretch)
+{
+    const double bytes[LANE_COUNT] = {[LANE_H2D] = (double)least->h2d_bytes,
+                                      [LANE_D2H] = (double)least->d2h_bytes,
+                                      [LANE_SSD_READ] = (double)least->ssd_read_bytes,
+                                      [LANE_SSD_WRITE] = (double)least->ssd_write_bytes};
+    for (uint32_t l = 0; l < LANE_COUNT; l++)
+        if (bytes[l] > 0)
+            phase->lane_s[l] = bytes[l] / lane_rate(profile, l) * stretch[l];
+}
+
+/* What rings hold at the turn from forward to backward: that much of forward's work may be done
+ * later, and that much of backward's before. Weights never are: the slot that backward gives up
+ * first is one that backward has used. */
+struct turn {
+    double lane_s[LANE_COUNT];
+    double ram_bytes;
+};
+
+static bool any_moved(const uint8_t *where, uint32_t layers)
+{
+    for (uint32_t l = 0; l < layers; l++)
+        if (where[l] == WHERE_RAM || where[l] == WHERE_NVME)
+            return true;
+    return false;
+}
+
+static void find_turn(struct turn *turn, const struct profile *profile, const struct place *place,
+                      const double *stretch, bool late)
+{
+    const struct place_spec *spec = &place->spec;
+    uint32_t layers = spec->config->layers;
+    enum plan_lane drive = late ? LANE_SSD_WRITE : LANE_SSD_READ;
+    enum plan_lane link = late ? LANE_D2H : LANE_H2D;
+    double x = any_moved(place->x_where, layers) ? (double)(spec->accum + 2) : 0;
+    double inner = any_moved(place->inner_where, layers) ? (double)place->inner_slots : 0;
+    double ring = x * (double)place->x_bytes + inner * (double)place->inner_bytes;
+    double staged = place->separate_device ? (double)place->activation_stages *
+                                                 (double)MAX(place->x_bytes, place->inner_bytes)
+                                           : ring;
+    double chunk = (double)spec->layout->chunk_count_max;
+    double state = (double)place->state_stages * chunk * LAYOUT_STATE_BYTES;
+    double losses = (double)spec->accum * spec->batch * spec->seq * 4;
+    double bytes[LANE_COUNT] = {[LANE_CPU] = staged + (late ? 0 : state)};
+    bytes[drive] = spec->nvme ? staged + state : 0;
+    bytes[link] = place->separate_device ? ring + losses : 0;
+    *turn = (struct turn){0};
+    for (uint32_t l = 0; l < LANE_COUNT; l++) {
+        if (bytes[l] > 0)
+            turn->lane_s[l] = bytes[l] / lane_rate(profile, l) * stretch[l];
+        turn->ram_bytes += 2 * bytes[l] * profile->device.count;
+    }
+    if (!late)
+        turn->lane_s[LANE_CPU] += (double)place->join_stages * chunk /
+                                  profile->cpu.join_parameters_per_s * stretch[LANE_CPU];
+    turn->ram_bytes += late ? 0 : (double)place->join_stages * chunk * 8;
+}
+
+static void take_turn(struct phase_work *phase, const struct turn *turn, uint32_t cores)
+{
+    for (uint32_t l = 0; l < LANE_COUNT; l++) {
+        phase->lane_s[l] = fmax(0, phase->lane_s[l] - turn->lane_s[l]);
+        phase->core_s -= turn->lane_s[l] * cores;
+    }
+    phase->core_s = fmax(0, phase->core_s);
+    phase->ram_bytes = fmax(0, phase->ram_bytes - turn->ram_bytes);
 }
 
 /* Both ways over one drive (or link): together as far as both go on, the longer one alone after
@@ -102,6 +172,38 @@ double bound_sustained_s(const struct profile *profile, double write_bytes)
     return write_bytes / (ssd->sustained_write_bytes_per_s * ssd->count);
 }
 
+/* place_least counts activations as backward's, which is what wants them; they leave in forward. */
+static void move_spills(const struct place *place, struct place_least *forward,
+                        struct place_least *backward)
+{
+    const struct place_spec *spec = &place->spec;
+    uint64_t rows = (uint64_t)spec->batch * spec->seq * spec->accum;
+    uint64_t x = rows * spec->config->channels * 4, inner = place->inner_bytes * spec->accum;
+    uint64_t drive = 0, link = 0;
+    for (uint32_t l = 0; l < spec->config->layers; l++) {
+        enum place_where x_where = place->x_where[l], inner_where = place->inner_where[l];
+        drive += (x_where == WHERE_NVME ? x : 0) + (inner_where == WHERE_NVME ? inner : 0);
+        link += x_where == WHERE_NVME || x_where == WHERE_RAM ? x : 0;
+        link += inner_where == WHERE_NVME || inner_where == WHERE_RAM ? inner : 0;
+    }
+    link = place->separate_device ? link : 0;
+    ASSERT(drive <= backward->ssd_write_bytes && link <= backward->d2h_bytes);
+    forward->ssd_write_bytes += drive;
+    backward->ssd_write_bytes -= drive;
+    forward->d2h_bytes += link;
+    backward->d2h_bytes -= link;
+}
+
+static void part_phases(struct phase_work *phases, const struct profile *profile,
+                        const struct place *place, const double *stretch)
+{
+    struct turn late, early;
+    find_turn(&late, profile, place, stretch, true);
+    find_turn(&early, profile, place, stretch, false);
+    take_turn(&phases[PHASE_FORWARD], &late, profile->cpu.cores);
+    take_turn(&phases[PHASE_BACKWARD], &early, profile->cpu.cores);
+}
+
 void bound_of(struct bound *bound, const struct profile *profile, const struct plan *plan,
               const double *stretch)
 {
@@ -117,21 +219,38 @@ void bound_of(struct bound *bound, const struct profile *profile, const struct p
         .h2d_bytes = whole.h2d_bytes - forward.h2d_bytes,
         .d2h_bytes = whole.d2h_bytes - forward.d2h_bytes,
     };
+    if (plan->backward)
+        move_spills(plan->place, &forward, &backward);
     add_ops(phases, profile, plan, stretch);
     add_least(&phases[PHASE_FORWARD], profile, &forward, stretch);
     add_least(&phases[PHASE_BACKWARD], profile, &backward, stretch);
     *bound = (struct bound){.lane = LANE_COMPUTE};
+    struct phase_work step = {0};
+    for (uint32_t p = 0; p < PHASE_COUNT; p++) {
+        for (uint32_t l = 0; l < LANE_COUNT; l++) {
+            bound->lane_s[p][l] = phases[p].lane_s[l];
+            step.lane_s[l] += phases[p].lane_s[l];
+        }
+        step.core_s += phases[p].core_s;
+        step.ram_bytes += phases[p].ram_bytes;
+    }
+    if (plan->backward)
+        part_phases(phases, profile, plan->place, stretch);
     double longest = 0;
     for (uint32_t p = 0; p < PHASE_COUNT; p++) {
         enum plan_lane lane;
         double seconds = phase_s(&phases[p], profile, &lane);
-        for (uint32_t l = 0; l < LANE_COUNT; l++)
-            bound->lane_s[p][l] = phases[p].lane_s[l];
         bound->seconds += seconds;
         if (seconds > longest) {
             longest = seconds;
             bound->lane = lane;
         }
+    }
+    enum plan_lane lane;
+    double whole_s = phase_s(&step, profile, &lane);
+    if (whole_s > bound->seconds) {
+        bound->seconds = whole_s;
+        bound->lane = lane;
     }
     double sustained = bound_sustained_s(profile, (double)whole.ssd_write_bytes);
     if (sustained > bound->seconds) {

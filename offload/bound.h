@@ -5,7 +5,8 @@
  *   - each lane's unavoidable work over its rate: bytes of place_least for links and drive, the ops
  *     of the plan without recomputation for compute, the updates and checksums for cpu;
  *   - the cores, where lanes share them; the drive, where it reads and writes at once; the RAM.
- * The sum over the phases is the bound; the lane that takes most where it is longest binds.
+ * The sum over the phases, less what rings let pass from one to the other, is the bound, or the
+ * longest of the whole step where that is more; the lane that takes most where it is longest binds.
  * Where a drive cannot write on and on as fast as at first, what a step writes takes at least as
  * long as past the fast cache. Pure.
  */

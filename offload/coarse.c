@@ -33,27 +33,39 @@ static uint32_t merge(struct coarse *coarse, uint32_t first, uint32_t count, uin
     return coarse->layout.chunk_count - before;
 }
 
-/* One chunk a tile. */
-static void add_tiles(struct coarse *coarse, uint32_t first, uint32_t count)
+/* Merges the chunks of fine tiles [tile, tile + count) into one coarse chunk. */
+static void merge_tiles(struct coarse *coarse, uint32_t tile, uint32_t count)
 {
+    const struct layout_tile *first = &coarse->fine->tiles[tile];
+    const struct layout_tile *last = &coarse->fine->tiles[tile + count - 1];
+    add_chunk(coarse, first->first_chunk,
+              last->first_chunk + last->chunk_count - first->first_chunk);
     struct layout *layout = &coarse->layout;
-    const struct layout *fine = coarse->fine;
-    uint64_t rows = 0, done = 0, total = 0;
-    for (uint32_t t = 0; t < fine->tile_count; t++)
-        rows += fine->tiles[t].row_count;
-    for (uint32_t i = 0; i < count; i++)
-        total += layout->chunks[first + i].real_count;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct layout_chunk *chunk = &layout->chunks[first + i];
-        uint64_t before = done * rows / total;
-        done += chunk->real_count;
-        layout->tiles[layout->tile_count++] = (struct layout_tile){
-            .first_chunk = first + i,
-            .chunk_count = 1,
-            .row_first = (uint32_t)before,
-            .row_count = (uint32_t)(done * rows / total - before),
-            .count = chunk->count,
-        };
+    struct layout_tile *merged = &layout->tiles[layout->tile_count++];
+    *merged = (struct layout_tile){
+        .first_chunk = layout->chunk_count - 1,
+        .chunk_count = 1,
+        .row_first = first->row_first,
+        .row_count = last->row_first + last->row_count - first->row_first,
+        .count = layout->chunks[layout->chunk_count - 1].count,
+    };
+    coarse->tiles_each[layout->tile_count - 1] = count;
+}
+
+/* The fine tiles [tile, tile + fine->tile_count), of wte or of the head. What a device with few
+ * slots holds from one pass over them to the next is at the ends: there a tile is a tile. */
+static void cut_tiles(struct coarse *coarse, uint32_t tile)
+{
+    uint32_t count = coarse->fine->tile_count, end = tile + count;
+    bool all = count <= COARSE_TILES;
+    uint32_t each =
+        all ? 1
+            : (uint32_t)div_up(count - 2 * COARSE_TILES_END, COARSE_TILES - 2 * COARSE_TILES_END);
+    for (uint32_t t = tile; t < end;) {
+        bool middle = t - tile >= COARSE_TILES_END && end - t > COARSE_TILES_END;
+        uint32_t merged = middle ? MIN(each, end - COARSE_TILES_END - t) : 1;
+        merge_tiles(coarse, t, merged);
+        t += merged;
     }
 }
 
@@ -64,9 +76,12 @@ static void add_groups(struct coarse *coarse)
     for (uint32_t g = 1; g < fine->group_count; g++) {
         uint32_t first = fine->group_first_chunk[g];
         uint32_t count = fine->group_first_chunk[g + 1] - first;
-        bool head = first > fine->final_chunk;
         layout->group_first_chunk[g] = layout->chunk_count;
-        uint32_t chunks = merge(coarse, first, count, head ? COARSE_TILES : COARSE_BLOCK_CHUNKS);
+        if (first > fine->final_chunk) {
+            cut_tiles(coarse, fine->tile_count);
+            continue;
+        }
+        uint32_t chunks = merge(coarse, first, count, COARSE_BLOCK_CHUNKS);
         if (g == 1)
             layout->block_chunks = chunks;
         if (first == fine->final_chunk)
@@ -96,26 +111,27 @@ void coarse_init(struct coarse *coarse, const struct layout *fine)
     layout->group_first_chunk =
         mem_alloc(fine->group_count + 1, sizeof(*layout->group_first_chunk));
     layout->tiles = mem_alloc(2 * COARSE_TILES, sizeof(*layout->tiles));
-    merge(coarse, 0, fine->wpe_first_chunk, COARSE_TILES);
+    coarse->tiles_each = mem_alloc(2 * COARSE_TILES, sizeof(*coarse->tiles_each));
+    cut_tiles(coarse, 0);
+    uint32_t tiles = layout->tile_count;
     layout->wpe_first_chunk = layout->chunk_count;
     layout->wpe_chunk_count = merge(coarse, fine->wpe_first_chunk, fine->wpe_chunk_count, 1);
     add_groups(coarse);
     ASSERT(layout->chunk_count <= chunk_max);
     coarse->first_fine[layout->chunk_count] = fine->chunk_count;
-    uint32_t tiles = layout->wpe_first_chunk;
-    add_tiles(coarse, 0, tiles);
-    if (!fine->tied)
-        add_tiles(coarse, layout->final_chunk + 1, tiles);
     layout->tile_count = tiles;
     layout->tile_chunks_max = 1;
-    layout->tile_slot_count = layout->tiles[0].count;
-    layout->tile_rows_max = layout->tiles[0].row_count;
+    for (uint32_t t = 0; t < tiles; t++) {
+        layout->tile_slot_count = MAX(layout->tile_slot_count, layout->tiles[t].count);
+        layout->tile_rows_max = MAX(layout->tile_rows_max, layout->tiles[t].row_count);
+    }
 }
 
 void coarse_deinit(struct coarse *coarse)
 {
     layout_deinit(&coarse->layout);
     mem_free(coarse->first_fine);
+    mem_free(coarse->tiles_each);
     *coarse = (struct coarse){0};
 }
 
@@ -190,7 +206,10 @@ void coarse_place(const struct coarse *coarse, const struct place *fine,
         place->gradient_outs = MAX(2, (measured.gradient_outs + each / 2) / each);
     if (place->gradient_stages)
         place->gradient_stages = MAX(2, (measured.gradient_stages + each / 2) / each);
-    place->tiles_each = (double)coarse->fine->tile_count / layout->tile_count;
+    if (place->state_stages)
+        place->state_stages =
+            MIN(measured.state_stages, MAX(3, (measured.state_stages + each / 2) / each));
+    place->tiles_each = coarse->tiles_each;
     /* Tiles are fewer here: held is held, and else two are. */
     uint32_t tiles = layout_tile_count(layout), all = layout_tile_count(coarse->fine);
     place->tile_slots = measured.tile_slots >= all ? tiles : MIN(2, tiles);

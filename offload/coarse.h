@@ -15,13 +15,15 @@
 #include "offload/plan.h"
 #include "offload/sched.h"
 
-#define COARSE_BLOCK_CHUNKS 4
+#define COARSE_BLOCK_CHUNKS 8
 #define COARSE_TILES        12
+#define COARSE_TILES_END    2 /* at each end, tiles as they are: what two slots hold */
 
 struct coarse {
     const struct layout *fine; /* borrowed */
     struct layout layout;
     uint32_t *first_fine; /* owned; [chunk_count + 1] */
+    uint32_t *tiles_each; /* owned; [layout_tile_count]: how many a tile stands for */
 };
 
 void coarse_init(struct coarse *coarse, const struct layout *fine);

@@ -35,6 +35,12 @@ static double block_s(const struct about *a, double flops, double attention, boo
     return (flops - attention) / flops_per_s(a, products) + attention / flops_per_s(a, heads);
 }
 
+/* Tiles that the op's tile stands for. */
+static double tiles_each(const struct about *a)
+{
+    return a->plan->place->share ? a->plan->place->tiles_each[a->op->layer] : 1;
+}
+
 /* What a kernel that is bound by memory moves on the device. */
 static double stream_bytes(const struct about *a)
 {
@@ -46,7 +52,7 @@ static double stream_bytes(const struct about *a)
     case OP_EMBED_FORWARD:
     case OP_EMBED_BACKWARD:
         part = (double)layout->tiles[op->layer].row_count / a->spec->config->vocab;
-        return stream * EMBED_PASSES * part + a->rows * 4;
+        return stream * EMBED_PASSES * part + a->rows * 4 * tiles_each(a);
     case OP_POSITION_FORWARD:
     case OP_POSITION_BACKWARD:
         return stream * POSITION_PASSES;
@@ -179,7 +185,8 @@ static void cost_cpu(struct cost *cost, const struct about *a)
     }
 }
 
-/* How many ops of the real plan an op of a coarse one stands for. */
+/* How many ops of the real plan an op of a coarse one stands for: one for each tile or chunk, of
+ * those that it moves at all. */
 static double ops_each(const struct about *a)
 {
     const struct place *place = a->plan->place;
@@ -191,16 +198,30 @@ static double ops_each(const struct about *a)
     case OP_EMBED_BACKWARD:
     case OP_HEAD_FORWARD:
     case OP_HEAD_BACKWARD:
-        return place->tiles_each;
+        return tiles_each(a);
     default:
         break;
     }
     if (op->chunk == PLAN_NONE)
         return 1;
-    double chunks = place->share[op->chunk].chunks;
-    /* Of a gradient, only the chunks that go to the drive are summed. */
-    double whole = (double)(a->spec->layout->chunks[op->chunk].count * place->gradient_bytes);
-    return op->kind == OP_SUM ? fmin(1, (double)op->bytes / whole) * chunks : chunks;
+    double count = (double)a->spec->layout->chunks[op->chunk].count, whole = (double)op->bytes;
+    if (op->plane_count) {
+        /* Where a plane is on the drive, those after it are. */
+        uint32_t last = op->plane + op->plane_count - 1u;
+        whole = count * layout_plane_bytes[last];
+        return place->share[op->chunk].chunks *
+               ((double)place_plane_spilled(place, op->chunk, last) / whole);
+    }
+    bool stash = op->kind == OP_VERIFY;
+    if (op->kind == OP_SUM) {
+        const struct plan_cells *files = &a->plan->memory->stash_nvme;
+        stash = op->uses[1].cells.first - files->first < files->count;
+    }
+    if (stash || (op->kind == OP_JOIN && a->spec->precision == PRECISION_BF16))
+        whole = count * 4;
+    else if (op->kind == OP_SUM || op->kind == OP_READ || op->kind == OP_WRITE)
+        whole = count * (double)place->gradient_bytes;
+    return place->share[op->chunk].chunks * fmin(1, (double)op->bytes / whole);
 }
 
 void cost_of(struct cost *cost, const struct profile *profile, const struct plan *plan,
@@ -225,5 +246,7 @@ void cost_of(struct cost *cost, const struct profile *profile, const struct plan
         cost_copy(cost, &about);
     else
         cost_drive(cost, &about);
-    cost->launch_s *= ops_each(&about);
+    double each = ops_each(&about);
+    cost->launch_s *= each;
+    cost->latency_s *= each;
 }

@@ -7,12 +7,14 @@
  *
  *   cores  threads in proportion, when there are more than cores (CPU device: compute, updates and
  *          copies all want them)
- *   RAM    the part of an op's time that is memory traffic, when the sum is above ram.bytes_per_s
+ *   RAM    the part of an op's time that is memory traffic, when the sum is above ram.bytes_per_s;
+ *          what cores ask for comes almost first
  *   drive  reads and writes at the rates measured together (mixed_...), when both go on
  *   link   copies in and out likewise (..._both_...)
  *
- * Speeds are constant between two events (an op begins or ends), so time advances from event to
- * event. The result depends on nothing but the plan and the profile.
+ * While an op is handed over (its launch) it holds its lane and shares nothing. Speeds are constant
+ * between two events (an op's work begins or ends), so time advances from event to event. The
+ * result depends on nothing but the plan and the profile.
  */
 #ifndef SPILLWAY_OFFLOAD_ENGINE_MODEL_H
 #define SPILLWAY_OFFLOAD_ENGINE_MODEL_H
@@ -26,7 +28,9 @@
 struct engine_model_op {
     uint32_t op;
     struct cost cost;
-    double start_s, left_s; /* of launch and work together, at full speed */
+    double start_s;
+    double left_s; /* of its work, at full speed, when the speeds were last found */
+    bool working;  /* launched, and first of its lane */
 };
 
 struct engine_model_lane {
@@ -47,6 +51,11 @@ struct engine_model {
     const struct engine_time *replay; /* borrowed, or NULL: [op] to use instead of costs */
     const struct plan *plan;
     double now_s;
+    double event_s[LANE_COUNT]; /* when the first op is launched, or its work is done; INFINITY */
+    double speed[LANE_COUNT];   /* of the work of the first ops */
+    double beside[LANE_COUNT];  /* of a drive's or link's lane beside its other one */
+    double found_s;             /* when the speeds were last found */
+    bool changed;               /* since then, what works is not what worked */
     struct engine_model_lane lanes[LANE_COUNT];
     struct engine_model_late late[ENGINE_MODEL_DEPTH_MAX * LANE_COUNT];
     uint32_t late_count;

@@ -411,6 +411,8 @@ void place_spend(struct place *place, const struct place_limits *limits,
                                             KNOB_LO,    KNOB_M,         KNOB_V};
     place_least_choice(place, choice);
     place_grow(place, choice, KNOB_PREFETCH, most[KNOB_PREFETCH]);
+    /* Of the layers that neither device nor RAM will have: what it takes are rings. */
+    place_grow(place, choice, KNOB_INNER_NVME, most[KNOB_INNER_NVME]);
     for (size_t i = 0; i < ARRAY_COUNT(before); i++)
         place_grow(place, choice, before[i], most[before[i]]);
     place_grow(place, choice, KNOB_BLOCK_SLOTS, limits->block_slots_first);
@@ -425,10 +427,8 @@ void place_spend(struct place *place, const struct place_limits *limits,
     place_grow(place, choice, KNOB_INNER_DEVICE, UINT32_MAX);
     place_grow(place, choice, KNOB_INNER_RAM, most[KNOB_INNER_RAM]);
     place_grow(place, choice, KNOB_BLOCK_SLOTS, most[KNOB_BLOCK_SLOTS]);
-    uint32_t kept = choice->knob[KNOB_INNER_DEVICE] + choice->knob[KNOB_INNER_RAM];
-    place_grow(place, choice, KNOB_INNER_NVME,
-               MIN(most[KNOB_INNER_NVME],
-                   place->spec.config->layers - MIN(kept, place->spec.config->layers)));
+    for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
+        place_grow(place, choice, k, UINT32_MAX);
 }
 
 void place_limits_init(const struct place *place, struct place_limits *limits)
@@ -502,7 +502,6 @@ void place_init(struct place *place, const struct place_spec *spec)
         .spec = *spec,
         .separate_device = spec->vram_budget > 0,
         .immediate = !spec->clip,
-        .tiles_each = 1,
         .weight_bytes = precision_bytes(spec->precision),
         .gradient_bytes = precision_bytes(spec->precision),
     };

@@ -93,7 +93,7 @@ struct place {
     uint8_t *inner_where;      /* owned; [layer] */
     bool weights_in_place;     /* blocks compute straight from the resident hi plane */
     struct place_share *share; /* owned; [chunk], or NULL: chunks are wholly here or there */
-    double tiles_each;         /* tiles that a tile stands for: 1, but where there are shares */
+    const uint32_t *tiles_each; /* borrowed, with share: [tile] how many it stands for */
 
     uint32_t block_slots, tile_slots, gradient_slots, tile_gradient_slots;
     uint32_t state_stages, join_stages, gradient_stages, gradient_outs, stash_stages;

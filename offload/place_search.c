@@ -42,9 +42,9 @@ struct search {
 
 /* The limits that a search moves, in the order of what they usually bring. */
 static const enum place_knob moved[] = {
-    KNOB_INNER_DEVICE, KNOB_INNER_RAM, KNOB_GRADIENTS,      KNOB_TILES,
-    KNOB_X_DEVICE,     KNOB_PREFETCH,  KNOB_GRADIENT_SLOTS, KNOB_GRADIENT_RING,
-    KNOB_STASH,        KNOB_X_RAM,     KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,
+    KNOB_INNER_DEVICE, KNOB_HI,       KNOB_INNER_RAM,      KNOB_GRADIENTS,     KNOB_TILES,
+    KNOB_X_DEVICE,     KNOB_PREFETCH, KNOB_GRADIENT_SLOTS, KNOB_GRADIENT_RING, KNOB_STASH,
+    KNOB_X_RAM,        KNOB_LO,       KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,
 };
 
 static double simulate(struct search *search, const struct place_choice *choice, double *traffic_s)
@@ -81,21 +81,29 @@ static double score_of(struct search *search, const struct place_limits *limits,
     return score;
 }
 
-/* Where a spending within these limits leads; moves there when it is better than where we are. */
+/* Moves to a choice when it is better than where we are; whether it was. */
+static bool try_choice(struct search *search, const struct place_limits *limits,
+                       const struct place_choice *choice)
+{
+    /* A drive that is too small for it is no choice, where another takes less of it. */
+    place_measure(search->place, choice);
+    if (search->place->nvme_bytes > search->place->spec.nvme_budget)
+        return false;
+    double score = score_of(search, limits, choice);
+    if (score >= search->score * (1 - BETTER))
+        return false;
+    search->score = score;
+    search->limits = *limits;
+    search->at = *choice;
+    return true;
+}
+
+/* Where a spending within these limits leads. */
 static void try_limits(struct search *search, const struct place_limits *limits)
 {
     struct place_choice choice;
     place_spend(search->place, limits, &choice);
-    /* A drive that is too small for it is no choice, where another takes less of it. */
-    place_measure(search->place, &choice);
-    if (search->place->nvme_bytes > search->place->spec.nvme_budget)
-        return;
-    double score = score_of(search, limits, &choice);
-    if (score >= search->score * (1 - BETTER))
-        return;
-    search->score = score;
-    search->limits = *limits;
-    search->at = choice;
+    try_choice(search, limits, &choice);
 }
 
 /* One limit up and down by `step`; whether that was better. */
@@ -160,6 +168,22 @@ static void try_starts(struct search *search, const struct place_limits *limits)
     try_limits(search, &start);
     start.most[KNOB_GRADIENTS] = 0;
     try_limits(search, &start);
+    /* RAM for activations rather than for state, and the drive for what is left of them. */
+    start = *limits;
+    start.inner_last = false;
+    start.most[KNOB_HI] = 0;
+    try_limits(search, &start);
+    start.most[KNOB_INNER_NVME] = place_knob_max(search->place, KNOB_INNER_NVME);
+    try_limits(search, &start);
+    start.inner_last = true;
+    try_limits(search, &start);
+    start.most[KNOB_HI] = place_knob_max(search->place, KNOB_HI);
+    try_limits(search, &start);
+    /* RAM for state alone, all activations to the drive, as far ahead as it goes. */
+    start.most[KNOB_INNER_DEVICE] = start.most[KNOB_INNER_RAM] = 0;
+    start.most[KNOB_X_DEVICE] = start.most[KNOB_X_RAM] = 0;
+    start.most[KNOB_PREFETCH] = place_knob_max(search->place, KNOB_PREFETCH);
+    try_limits(search, &start);
 }
 
 /* A limit is nothing, everything, or one of the quarters between. */
@@ -195,6 +219,55 @@ static bool take_start(struct search *search)
     return true;
 }
 
+/* ---- From one knob to another ---------------------------------------------------------------- */
+
+/* Lowers a knob by `step`; a plane only when those after it are not there. */
+static bool lower(struct place_choice *choice, enum place_knob knob, uint32_t step)
+{
+    bool plane = knob >= KNOB_HI && knob < KNOB_V;
+    if (choice->knob[knob] == 0 || (plane && choice->knob[knob + 1] > 0))
+        return false;
+    choice->knob[knob] -= MIN(step, choice->knob[knob]);
+    return true;
+}
+
+/* What `from` gives up goes to `to`, as far as that wants it, and what is then left to the others.
+ */
+static bool try_trade(struct search *search, enum place_knob from, enum place_knob to,
+                      uint32_t parts)
+{
+    struct place *place = search->place;
+    struct place_choice choice = search->at;
+    uint32_t before = choice.knob[to];
+    if (!lower(&choice, from, step_of(place, from, parts)))
+        return false;
+    place_grow(place, &choice, to, before + step_of(place, to, parts));
+    if (choice.knob[to] == before)
+        return false;
+    for (size_t k = 0; k < ARRAY_COUNT(moved); k++)
+        if (moved[k] != from && moved[k] != KNOB_INNER_NVME)
+            place_grow(place, &choice, moved[k], UINT32_MAX);
+    place_grow(place, &choice, KNOB_M, UINT32_MAX);
+    place_grow(place, &choice, KNOB_V, UINT32_MAX);
+    place_grow(place, &choice, from, UINT32_MAX);
+    return try_choice(search, &search->limits, &choice);
+}
+
+/* Spendings go through the knobs in one order. From the best of them on, the choice itself is
+ * moved: a part of one knob for a part of another. */
+static void trade(struct search *search)
+{
+    static const enum place_knob last[] = {KNOB_M, KNOB_V};
+    for (uint32_t parts = 4; parts <= 64; parts *= 4)
+        for (size_t f = 0; f < ARRAY_COUNT(moved) + ARRAY_COUNT(last); f++)
+            for (size_t t = 0; t < ARRAY_COUNT(moved); t++) {
+                enum place_knob from =
+                    f < ARRAY_COUNT(moved) ? moved[f] : last[f - ARRAY_COUNT(moved)];
+                if (from != moved[t])
+                    try_trade(search, from, moved[t], parts);
+            }
+}
+
 void place_search(struct place *place, const struct place_limits *limits,
                   struct place_choice *choice)
 {
@@ -213,6 +286,9 @@ void place_search(struct place *place, const struct place_limits *limits,
             search->seen[s].descended = true; /* the next start is a sample again */
         descend(search);
     }
+    search->at = search->best;
+    search->score = search->best_score;
+    trade(search);
     *choice = search->best;
     place->predicted_s = search->best_s;
     coarse_deinit(&search->coarse);

@@ -98,7 +98,9 @@ static void load_chunk(struct builder *b, uint32_t chunk, struct plan_cells targ
         verify->chunk = chunk;
         verify->plane = (uint8_t)resident;
         verify->plane_count = (uint8_t)(planes - resident);
-        if (direct)
+        /* At layer level a part of the chunk may be in RAM; of one chunk, all or nothing is. */
+        count -= direct ? bytes / 2 : 0;
+        if (!count)
             return;
     }
     struct plan_cells planes_ram = emit_some(b->memory->plane_ram, chunk * PLANE_COUNT, resident);

@@ -1,0 +1,154 @@
+#include "tests/shared/choices.h"
+
+#include "core/rng.h"
+#include "tests/shared/check.h"
+#include "tools/machine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct config by_hand[] = {
+    {"qwen-1.5b", CONFIG_QWEN2, 28, 1536, 12, 2, 128, 8960, 32768, 151936, 1e-6f, true, false},
+    {"tiny-llama", CONFIG_LLAMA, 3, 64, 4, 2, 16, 160, 32, 300, 1e-5f, false, false},
+    {"tiny-tied", CONFIG_LLAMA, 3, 64, 4, 2, 16, 160, 32, 300, 1e-5f, true, false},
+};
+
+void choices_model(struct tiny_model *model, const char *name, uint64_t chunk, uint64_t tile)
+{
+    struct err err;
+    const struct config *found = NULL;
+    for (size_t i = 0; i < ARRAY_COUNT(by_hand); i++)
+        if (strcmp(by_hand[i].name, name) == 0)
+            found = &by_hand[i];
+    if (found)
+        model->config = *found;
+    else if (config_from_name(&model->config, name, &err) != 0)
+        fail_msg("%s", err.message);
+    tensors_init(&model->tensors, &model->config);
+    if (chunk)
+        layout_init_sized(&model->layout, &model->tensors, chunk, tile);
+    else
+        layout_init(&model->layout, &model->tensors);
+}
+
+void choices_machine(struct profile *profile, const char *name)
+{
+    struct err err;
+    profile_init(profile, 8);
+    if (strcmp(name, "cpu") == 0)
+        return;
+    struct machine_request request = {.machine = name};
+    if (machine_compose(profile, &request, &err) != 0)
+        fail_msg("%s", err.message);
+}
+
+void choices_spec(struct place_spec *spec, const struct tiny_model *model,
+                  const struct profile *profile, uint32_t seq, uint32_t batch, uint32_t accum)
+{
+    *spec = (struct place_spec){
+        .config = &model->config,
+        .layout = &model->layout,
+        .precision = PRECISION_BF16,
+        .seq = seq,
+        .batch = batch,
+        .accum = accum,
+        .ram_budget = profile->ram.bytes ? profile->ram.bytes : 64 * GIB,
+        .nvme_budget = UINT64_MAX,
+        .overhead_bytes = GIB,
+        .nvme = true,
+        .clip = true,
+        .resident_planes = PLACE_RESIDENT_AUTO,
+        .profile = profile,
+    };
+    if (!profile->device.is_cpu)
+        spec->vram_budget = profile->device.vram_bytes - profile->device.reserve_bytes;
+}
+
+/* Numbers of one seed, one after the other. */
+struct draws {
+    uint64_t seed, count;
+};
+
+static uint32_t draw(struct draws *draws, uint32_t bound)
+{
+    return (uint32_t)rng_below(draws->seed, RNG_STREAM_SAMPLE, draws->count++, bound);
+}
+
+static void shuffle(struct draws *draws, uint8_t *order, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        order[i] = (uint8_t)i;
+    for (uint32_t i = count; i > 1; i--) {
+        uint32_t j = draw(draws, i);
+        uint8_t kept = order[i - 1];
+        order[i - 1] = order[j];
+        order[j] = kept;
+    }
+}
+
+/* Nothing, everything, little, or anything between. */
+static uint32_t draw_level(struct draws *draws, uint32_t most)
+{
+    switch (draw(draws, 6)) {
+    case 0:
+        return 0;
+    case 1:
+    case 2:
+        return most;
+    case 3:
+        return draw(draws, most / 8 + 1);
+    default:
+        return draw(draws, most + 1);
+    }
+}
+
+static bool fits(struct place *place, const struct place_choice *choice)
+{
+    return place_measure(place, choice) && place->nvme_bytes <= place->spec.nvme_budget;
+}
+
+void choices_random(struct place *place, uint64_t seed, struct place_choice *choice)
+{
+    struct draws draws = {seed, 0};
+    uint8_t order[KNOB_COUNT];
+    bool poor = draw(&draws, 10) == 0;
+    place_least_choice(place, choice);
+    /* Planes have several turns: one is taken only where those before it are. */
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        shuffle(&draws, order, KNOB_COUNT);
+        for (uint32_t i = 0; i < KNOB_COUNT; i++) {
+            enum place_knob knob = order[i];
+            uint32_t level = draw_level(&draws, place_knob_max(place, knob));
+            struct place_choice before = *choice;
+            place_grow(place, choice, knob, poor ? level / 8 : level);
+            if (!fits(place, choice))
+                *choice = before;
+        }
+    }
+    assert_true(fits(place, choice));
+}
+
+void choices_spend(struct place *place, uint64_t seed, struct place_choice *choice)
+{
+    struct draws draws = {seed, 0};
+    struct place_limits limits;
+    place_limits_init(place, &limits);
+    for (uint32_t k = 0; k < KNOB_COUNT; k++)
+        if (k != KNOB_STATE_STAGES)
+            limits.most[k] = draw_level(&draws, place_knob_max(place, k));
+    limits.inner_last = draw(&draws, 2);
+    limits.block_slots_first = draw(&draws, 2) ? place_knob_max(place, KNOB_BLOCK_SLOTS) / 2 : 0;
+    place_spend(place, &limits, choice);
+    assert_true(place_measure(place, choice));
+}
+
+const char *choices_text(const struct place_choice *choice, char *text)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (uint32_t k = 0; k < KNOB_COUNT; k++)
+        if (choice->knob[k])
+            used += (size_t)snprintf(text + used, CHOICES_TEXT_MAX - used, "%s%s %u",
+                                     used ? ", " : "", place_knob_name[k], choice->knob[k]);
+    return text;
+}
