@@ -14,6 +14,7 @@
  */
 #include "io/ring.h"
 #include "core/base.h"
+#include "core/clock.h"
 #include <errno.h>
 #include <liburing.h>
 #include <stdio.h>
@@ -32,6 +33,8 @@
 
 /* Times that entering the kernel may fail for want of memory before that is fatal. */
 #define ENTER_MAX 1000
+
+#define NEVER UINT64_MAX /* a deadline that does not come */
 
 struct slot {
     struct ring_transfer transfer;
@@ -72,18 +75,32 @@ void ring_set_fault(ring_fault *fault, void *context)
 
 /* ---- Entering the kernel ---- */
 
-static int enter_once(struct ring *ring, uint32_t wait_count)
+static int enter_until(struct ring *ring, uint64_t deadline_ns)
 {
-    return wait_count > 0 ? io_uring_submit_and_wait(&ring->uring, wait_count)
-                          : io_uring_submit_and_get_events(&ring->uring);
+    uint64_t now_ns = clock_ns(), left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
+    struct __kernel_timespec left = {
+        .tv_sec = (long long)(left_ns / 1000000000),
+        .tv_nsec = (long long)(left_ns % 1000000000),
+    };
+    struct io_uring_cqe *cqe;
+    int result = io_uring_submit_and_wait_timeout(&ring->uring, &cqe, 1, &left, NULL);
+    return result == -ETIME ? 0 : result;
 }
 
-/* Hands over what is queued and waits for wait_count completions, or only runs what is due when
- * wait_count is 0. An interrupted wait goes on. */
-static void enter(struct ring *ring, uint32_t wait_count)
+static int enter_once(struct ring *ring, bool wait, uint64_t deadline_ns)
+{
+    if (!wait)
+        return io_uring_submit_and_get_events(&ring->uring);
+    return deadline_ns == NEVER ? io_uring_submit_and_wait(&ring->uring, 1)
+                                : enter_until(ring, deadline_ns);
+}
+
+/* Hands over what is queued and waits for a completion, though not beyond the deadline, or only
+ * runs what is due when wait is not set. An interrupted wait goes on. */
+static void enter(struct ring *ring, bool wait, uint64_t deadline_ns)
 {
     for (uint32_t failures = 0; failures < ENTER_MAX;) {
-        int result = enter_once(ring, wait_count);
+        int result = enter_once(ring, wait, deadline_ns);
         if (result >= 0 && io_uring_sq_ready(&ring->uring) == 0)
             return;
         if (result == -EINTR)
@@ -178,7 +195,7 @@ int ring_open(struct ring **out, uint32_t depth, struct err *err)
         ring->slots[i].next = i + 1 < depth ? i + 1 : SLOT_NONE;
     snprintf(ring->note, sizeof(ring->note), "io_uring: %s, no registered buffers", ring->mode);
     arm_wake(ring);
-    enter(ring, 0);
+    enter(ring, false, NEVER);
     *out = ring;
     return 0;
 }
@@ -322,7 +339,7 @@ void ring_submit(struct ring *ring, const struct ring_transfer *transfer)
 
 void ring_flush(struct ring *ring)
 {
-    enter(ring, 0);
+    enter(ring, false, NEVER);
 }
 
 uint32_t ring_in_flight(const struct ring *ring)
@@ -431,7 +448,8 @@ static uint32_t pop_done(struct ring *ring, struct ring_completion *completions,
     return count;
 }
 
-uint32_t ring_reap(struct ring *ring, struct ring_completion *completions, uint32_t max, bool wait)
+static uint32_t reap(struct ring *ring, struct ring_completion *completions, uint32_t max,
+                     bool wait, uint64_t deadline_ns)
 {
     ASSERT(max > 0);
     drain(ring);
@@ -440,22 +458,41 @@ uint32_t ring_reap(struct ring *ring, struct ring_completion *completions, uint3
     /* Without a completion at hand the kernel is entered at least once: deferred work runs only
      * there. With some, what was queued meanwhile is handed over all the same. */
     if (count == 0 || io_uring_sq_ready(&ring->uring) > 0) {
-        enter(ring, block && !ring->woken ? 1 : 0);
+        enter(ring, block && !ring->woken, deadline_ns);
         drain(ring);
         count += max > count ? pop_done(ring, completions + count, max - count) : 0;
     }
     /* A part that went again is progress inside, not a completion: keep waiting. Bounded by
      * RETRY_MAX and by the number of blocks in what is in flight. */
-    while (block && count == 0 && !ring->woken) {
-        enter(ring, 1);
+    while (block && count == 0 && !ring->woken && clock_ns() < deadline_ns) {
+        enter(ring, true, deadline_ns);
         drain(ring);
         count = pop_done(ring, completions, max);
     }
     if (block && count == 0)
         ring->woken = false;
     if (io_uring_sq_ready(&ring->uring) > 0)
-        enter(ring, 0);
+        enter(ring, false, NEVER);
     return count;
+}
+
+uint32_t ring_reap(struct ring *ring, struct ring_completion *completions, uint32_t max, bool wait)
+{
+    return reap(ring, completions, max, wait, NEVER);
+}
+
+uint32_t ring_reap_until(struct ring *ring, struct ring_completion *completions, uint32_t max,
+                         uint64_t deadline_ns)
+{
+    ASSERT(ring_has_deadline(ring));
+    return reap(ring, completions, max, true, deadline_ns);
+}
+
+/* liburing would queue a timeout as a request of its own on older kernels, for which invariant 2
+ * has no room. */
+bool ring_has_deadline(const struct ring *ring)
+{
+    return ring->uring.features & IORING_FEAT_EXT_ARG;
 }
 
 void ring_wake(struct ring *ring)

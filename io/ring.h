@@ -62,6 +62,12 @@ void ring_flush(struct ring *ring);
  * ring_wake is called from another thread; may return 0 then. */
 uint32_t ring_reap(struct ring *ring, struct ring_completion *completions, uint32_t max, bool wait);
 
+/* As ring_reap with wait set, but returns 0 at deadline_ns (of clock_ns) at the latest. Only where
+ * ring_has_deadline says that the kernel can (Linux 5.11). */
+uint32_t ring_reap_until(struct ring *ring, struct ring_completion *completions, uint32_t max,
+                         uint64_t deadline_ns);
+bool ring_has_deadline(const struct ring *ring);
+
 /* Makes a blocked or the next blocking ring_reap return. Any thread; async-signal-safe. Several
  * wakes before that reap count as one. A signal alone does not end ring_reap's wait: a handler that
  * wants to be heard calls this. */

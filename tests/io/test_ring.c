@@ -7,6 +7,7 @@
  * their own. Files live in the folder that TMPDIR names, else /var/tmp, on a real drive.
  */
 #include "core/base.h"
+#include "core/clock.h"
 #include "io/file.h"
 #include "io/ring.h"
 #include "tests/shared/check.h"
@@ -412,6 +413,46 @@ static void test_wake_is_kept(void **state)
     assert_int_equal(ring_reap(ring, &completion, 1, true), 0);
 }
 
+/* A wait ends at its deadline and not before, with nothing lost: what is in flight comes later. */
+static void test_deadline_ends_a_wait(void **state)
+{
+    (void)state;
+    struct ring *ring = shared_ring(false);
+    struct ring_completion completion;
+    if (!ring_has_deadline(ring))
+        skip();
+    for (uint64_t wait_ns = 0; wait_ns < 20000000; wait_ns = 3 * wait_ns + 1000) {
+        uint64_t deadline_ns = clock_ns() + wait_ns;
+        assert_int_equal(ring_reap_until(ring, &completion, 1, deadline_ns), 0);
+        assert_true(clock_ns() >= deadline_ns);
+        struct ring_transfer transfer = {.fd = fd, .buffer = arena.base, .bytes = IO_ALIGN};
+        ring_submit(ring, &transfer);
+        uint32_t count = ring_reap_until(ring, &completion, 1, deadline_ns);
+        while (count == 0)
+            count = ring_reap_until(ring, &completion, 1, clock_ns() + 1000);
+        assert_int_equal(completion.error, 0);
+    }
+    assert_int_equal(ring_in_flight(ring), 0);
+}
+
+/* A completion, or a wake, ends a wait whose deadline is far: hangs else. */
+static void test_deadline_is_not_waited_for(void **state)
+{
+    (void)state;
+    struct ring *ring = shared_ring(true);
+    struct ring_completion completion;
+    uint64_t never_ns = UINT64_MAX - 1;
+    if (!ring_has_deadline(ring))
+        skip();
+    struct ring_transfer transfer = {.fd = fd, .buffer = arena.base, .bytes = IO_ALIGN};
+    ring_submit(ring, &transfer);
+    assert_int_equal(ring_reap_until(ring, &completion, 1, never_ns), 1);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, wake_from_thread, ring), 0);
+    assert_int_equal(ring_reap_until(ring, &completion, 1, never_ns), 0);
+    pthread_join(thread, NULL);
+}
+
 static void nothing(int signal_number)
 {
     (void)signal_number;
@@ -577,6 +618,8 @@ int main(void)
         cmocka_unit_test(test_retries_are_bounded),
         cmocka_unit_test(test_wake_ends_a_wait),
         cmocka_unit_test(test_wake_is_kept),
+        cmocka_unit_test(test_deadline_ends_a_wait),
+        cmocka_unit_test(test_deadline_is_not_waited_for),
         cmocka_unit_test(test_signals_do_not_end_a_wait),
         cmocka_unit_test(test_forbidden_io_uring_is_told),
         cmocka_unit_test(test_memlock_limit_only_slows),
