@@ -203,36 +203,37 @@ static void finish(struct engine_model *model, uint32_t which)
         start(model, which);
 }
 
-/* Moves the clock to the next event. */
-static void advance(struct engine_model *model)
+/* Moves the clock to the next event, or to until_s where none comes first. What has ended is no
+ * event. True when something was launched or its work is done. */
+static bool advance(struct engine_model *model, double until_s)
 {
-    double next_s = INFINITY;
+    double next_s = until_s;
     uint32_t at = LANE_COUNT;
     if (model->changed)
         find_events(model);
     for (uint32_t l = 0; l < LANE_COUNT; l++)
-        if (model->event_s[l] < next_s) {
+        if (model->event_s[l] < next_s || (model->event_s[l] == until_s && at == LANE_COUNT)) {
             next_s = model->event_s[l];
             at = l;
         }
     for (uint32_t i = 0; i < model->late_count; i++)
-        if (model->late[i].end_s < next_s) {
+        if (model->late[i].end_s > model->now_s && model->late[i].end_s < next_s) {
             next_s = model->late[i].end_s;
             at = LANE_COUNT;
         }
     ASSERT(next_s < INFINITY && next_s >= model->now_s);
     model->now_s = next_s;
     if (at == LANE_COUNT)
-        return;
+        return false;
     struct engine_model_op *op = front(model, at);
     if (op->working)
         finish(model, at);
     else
         start_work(model, op);
+    return true;
 }
 
-/* The op that has ended first; of two, the one with the smaller number. */
-static bool take_ended(struct engine_model *model, struct engine_completion *completion)
+bool engine_model_take(struct engine_model *model, struct engine_completion *completion)
 {
     uint32_t best = UINT32_MAX;
     for (uint32_t i = 0; i < model->late_count; i++) {
@@ -256,9 +257,36 @@ static uint32_t reap(struct engine *engine, struct engine_completion *completion
 {
     struct engine_model *model = (struct engine_model *)engine;
     ASSERT(max > 0);
-    while (!take_ended(model, completions))
-        advance(model);
+    while (!engine_model_take(model, completions))
+        advance(model, INFINITY);
     return 1;
+}
+
+void engine_model_pass(struct engine_model *model, double now_s)
+{
+    ASSERT(now_s >= model->now_s);
+    while (advance(model, now_s) || model->now_s < now_s)
+        ;
+}
+
+static bool is_idle(const struct engine_model *model)
+{
+    uint32_t count = model->late_count;
+    for (uint32_t l = 0; l < LANE_COUNT; l++)
+        count += model->lanes[l].count;
+    return count == 0;
+}
+
+/* A copy runs ahead: some kilobytes, and a few events at most. */
+double engine_model_next_s(const struct engine_model *model)
+{
+    struct engine_model ahead = *model;
+    struct engine_completion ended;
+    if (is_idle(model))
+        return INFINITY;
+    while (!engine_model_take(&ahead, &ended))
+        advance(&ahead, INFINITY);
+    return ahead.now_s;
 }
 
 static uint64_t now_ns(struct engine *engine)

@@ -64,4 +64,13 @@ struct engine_model {
 /* profile stays borrowed. All stretches are 1, nothing is replayed. */
 void engine_model_init(struct engine_model *model, const struct profile *profile);
 
+/* ---- For a clock that is not its own: engine_mixed ------------------------------------------- */
+
+/* Moves the clock to now_s, which it has not passed yet. What ends on the way waits to be taken. */
+void engine_model_pass(struct engine_model *model, double now_s);
+/* When something can be taken next; INFINITY when nothing is in flight. */
+double engine_model_next_s(const struct engine_model *model);
+/* The op that has ended first, of two the one with the smaller number; false where none has. */
+bool engine_model_take(struct engine_model *model, struct engine_completion *completion);
+
 #endif
