@@ -21,6 +21,10 @@
 #define DRIVE_DEPTH_MAX  64
 #define LANE_STACK_BYTES (512 * KIB)
 
+/* Deadlines that do not wait, and that do not come. */
+#define NOW   0
+#define NEVER UINT64_MAX
+
 struct lane {
     struct engine_real *real;
     bool running;
@@ -142,10 +146,13 @@ _Noreturn static void transfer_failed(struct engine_real *real, const struct pla
 }
 
 static uint32_t reap_ring(struct engine_real *real, struct engine_completion *completions,
-                          uint32_t max, bool wait)
+                          uint32_t max, uint64_t deadline_ns)
 {
     struct ring_completion done[32];
-    uint32_t count = ring_reap(real->ring, done, MIN(max, (uint32_t)ARRAY_COUNT(done)), wait);
+    max = MIN(max, (uint32_t)ARRAY_COUNT(done));
+    uint32_t count = deadline_ns == NOW || deadline_ns == NEVER
+                         ? ring_reap(real->ring, done, max, deadline_ns == NEVER)
+                         : ring_reap_until(real->ring, done, max, deadline_ns);
     uint64_t now_ns = clock_ns();
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = (uint32_t)done[i].tag;
@@ -156,15 +163,21 @@ static uint32_t reap_ring(struct engine_real *real, struct engine_completion *co
     return count;
 }
 
-static uint32_t reap(struct engine *engine, struct engine_completion *completions, uint32_t max)
+uint32_t engine_real_reap(struct engine_real *real, struct engine_completion *completions,
+                          uint32_t max, uint64_t deadline_ns)
 {
-    struct engine_real *real = (struct engine_real *)engine;
     for (;;) {
         uint32_t count = reap_lanes(real, completions, max);
-        count += reap_ring(real, completions + count, max - count, count == 0);
-        if (count)
+        if (count < max)
+            count += reap_ring(real, completions + count, max - count, count ? NOW : deadline_ns);
+        if (count || (deadline_ns != NEVER && clock_ns() >= deadline_ns))
             return count;
     }
+}
+
+static uint32_t reap(struct engine *engine, struct engine_completion *completions, uint32_t max)
+{
+    return engine_real_reap((struct engine_real *)engine, completions, max, NEVER);
 }
 
 static uint64_t now_ns(struct engine *engine)
@@ -204,9 +217,10 @@ int engine_real_open(struct engine_real **out, struct exec *exec, struct ring *r
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         bool is_drive = lane == LANE_SSD_READ || lane == LANE_SSD_WRITE;
         bool is_copy = lane == LANE_H2D || lane == LANE_D2H;
+        bool is_modelled = exec->device_modelled && (is_copy || lane == LANE_COMPUTE);
         real->engine.depth[lane] = is_drive ? drive_depth : LANE_DEPTH;
         real->engine.in_order[lane] = !is_drive;
-        if (is_drive || (is_copy && !exec->memory->separate_device))
+        if (is_drive || is_modelled || (is_copy && !exec->memory->separate_device))
             continue;
         int result = start_lane(real, lane, err);
         if (result)

@@ -1,6 +1,7 @@
 /*
  * engine_real: the CPU device's engine. A thread for each of the compute, cpu and copy lanes; the
- * drive lanes are io_uring's. The thread that calls the scheduler owns the ring.
+ * drive lanes are io_uring's. The thread that calls the scheduler owns the ring. Where exec's
+ * device is modelled, only cpu and drive lanes are there.
  */
 #ifndef SPILLWAY_OFFLOAD_ENGINE_REAL_H
 #define SPILLWAY_OFFLOAD_ENGINE_REAL_H
@@ -19,5 +20,10 @@ int engine_real_open(struct engine_real **real, struct exec *exec, struct ring *
 void engine_real_reserve(struct engine_real *real, uint32_t op_max);
 void engine_real_close(struct engine_real *real); /* NULL is legal; nothing is in flight */
 struct engine *engine_real_engine(struct engine_real *real);
+
+/* As the engine's reap, but nothing need be in flight, and it returns 0 at deadline_ns (of
+ * clock_ns) at the latest; 0: does not wait. Other deadlines only where ring_has_deadline. */
+uint32_t engine_real_reap(struct engine_real *real, struct engine_completion *completions,
+                          uint32_t max, uint64_t deadline_ns);
 
 #endif

@@ -47,7 +47,7 @@ int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
     cut_segments(exec, tensors);
     exec->bad_chunk = PLAN_NONE;
     int result = mem_arena_open(&exec->ram, exec->memory->tier_bytes[TIER_RAM], err);
-    if (result == 0)
+    if (result == 0 && !exec->device_modelled)
         result = mem_arena_open(&exec->vram, exec->memory->tier_bytes[TIER_DEVICE], err);
     return result;
 }

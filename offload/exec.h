@@ -29,6 +29,8 @@ struct exec {
     struct pool *cpu_pool;
     struct tier *tier;
     struct checkpoint *checkpoint;
+    bool device_modelled; /* no op of the compute and copy lanes comes here: the device's arena
+                           * is never opened (engine_mixed) */
     struct mem_arena ram, vram;    /* owned; vram is empty without a separate device */
     struct exec_segment *segments; /* owned */
     uint32_t *chunk_segments;      /* owned; [chunk_count + 1] */
