@@ -183,19 +183,19 @@ static int choose_place(struct run *run, bool nvme, struct err *err)
     return place_choose(&run->place, &spec, err);
 }
 
-static int check_machine(const struct run *run, struct err *err)
+int run_check_machine(const struct place *place, uint64_t device_bytes, struct err *err)
 {
     struct mem_usage usage;
     mem_usage_read(&usage);
-    uint64_t need = run->place.ram_bytes + run->place.vram_bytes;
+    uint64_t need = place->ram_bytes + device_bytes;
     uint64_t have = mem_available_bytes() + usage.rss_bytes;
     /* The last free byte is not ours: what else runs breathes too. */
     have -= MIN(have / 32, MACHINE_RESERVE);
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
     if (need <= have)
         return 0;
-    uint64_t ram = have > run->place.vram_bytes ? have - run->place.vram_bytes : 0;
-    if (ram < run->place.spec.overhead_bytes)
+    uint64_t ram = have > device_bytes ? have - device_bytes : 0;
+    if (ram < place->spec.overhead_bytes)
         return err_set(err, ERR_INPUT,
                        "the plan needs %s of memory and the machine has only %s free now: close "
                        "other programs",
@@ -625,7 +625,7 @@ static int open_trace(struct run *run, struct err *err)
 
 int run_open(struct run *run, struct err *err)
 {
-    int code = check_machine(run, err);
+    int code = run_check_machine(&run->place, run->place.vram_bytes, err);
     if (code == 0)
         code = open_run_dir(run, err);
     if (code == 0)

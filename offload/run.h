@@ -112,4 +112,8 @@ uint64_t run_tokens_per_step(const struct run *run);
  * and what the engine adds. place.ram_bytes is above it by what is set aside for safety. */
 uint64_t run_expected_ram_bytes(const struct run *run);
 
+/* Refuses a placement that the machine has no memory for now. device_bytes: what stands for the
+ * device's memory in RAM. */
+int run_check_machine(const struct place *place, uint64_t device_bytes, struct err *err);
+
 #endif

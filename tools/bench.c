@@ -403,7 +403,7 @@ static int check_options(struct command *command, struct err *err)
     if (!all && !find_part(command->word))
         return err_set(err, ERR_USAGE,
                        "\"%.40s\" is nothing that bench measures: ssd, ram, pcie, compute, "
-                       "optimizer or all",
+                       "optimizer, all or offload",
                        command->word);
     bench->alone = !all;
     bool drive = all || find_part(command->word)->run == bench_ssd;
@@ -445,7 +445,8 @@ static int parse(struct command *command, int argc, char **argv, struct err *err
     struct args_command args = {
         .name = "bench",
         .summary = "Measures this machine, and writes the profile by which steps are predicted.",
-        .usage = "ssd|ram|pcie|compute|optimizer|all [options]",
+        .usage = "ssd|ram|pcie|compute|optimizer|all [options]\n"
+                 "       spillway bench offload --help",
         .example = "spillway bench all --nvme /mnt/nvme",
         .options = options,
         .option_count = ARRAY_COUNT(options),
@@ -455,12 +456,16 @@ static int parse(struct command *command, int argc, char **argv, struct err *err
     int result = args_parse(&args, argc, argv, err);
     if (result == 0 && args.positional_count == 0)
         result = err_set(err, ERR_USAGE,
-                         "say what to measure: ssd, ram, pcie, compute, optimizer or all");
+                         "say what to measure: ssd, ram, pcie, compute, optimizer, all or "
+                         "offload");
     return result ? result : check_options(command, err);
 }
 
 int bench_main(int argc, char **argv)
 {
+    /* It measures steps of a model, not figures of the profile. */
+    if (argc > 1 && strcmp(argv[1], "offload") == 0)
+        return bench_offload_main(argc - 1, argv + 1);
     struct command *command = mem_alloc(1, sizeof(*command));
     struct err err = {0};
     command->seconds = SECONDS_DEFAULT;

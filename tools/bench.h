@@ -93,6 +93,9 @@ int bench_compute(struct bench *bench, struct err *err);
 /* profile.ssd: one drive, at nvme_dir. */
 int bench_ssd(struct bench *bench, struct err *err);
 
+/* `bench offload` has options of its own: the rest of the command line. */
+int bench_offload_main(int argc, char **argv);
+
 /* A working set that no cache holds: of more than all third-level caches by far, but at most an
  * eighth of what memory is free. */
 uint64_t bench_cold_bytes(void);
