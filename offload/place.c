@@ -422,8 +422,11 @@ void place_spend(struct place *place, const struct place_limits *limits,
     }
     for (size_t i = 0; i < ARRAY_COUNT(after); i++)
         place_grow(place, choice, after[i], most[after[i]]);
-    /* What is left, where more is never slower. */
+    /* What is left, where more is never slower; what was held back, after what it was held back
+     * for. */
     place_grow(place, choice, KNOB_GRADIENTS, UINT32_MAX);
+    if (most[KNOB_INNER_DEVICE] < place_knob_max(place, KNOB_INNER_DEVICE))
+        place_grow(place, choice, KNOB_BLOCK_SLOTS, most[KNOB_BLOCK_SLOTS]);
     place_grow(place, choice, KNOB_INNER_DEVICE, UINT32_MAX);
     place_grow(place, choice, KNOB_INNER_RAM, most[KNOB_INNER_RAM]);
     place_grow(place, choice, KNOB_BLOCK_SLOTS, most[KNOB_BLOCK_SLOTS]);

@@ -101,7 +101,8 @@ struct place {
 
     uint64_t ram_bytes, vram_bytes, nvme_bytes; /* arenas, and files on the drive */
     uint64_t resident_plane_chunks[PLANE_COUNT];
-    double predicted_s; /* of a usual step, at layer level; 0: not searched */
+    double predicted_s;   /* of a usual step, at layer level; 0: not searched */
+    uint32_t evaluations; /* placements that the search has simulated */
 };
 
 /* What of a chunk's plane, stored gradient or stashed gradient is not in RAM. */

@@ -8,8 +8,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Simulations at most; the descent ends long before on any model that was tried. */
-#define EVALUATIONS_MAX 400
 /* Of the time that the drive's traffic takes: so little that only ties are decided by it. */
 #define TRAFFIC_WEIGHT 1e-4
 #define BETTER         1e-6
@@ -30,7 +28,7 @@ struct seen {
 struct search {
     struct place *place;
     struct coarse coarse;
-    struct seen seen[EVALUATIONS_MAX];
+    struct seen seen[PLACE_SEARCH_EVALUATIONS_MAX];
     uint32_t seen_count;
     struct place_choice best;
     double best_score, best_s;
@@ -68,7 +66,7 @@ static double score_of(struct search *search, const struct place_limits *limits,
     for (uint32_t i = 0; i < search->seen_count; i++)
         if (memcmp(&search->seen[i].choice, choice, sizeof(*choice)) == 0)
             return search->seen[i].score;
-    if (search->seen_count == EVALUATIONS_MAX)
+    if (search->seen_count == PLACE_SEARCH_EVALUATIONS_MAX)
         return INFINITY;
     double seconds = simulate(search, choice, &traffic_s);
     double score = seconds + TRAFFIC_WEIGHT * traffic_s;
@@ -241,7 +239,7 @@ static bool try_trade(struct search *search, enum place_knob from, enum place_kn
     uint32_t before = choice.knob[to];
     if (!lower(&choice, from, step_of(place, from, parts)))
         return false;
-    place_grow(place, &choice, to, before + step_of(place, to, parts));
+    place_grow(place, &choice, to, UINT32_MAX);
     if (choice.knob[to] == before)
         return false;
     for (size_t k = 0; k < ARRAY_COUNT(moved); k++)
@@ -291,6 +289,7 @@ void place_search(struct place *place, const struct place_limits *limits,
     trade(search);
     *choice = search->best;
     place->predicted_s = search->best_s;
+    place->evaluations = search->seen_count;
     coarse_deinit(&search->coarse);
     mem_free(search);
 }

@@ -4,9 +4,10 @@
  *
  * Candidates are spendings of the budgets (place_spend) with some knobs held back: recomputation
  * may be better than fetching, gradients may better go to the drive than state. Each is simulated
- * at layer level (coarse.h). The search goes from a few starts downhill, one limit at a time, in
- * steps that get smaller; it keeps the best of all it has seen, never looks at a clock and draws no
- * random numbers, so it gives the same placement for the same spec. Of choices that take the same
+ * at layer level (coarse.h). The search goes from a few starts and from samples downhill, one limit
+ * at a time, in steps that get smaller; at last it trades a part of one knob for a part of another.
+ * It keeps the best of all it has seen, never looks at a clock and draws its samples from a fixed
+ * seed, so it gives the same placement for the same spec. Of choices that take the same
  * time, the one that moves less over the drive wins.
  */
 #ifndef SPILLWAY_OFFLOAD_PLACE_SEARCH_H
@@ -14,8 +15,11 @@
 
 #include "offload/place.h"
 
+/* Simulations at most; the search ends before on any model that was tried. */
+#define PLACE_SEARCH_EVALUATIONS_MAX 400
+
 /* place has been place_init'ed and has a profile. choice: in: one that fits; out: the best. Sets
- * place->predicted_s. */
+ * place->predicted_s and place->evaluations. */
 void place_search(struct place *place, const struct place_limits *limits,
                   struct place_choice *choice);
 

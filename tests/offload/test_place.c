@@ -10,6 +10,7 @@
  * refusals, on gpt2-124m, where megabytes are small against the budgets.
  */
 #include "tests/shared/check.h"
+#include "tests/shared/choices.h"
 #include "tests/shared/tiny.h"
 
 #include <stdio.h>
@@ -178,16 +179,14 @@ static void sweep_budgets(struct place_spec *spec)
         }
 }
 
-/* C 64 makes activations whole blocks, C 96 with T 7 leaves padding everywhere. */
-static void sweep(uint32_t channels, uint32_t seq, enum precision precision, bool separate)
+static void sweep(const struct tiny_model *model, uint32_t seq, enum precision precision,
+                  bool separate)
 {
-    struct tiny_model model;
-    tiny_model_init(&model, 3, channels, 300, 8192, 16384);
     for (int resident = PLACE_RESIDENT_AUTO; resident <= PLANE_COUNT; resident++)
         for (uint32_t prefetch = 0; prefetch <= 3; prefetch++)
             for (int recompute = RECOMPUTE_AUTO; recompute <= RECOMPUTE_NONE; recompute++) {
                 struct place_spec spec;
-                tiny_spec(&spec, &model);
+                tiny_spec(&spec, model);
                 spec.seq = seq;
                 spec.precision = precision;
                 spec.vram_budget = separate ? 256 * MIB : 0;
@@ -198,21 +197,43 @@ static void sweep(uint32_t channels, uint32_t seq, enum precision precision, boo
                 spec.clip = prefetch != 3;
                 sweep_budgets(&spec);
             }
+}
+
+/* C 64 makes activations whole blocks, C 96 with T 7 leaves padding everywhere. */
+static void sweep_gpt2(uint32_t channels, uint32_t seq, enum precision precision, bool separate)
+{
+    struct tiny_model model;
+    tiny_model_init(&model, 3, channels, 300, 8192, 16384);
+    sweep(&model, seq, precision, separate);
     tiny_model_deinit(&model);
+}
+
+/* Models without positions, with a head of their own and without. */
+static void test_kinds(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"tiny-llama", "tiny-tied"};
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        struct tiny_model model;
+        choices_model(&model, names[i], 2048, 8192);
+        sweep(&model, 16, PRECISION_BF16, i == 0);
+        sweep(&model, 7, PRECISION_FP32, i == 1);
+        tiny_model_deinit(&model);
+    }
 }
 
 static void test_fp32(void **state)
 {
     (void)state;
-    sweep(64, 16, PRECISION_FP32, false);
-    sweep(96, 7, PRECISION_FP32, true);
+    sweep_gpt2(64, 16, PRECISION_FP32, false);
+    sweep_gpt2(96, 7, PRECISION_FP32, true);
 }
 
 static void test_bf16(void **state)
 {
     (void)state;
-    sweep(96, 7, PRECISION_BF16, false);
-    sweep(64, 16, PRECISION_BF16, true);
+    sweep_gpt2(96, 7, PRECISION_BF16, false);
+    sweep_gpt2(64, 16, PRECISION_BF16, true);
 }
 
 static void test_without_drive(void **state)
@@ -412,6 +433,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fp32),
         cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_kinds),
         cmocka_unit_test(test_without_drive),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refusals_in_turn),

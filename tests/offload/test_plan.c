@@ -3,7 +3,8 @@
  * 1. plan_check accepts every plan that the builder makes, over a sweep of placements and kinds of
  *    step; and what the checker does not look at holds too: an op's lane follows from its kind,
  *    transfers fit the cells at both ends, nothing is read that was neither written before nor
- *    lasting, and every plan is listed op by op.
+ *    lasting, a commit follows the last update and write of state, and every plan is listed op by
+ *    op. So for models without positions and with a head of their own.
  * 2. The waits of an op are exactly those that its uses demand (the last writer of each cell it
  *    uses, and the readers since of each cell it writes): none is missing and none is spare.
  * 3. plan_check refuses plans that are wrong. Method: mutation. Plans are damaged in one place: a
@@ -17,6 +18,7 @@
 #include "core/rng.h"
 #include "offload/plan.h"
 #include "tests/shared/check.h"
+#include "tests/shared/choices.h"
 #include "tests/shared/tiny.h"
 
 #include <stdio.h>
@@ -153,6 +155,22 @@ static void check_ops(const struct plan *plan)
                 written[op->uses[u].cells.first + i] = true;
     }
     mem_free(written);
+}
+
+/* A commit comes once all that it commits is written: after every update and every write of the
+ * state. */
+static void check_commit(const struct plan *plan)
+{
+    uint32_t commit = PLAN_NONE, last = 0, commits = 0;
+    for (uint32_t o = 0; o < plan->op_count; o++) {
+        const struct plan_op *op = &plan->ops[o];
+        commits += op->kind == OP_COMMIT;
+        commit = op->kind == OP_COMMIT ? o : commit;
+        if (op->kind == OP_UPDATE || (op->kind == OP_WRITE && op->plane_count))
+            last = o;
+    }
+    assert_int_equal(commits, plan->commit);
+    assert_true(!plan->commit || commit > last);
 }
 
 static void check_dump(const struct plan *plan)
@@ -324,17 +342,22 @@ static void check_plans(struct example *e, const struct place_spec *spec)
         if (plan_check(&e->plan, &err) != 0)
             fail_msg("%s", err.message);
         check_ops(&e->plan);
+        check_commit(&e->plan);
         check_dump(&e->plan);
         check_waits_exact(&e->plan);
         example_close(e);
     }
 }
 
-static void sweep(enum precision precision, bool separate, bool clip)
+/* kind: of choices_model; NULL: GPT-2. */
+static void sweep_kind(const char *kind, enum precision precision, bool separate, bool clip)
 {
     static const uint64_t spare_kib[] = {0, 400, 1500, 100000};
     struct example e;
-    tiny_model_init(&e.model, 3, 64, 300, 8192, 8192);
+    if (kind)
+        choices_model(&e.model, kind, 4096, 8192);
+    else
+        tiny_model_init(&e.model, 3, 64, 300, 8192, 8192);
     for (int resident = PLACE_RESIDENT_AUTO; resident <= PLANE_COUNT; resident++)
         for (uint32_t prefetch = 1; prefetch <= 3; prefetch++)
             for (int recompute = RECOMPUTE_AUTO; recompute <= RECOMPUTE_NONE; recompute++) {
@@ -367,6 +390,22 @@ static void sweep(enum precision precision, bool separate, bool clip)
                 check_plans(&e, &spec);
             }
     tiny_model_deinit(&e.model);
+}
+
+static void sweep(enum precision precision, bool separate, bool clip)
+{
+    sweep_kind(NULL, precision, separate, clip);
+}
+
+/* Models without positions; one has a head of its own, which is updated last. */
+static void test_kinds(void **state)
+{
+    (void)state;
+    sweep_kind("tiny-llama", PRECISION_FP32, true, true);
+    sweep_kind("tiny-llama", PRECISION_BF16, false, true);
+    sweep_kind("tiny-llama", PRECISION_BF16, true, false);
+    sweep_kind("tiny-tied", PRECISION_BF16, true, true);
+    sweep_kind("tiny-tied", PRECISION_FP32, false, false);
 }
 
 static void test_fp32(void **state)
@@ -670,10 +709,11 @@ static void test_budgets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fp32),          cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_removed_waits), cmocka_unit_test(test_swapped_cells),
-        cmocka_unit_test(test_counts),        cmocka_unit_test(test_cells),
-        cmocka_unit_test(test_forward_waits), cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_kinds),         cmocka_unit_test(test_fp32),
+        cmocka_unit_test(test_bf16),          cmocka_unit_test(test_removed_waits),
+        cmocka_unit_test(test_swapped_cells), cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_cells),         cmocka_unit_test(test_forward_waits),
+        cmocka_unit_test(test_budgets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

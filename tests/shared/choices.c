@@ -1,9 +1,11 @@
 #include "tests/shared/choices.h"
 
 #include "core/rng.h"
+#include "offload/place_search.h"
 #include "tests/shared/check.h"
 #include "tools/machine.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -151,4 +153,76 @@ const char *choices_text(const struct place_choice *choice, char *text)
             used += (size_t)snprintf(text + used, CHOICES_TEXT_MAX - used, "%s%s %u",
                                      used ? ", " : "", place_knob_name[k], choice->knob[k]);
     return text;
+}
+
+/* ---- Scenes -----------------------------------------------------------------------------------
+ */
+
+#define SLOWER 0.005 /* that a better machine may be */
+
+const struct choices_scene choices_scenes[CHOICES_SCENES] = {
+    {"gpt2-124m", "cpu", 1024, 4, 2, {1.9, 6}, 0, PRECISION_BF16, true},
+    {"gpt2-124m", "cpu", 1024, 1, 8, {1.9, 6}, 1.5, PRECISION_FP32, true},
+    {"gpt2-1558m", "rtx3060-7950x3d-128", 1024, 8, 1, {6, 40}, 0, PRECISION_BF16, true},
+    {"gpt2-1558m", "rtx4090-13900k-128", 512, 2, 1, {6, 40}, 8, PRECISION_FP32, false},
+    {"llama-8b", "cpu", 1024, 1, 1, {8, 128}, 0, PRECISION_BF16, true},
+    {"llama-8b", "rtx3060-7950x3d-128", 512, 1, 8, {12, 128}, 0, PRECISION_BF16, true},
+    {"qwen-32b", "rtx4090-7950x3d-192", 2048, 4, 1, {30, 192}, 0, PRECISION_BF16, true},
+    {"llama-70b", "rtx3090-7950x3d-128", 2048, 1, 1, {40, 256}, 0, PRECISION_BF16, true},
+};
+
+static uint64_t gib(double count)
+{
+    return (uint64_t)(count * (double)GIB);
+}
+
+void choices_open(struct choices_example *example, const struct choices_scene *scene)
+{
+    example->scene = scene;
+    choices_model(&example->model, scene->model, 0, 0);
+    choices_machine(&example->profile, scene->machine);
+    choices_spec(&example->spec, &example->model, &example->profile, scene->seq, scene->batch,
+                 scene->accum);
+    example->spec.precision = scene->precision;
+    example->spec.clip = scene->clip;
+    if (scene->vram_gib > 0)
+        example->spec.vram_budget = gib(scene->vram_gib);
+}
+
+void choices_close(struct choices_example *example)
+{
+    tiny_model_deinit(&example->model);
+}
+
+void choices_set_ram(struct choices_example *example, double part)
+{
+    const double *ends = example->scene->ram_gib;
+    example->spec.ram_budget = gib(ends[0] * pow(ends[1] / ends[0], part));
+}
+
+double choices_search(const struct place_spec *spec, struct place_choice *choice)
+{
+    struct place place;
+    struct err err;
+    if (place_choose(&place, spec, &err) != 0)
+        fail_msg("%s: %s", spec->config->name, err.message);
+    double seconds = place.predicted_s;
+    assert_true(seconds > 0 && isfinite(seconds));
+    assert_in_range(place.evaluations, 1, PLACE_SEARCH_EVALUATIONS_MAX);
+    if (choice)
+        *choice = place.choice;
+    place_deinit(&place);
+    return seconds;
+}
+
+void choices_climb(struct choices_ladder *ladder, const struct choices_example *example)
+{
+    const struct choices_scene *scene = example->scene;
+    double seconds = choices_search(&example->spec, NULL);
+    if (seconds > ladder->best_s * (1 + SLOWER))
+        fail_msg("%s on %s, T %u, B %u, M %u, RAM %.2f GiB: %s makes a step of %.4f s one of %.4f",
+                 scene->model, scene->machine, scene->seq, scene->batch, scene->accum,
+                 (double)example->spec.ram_budget / (double)GIB, ladder->what, ladder->best_s,
+                 seconds);
+    ladder->best_s = fmin(ladder->best_s, seconds);
 }

@@ -37,4 +37,40 @@ void choices_spend(struct place *place, uint64_t seed, struct place_choice *choi
 #define CHOICES_TEXT_MAX 512
 const char *choices_text(const struct place_choice *choice, char *text);
 
+/* A machine, a model and a batch, with budgets of RAM from too little to plenty. */
+struct choices_scene {
+    const char *model, *machine;
+    uint32_t seq, batch, accum;
+    double ram_gib[2]; /* the ends of a ladder */
+    double vram_gib;   /* 0: the machine's */
+    enum precision precision;
+    bool clip;
+};
+#define CHOICES_SCENES 8
+extern const struct choices_scene choices_scenes[CHOICES_SCENES];
+
+/* A scene with what it consists of. */
+struct choices_example {
+    const struct choices_scene *scene;
+    struct tiny_model model;
+    struct profile profile;
+    struct place_spec spec;
+};
+void choices_open(struct choices_example *example, const struct choices_scene *scene);
+void choices_close(struct choices_example *example);
+/* The budget at this part of the way between the ends of the ladder, in the logarithm. */
+void choices_set_ram(struct choices_example *example, double part);
+
+/* predicted_s of the placement that is chosen for the spec, and the choice where that is not NULL.
+ */
+double choices_search(const struct place_spec *spec, struct place_choice *choice);
+
+/* Predictions for machines each of which is better than those before; fails when one is slower by
+ * more than half a percent. what: made it better. best_s: INFINITY at first. */
+struct choices_ladder {
+    const char *what;
+    double best_s;
+};
+void choices_climb(struct choices_ladder *ladder, const struct choices_example *example);
+
 #endif

@@ -1,0 +1,192 @@
+/*
+ * The sanity laws of the search, over machines, models, batches and budgets from too little to
+ * plenty:
+ * 1. A machine that is better in one thing is never slower: a faster drive, a faster device, more
+ *    of its memory (to half a percent). Of RAM, test_search_ram.c does the same.
+ * 2. Everything twice as fast takes half the time.
+ * 3. What is found is at least as good as each of a thousand random placements that fit (to a tenth
+ *    of a percent). They are drawn over the knobs themselves, from the poorest to the richest.
+ * 4. What is predicted is what the placement does: its time at layer level is predicted_s, its
+ *    bytes are those of the plan at chunk level.
+ * 5. The same spec gives the same placement, within PLACE_SEARCH_EVALUATIONS_MAX simulations.
+ */
+#include "core/mem.h"
+#include "offload/coarse.h"
+#include "offload/place_search.h"
+#include "tests/shared/check.h"
+#include "tests/shared/choices.h"
+
+#include <math.h>
+
+#define STEPS          2
+#define STEP           1.5
+#define WORSE          0.001 /* that what is found may be than any random choice */
+#define RANDOM_CHOICES 1000
+
+static void each_scene(void (*check)(struct choices_example *e))
+{
+    for (size_t i = 0; i < CHOICES_SCENES; i++) {
+        struct choices_example e;
+        choices_open(&e, &choices_scenes[i]);
+        check(&e);
+        choices_close(&e);
+    }
+}
+
+static void climb_drive(struct choices_example *e)
+{
+    struct choices_ladder ladder = {"a faster drive", INFINITY};
+    struct profile_ssd *ssd = &e->profile.ssd;
+    choices_set_ram(e, 0.4);
+    for (uint32_t i = 0; i < STEPS; i++) {
+        choices_climb(&ladder, e);
+        ssd->read_bytes_per_s *= STEP;
+        ssd->write_bytes_per_s *= STEP;
+        ssd->mixed_read_bytes_per_s *= STEP;
+        ssd->mixed_write_bytes_per_s *= STEP;
+        ssd->sustained_write_bytes_per_s *= STEP;
+    }
+}
+
+static void test_faster_drive(void **state)
+{
+    (void)state;
+    each_scene(climb_drive);
+}
+
+static void climb_device(struct choices_example *e)
+{
+    struct choices_ladder ladder = {"a faster device", INFINITY};
+    struct profile_device *device = &e->profile.device;
+    choices_set_ram(e, 0.6);
+    for (uint32_t i = 0; i < STEPS; i++) {
+        choices_climb(&ladder, e);
+        device->stream_bytes_per_s *= STEP;
+        for (uint32_t p = 0; p < device->point_count; p++)
+            for (uint32_t k = 0; k < PROFILE_KERNEL_COUNT; k++)
+                device->points[p].flops_per_s[k] *= STEP;
+    }
+}
+
+static void test_faster_device(void **state)
+{
+    (void)state;
+    each_scene(climb_device);
+}
+
+static void climb_vram(struct choices_example *e)
+{
+    struct choices_ladder ladder = {"more VRAM", INFINITY};
+    choices_set_ram(e, 0.5);
+    for (uint32_t i = 0; i < STEPS && e->spec.vram_budget; i++) {
+        choices_climb(&ladder, e);
+        e->spec.vram_budget = (uint64_t)((double)e->spec.vram_budget * STEP);
+    }
+}
+
+static void test_more_vram(void **state)
+{
+    (void)state;
+    each_scene(climb_vram);
+}
+
+/* ---- The same and twice as fast ---------------------------------------------------------------
+ */
+
+static void check_scale(struct choices_example *e)
+{
+    struct place_choice first, second;
+    choices_set_ram(e, 0.3);
+    double seconds = choices_search(&e->spec, &first);
+    assert_true(choices_search(&e->spec, &second) == seconds);
+    assert_memory_equal(&first, &second, sizeof(first));
+    profile_scale(&e->profile, 2);
+    double half_s = choices_search(&e->spec, NULL);
+    if (fabs(2 * half_s / seconds - 1) > 0.001)
+        fail_msg("%s on %s: %.6f s, and %.6f twice as fast", e->scene->model, e->scene->machine,
+                 seconds, half_s);
+}
+
+static void test_same_and_scaled(void **state)
+{
+    (void)state;
+    each_scene(check_scale);
+}
+
+/* ---- Better than chance -----------------------------------------------------------------------
+ */
+
+static double step_s(const struct coarse *coarse, const struct place *init,
+                     const struct place_choice *choice, struct sched_result *result)
+{
+    struct place place;
+    coarse_place(coarse, init, choice, &place);
+    double seconds = coarse_step(&place, result, NULL);
+    place_deinit(&place);
+    return seconds;
+}
+
+static void check_bytes(const struct place_spec *spec, const struct place_choice *choice,
+                        const struct sched_result *predicted)
+{
+    struct place place;
+    struct plan_memory memory;
+    struct plan plan;
+    struct plan_totals totals;
+    struct plan_request request = {.update = spec->clip, .forward = true, .backward = true};
+    place_init(&place, spec);
+    place_apply(&place, choice);
+    plan_memory_init(&memory, &place);
+    plan_build(&plan, &place, &memory, &request);
+    plan_total(&plan, &totals);
+    for (uint32_t l = LANE_H2D; l <= LANE_SSD_WRITE; l++) {
+        uint64_t bytes = totals.bytes[PHASE_FORWARD][l] + totals.bytes[PHASE_BACKWARD][l];
+        uint64_t squares =
+            l == LANE_D2H ? spec->layout->chunk_count * PLAN_SQUARES_PER_CHUNK * 8 : 0;
+        assert_in_range(predicted->bytes[l], bytes - MIN(squares, bytes), bytes);
+    }
+    plan_deinit(&plan);
+    plan_memory_deinit(&memory);
+    place_deinit(&place);
+}
+
+static void check_best(struct choices_example *e)
+{
+    struct coarse coarse;
+    struct place init;
+    struct place_choice found;
+    struct sched_result result;
+    choices_set_ram(e, (e->scene - choices_scenes) % 3 * 0.3 + 0.1);
+    double found_s = choices_search(&e->spec, &found);
+    coarse_init(&coarse, &e->model.layout);
+    place_init(&init, &e->spec);
+    assert_true(step_s(&coarse, &init, &found, &result) == found_s);
+    check_bytes(&e->spec, &found, &result);
+    for (uint64_t seed = 0; seed < RANDOM_CHOICES; seed++) {
+        struct place_choice choice;
+        char text[2][CHOICES_TEXT_MAX];
+        choices_random(&init, seed, &choice);
+        double seconds = step_s(&coarse, &init, &choice, NULL);
+        if (found_s > seconds * (1 + WORSE))
+            fail_msg("%s on %s: found %.4f s (%s), but %.4f is possible (%s)", e->scene->model,
+                     e->scene->machine, found_s, choices_text(&found, text[0]), seconds,
+                     choices_text(&choice, text[1]));
+    }
+    coarse_deinit(&coarse);
+}
+
+static void test_best(void **state)
+{
+    (void)state;
+    each_scene(check_best);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_faster_drive), cmocka_unit_test(test_faster_device),
+        cmocka_unit_test(test_more_vram),    cmocka_unit_test(test_same_and_scaled),
+        cmocka_unit_test(test_best),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
