@@ -22,6 +22,9 @@
 #define SECONDS_A_DAY 86400.0
 #define BAR_WIDTH     48
 #define ADVICE_SHOWN  3
+/* Drives that are used up sooner are worth a word on how to spare them, if that helps so much. */
+#define SPARE_BELOW_DAYS 365
+#define SPARING_LEAST    1.2
 /* Less is no help. */
 #define ADVICE_LEAST 1.02
 
@@ -149,6 +152,26 @@ static void print_days(const char *name, double days, const char *rest)
         printf("  %-12s %10.1f days%s\n", name, days, rest);
 }
 
+/* The fastest plan may write activations to the drive that could be computed again: what sparing the
+ * drive would cost. */
+static void print_sparing(const struct shown *shown)
+{
+    const struct forecast *now = &shown->forecast;
+    struct forecast_request request = shown->request;
+    struct forecast spared;
+    struct err err;
+    char text[LOG_BYTES_MAX];
+    request.recompute = RECOMPUTE_ALL;
+    request.chunks = false;
+    if (forecast_make(&spared, &request, &err) == 0 &&
+        spared.ssd_days_left > SPARING_LEAST * now->ssd_days_left) {
+        print_days("  spared", spared.ssd_days_left, "");
+        printf("               with --recompute all, at %s a step: %.2f times as long\n",
+               log_duration(text, spared.predicted_s), spared.predicted_s / now->predicted_s);
+    }
+    forecast_deinit(&spared);
+}
+
 static void print_wear(const struct shown *shown)
 {
     const struct forecast *f = &shown->forecast;
@@ -161,6 +184,8 @@ static void print_wear(const struct shown *shown)
                    f->ssd_days_left < 365 ? " until what the drive is rated for is used up: under "
                                             "a year"
                                           : " until what the drive is rated for is used up");
+    if (f->ssd_days_left < SPARE_BELOW_DAYS && shown->request.recompute == RECOMPUTE_AUTO)
+        print_sparing(shown);
 }
 
 static void print_hints(const struct shown *shown)
