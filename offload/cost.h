@@ -18,7 +18,10 @@ struct cost {
     double ram_bytes; /* that it moves in RAM, reads and writes added up */
 };
 
-/* With several devices, each has a share of the batch (place->spec.batch is one device's), copies
+/* An op of a coarse plan (offload/coarse.h) has the launches and latencies of all ops that it
+ * stands for: where rings are short, each waits for the one before.
+ *
+ * With several devices, each has a share of the batch (place->spec.batch is one device's), copies
  * go over links of their own, and the updates add the gradients of all. */
 void cost_of(struct cost *cost, const struct profile *profile, const struct plan *plan,
              const struct plan_op *op);

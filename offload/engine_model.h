@@ -45,9 +45,9 @@ struct engine_model_late {
 };
 
 struct engine_model {
-    struct engine engine;          /* first: the scheduler's pointer is ours */
-    const struct profile *profile; /* borrowed */
-    double stretch[LANE_COUNT];    /* what a lane's work takes, as a multiple of the profile's */
+    struct engine engine;             /* first: the scheduler's pointer is ours */
+    const struct profile *profile;    /* borrowed */
+    double stretch[LANE_COUNT];       /* what a lane's work takes, as a multiple of the profile's */
     const struct engine_time *replay; /* borrowed, or NULL: [op] to use instead of costs */
     const struct plan *plan;
     double now_s;
