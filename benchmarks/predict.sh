@@ -50,12 +50,12 @@ ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f", a / b }'; }
 measure() {
     local model=$1 ram=$2 vram=$3 batch=$4 accum=$5 profile=$work/machine${throttle}.json
     local common=(--model "$model" --data "$work/data" --ram-budget "$ram" --nvme "$nvme" --seq 128
-        --batch "$batch" --accum "$accum" --machine "$profile" --checkpoint-every 0)
+        --batch "$batch" --accum "$accum" --machine "$profile")
     [ "$vram" = 0 ] || common+=(--vram-budget "$vram")
     here_must plan "${common[@]}" --json
     cp "$work/out" "$work/plan.json"
     rm -rf "$work/run"
-    here_must train "${common[@]}" --out "$work/run" --steps "$steps" --replay
+    here_must train "${common[@]}" --out "$work/run" --steps "$steps" --replay --checkpoint-every 0
     rm -f "$nvme"/*.state
     values "$work/run/metrics.jsonl" step_s | tail -n +3 >"$work/step_s"
     paste <(values "$work/run/metrics.jsonl" replayed_s) <(values "$work/run/metrics.jsonl" plan_s) |

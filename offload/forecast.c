@@ -83,6 +83,7 @@ static int set_budgets(struct place_spec *spec, const struct forecast_request *r
                            "--vram-budget %s is not more than what %s needs for itself, %s",
                            log_bytes(a, vram), device->name, log_bytes(b, device->reserve_bytes));
         spec->vram_budget = vram - device->reserve_bytes;
+        spec->vram_reserve = device->reserve_bytes;
     }
     uint64_t drives = profile->ssd.capacity_bytes * profile->ssd.count;
     spec->nvme = request->nvme && profile->ssd.count > 0;

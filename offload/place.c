@@ -473,8 +473,9 @@ static int refuse(struct place *place, struct err *err)
                        "the VRAM budget of %s is too small: this model needs %s there at least "
                        "(most of it: %s, %s); the smallest that works, other budgets as given: "
                        "--vram-budget %lluM",
-                       log_bytes(have, spec->vram_budget), log_bytes(need, place->vram_bytes),
-                       most_name, what, (unsigned long long)div_up(place->vram_bytes, MIB));
+                       log_bytes(have, spec->vram_budget + spec->vram_reserve),
+                       log_bytes(need, place->vram_bytes + spec->vram_reserve), most_name, what,
+                       (unsigned long long)div_up(place->vram_bytes + spec->vram_reserve, MIB));
     if (place->ram_bytes > spec->ram_budget)
         return err_set(
             err, ERR_INPUT,

@@ -30,7 +30,8 @@ struct place_spec {
     enum precision precision;
     uint32_t seq, batch, accum; /* T, B, M */
     uint64_t ram_budget;        /* the whole process */
-    uint64_t vram_budget;       /* 0: no separate device memory */
+    uint64_t vram_budget;       /* for arenas; 0: no separate device memory */
+    uint64_t vram_reserve;      /* what the driver takes besides, a part of --vram-budget too */
     uint64_t nvme_budget;       /* UINT64_MAX: what the drive has */
     uint64_t overhead_bytes;    /* code, libraries, stacks, heap: measured by the caller */
     bool nvme;                  /* there is a folder for the NVMe tier */
