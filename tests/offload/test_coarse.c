@@ -4,8 +4,10 @@
  * 2. A step moves the same bytes: over the drive exactly, over the link but for the sums of
  * squares, which are some for each chunk; and its plan passes plan_check but for its memory.
  * 3. A step takes about the same time. What is left out is how finely transfers interleave. The
- *    median of all choices that a search could return is within 3 %, each of them within 8 %; of
- *    choices of any kind (two chunk states in flight beside a whole model in RAM), within 12 %.
+ *    median of all choices that a search could return is within 3 %, each of them, and what it does
+ *    return, within 8 %; choices of any kind (two chunk states in flight beside a whole model in
+ *    RAM) within 12 %. Without clipping all of them only within 20 %: backward then waits for
+ *    updates in rings of a few chunks, which layers do not show. These do not count in the median.
  * Method: random choices on several machines and models, each built and simulated on both levels.
  */
 #include "core/mem.h"
@@ -18,11 +20,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GAPS_MAX   1024
-#define WORST      0.08
-#define WORST_ANY  0.12
-#define MEDIAN     0.03
-#define LINK_BYTES 0.01 /* relative */
+#define GAPS_MAX        1024
+#define WORST           0.08
+#define WORST_ANY       0.12
+#define WORST_UNCLIPPED 0.20
+#define MEDIAN          0.03
+#define LINK_BYTES      0.01 /* relative */
 
 static double gaps[GAPS_MAX];
 static uint32_t gap_count;
@@ -73,15 +76,15 @@ static void check_bytes(const struct level *layers, const struct level *chunks)
 }
 
 static void check_gap(const struct level *layers, const struct level *chunks, const char *name,
-                      const struct place_choice *choice, bool any)
+                      const struct place_choice *choice, double most)
 {
     char text[CHOICES_TEXT_MAX], line[sizeof(worst)];
     double gap = layers->seconds / chunks->seconds - 1;
     snprintf(line, sizeof(line), "%s: %.4f s at layer level, %.4f at chunk level (%+.2f %%); %s",
              name, layers->seconds, chunks->seconds, gap * 100, choices_text(choice, text));
-    if (fabs(gap) > (any ? WORST_ANY : WORST))
+    if (fabs(gap) > most)
         fail_msg("%s", line);
-    if (any)
+    if (most > WORST)
         return;
     assert_true(gap_count < GAPS_MAX);
     gaps[gap_count++] = fabs(gap);
@@ -92,7 +95,7 @@ static void check_gap(const struct level *layers, const struct level *chunks, co
 }
 
 static void check_choice(const struct place *init, const struct coarse *coarse, const char *name,
-                         const struct place_choice *choice, bool any)
+                         const struct place_choice *choice, double most)
 {
     struct place place;
     struct level layers, chunks;
@@ -105,7 +108,7 @@ static void check_choice(const struct place *init, const struct coarse *coarse, 
     step(&chunks, &place);
     place_deinit(&place);
     check_bytes(&layers, &chunks);
-    check_gap(&layers, &chunks, name, choice, any);
+    check_gap(&layers, &chunks, name, choice, most);
 }
 
 /* ---- Models and machines ----------------------------------------------------------------------
@@ -139,15 +142,17 @@ static void check_scene(const struct scene *scene)
     spec.clip = scene->clip;
     coarse_init(&coarse, &model.layout);
     place_init(&init, &spec);
-    for (uint32_t i = 0; i < 2 * scene->draws; i++) {
-        struct place_choice choice;
-        bool any = i % 2;
-        if (any)
-            choices_random(&init, i, &choice);
-        else
-            choices_spend(&init, i, &choice);
-        check_choice(&init, &coarse, scene->model, &choice, any);
+    struct place_choice choice;
+    double most = spec.clip ? WORST : WORST_UNCLIPPED;
+    for (uint32_t i = 0; i < scene->draws; i++) {
+        choices_random(&init, 2 * i + 1, &choice);
+        check_choice(&init, &coarse, scene->model, &choice,
+                     spec.clip ? WORST_ANY : WORST_UNCLIPPED);
+        choices_spend(&init, 2 * i, &choice);
+        check_choice(&init, &coarse, scene->model, &choice, most);
     }
+    choices_search(&spec, &choice);
+    check_choice(&init, &coarse, scene->model, &choice, most);
     coarse_deinit(&coarse);
     tiny_model_deinit(&model);
 }
@@ -211,6 +216,7 @@ static void test_models(void **state)
         {"gpt2-1558m", "rtx3060-7950x3d-128", 1024, 8, 1, 20, 0, PRECISION_BF16, true, 12},
         {"gpt2-1558m", "rtx3060-7950x3d-128", 1024, 1, 8, 12, 4, PRECISION_BF16, true, 8},
         {"gpt2-1558m", "rtx4090-13900k-128", 512, 2, 1, 16, 6, PRECISION_FP32, false, 8},
+        {"gpt2-1558m", "rtx3060-7950x3d-128", 512, 2, 1, 15, 6, PRECISION_BF16, false, 6},
         {"mistral-7b", "rtx3090-7950x3d-128", 1024, 8, 2, 64, 0, PRECISION_BF16, true, 5},
         {"llama-8b", "cpu", 1024, 1, 1, 60, 0, PRECISION_BF16, true, 4},
         {"llama-8b", "rtx3060-7950x3d-128", 2048, 4, 4, 64, 0, PRECISION_BF16, true, 4},
