@@ -61,7 +61,7 @@ measure() {
     paste <(values "$work/run/metrics.jsonl" replayed_s) <(values "$work/run/metrics.jsonl" plan_s) |
         tail -n +3 | awk '{ print $1 / $2 }' >"$work/replay"
     local measured predicted bound lane replay peak
-    measured=$(quartile "$work/step_s" 0.5) predicted=$(last_value "$work/plan.json" predicted_s)
+    measured=$(quartile "$work/step_s" 0.5) predicted=$(values "$work/plan.json" predicted_s | head -n 1)
     bound=$(last_value "$work/plan.json" bound_s) lane=$(last_value "$work/plan.json" bound_lane)
     replay=$(quartile "$work/replay" 0.5)
     peak=$(last_value "$work/run/metrics.jsonl" ram_peak_bytes)

@@ -48,7 +48,7 @@ static double lane_rate(const struct profile *profile, enum plan_lane lane)
 }
 
 static void add_least(struct phase_work *phase, const struct profile *profile,
-                      const struct place_least *least, const double *stretch)
+                      const struct place_least *least, const double *stretch, const double *factor)
 {
     const double bytes[LANE_COUNT] = {[LANE_H2D] = (double)least->h2d_bytes,
                                       [LANE_D2H] = (double)least->d2h_bytes,
@@ -56,7 +56,7 @@ static void add_least(struct phase_work *phase, const struct profile *profile,
                                       [LANE_SSD_WRITE] = (double)least->ssd_write_bytes};
     for (uint32_t l = 0; l < LANE_COUNT; l++)
         if (bytes[l] > 0)
-            phase->lane_s[l] = bytes[l] / lane_rate(profile, l) * stretch[l];
+            phase->lane_s[l] = bytes[l] / (lane_rate(profile, l) * factor[l]) * stretch[l];
 }
 
 /* What rings hold at the turn from forward to backward: that much of forward's work may be done
@@ -76,7 +76,7 @@ static bool any_moved(const uint8_t *where, uint32_t layers)
 }
 
 static void find_turn(struct turn *turn, const struct profile *profile, const struct place *place,
-                      const double *stretch, bool late)
+                      const double *stretch, const double *factor, bool late)
 {
     const struct place_spec *spec = &place->spec;
     uint32_t layers = spec->config->layers;
@@ -97,7 +97,7 @@ static void find_turn(struct turn *turn, const struct profile *profile, const st
     *turn = (struct turn){0};
     for (uint32_t l = 0; l < LANE_COUNT; l++) {
         if (bytes[l] > 0)
-            turn->lane_s[l] = bytes[l] / lane_rate(profile, l) * stretch[l];
+            turn->lane_s[l] = bytes[l] / (lane_rate(profile, l) * factor[l]) * stretch[l];
         turn->ram_bytes += 2 * bytes[l] * profile->device.count;
     }
     if (!late)
@@ -116,8 +116,8 @@ static void take_turn(struct phase_work *phase, const struct turn *turn, uint32_
     phase->ram_bytes = fmax(0, phase->ram_bytes - turn->ram_bytes);
 }
 
-/* Both ways over one drive (or link): together as far as both go on, the longer one alone after
- * that; or one after the other, should that be faster. */
+/* Both ways over one link: together as far as both go on, the longer one alone after that; or one
+ * after the other, should that be faster. */
 static double both_s(double a_s, double b_s, double a_speed, double b_speed)
 {
     double a_beside = a_s / a_speed, b_beside = b_s / b_speed;
@@ -130,7 +130,6 @@ static double phase_s(const struct phase_work *phase, const struct profile *prof
                       enum plan_lane *lane)
 {
     const struct profile_device *device = &profile->device;
-    const struct profile_ssd *ssd = &profile->ssd;
     const double *lane_s = phase->lane_s;
     double longest = 0;
     *lane = LANE_COMPUTE;
@@ -139,13 +138,6 @@ static double phase_s(const struct phase_work *phase, const struct profile *prof
             longest = lane_s[l];
             *lane = l;
         }
-    double drive = both_s(lane_s[LANE_SSD_READ], lane_s[LANE_SSD_WRITE],
-                          ssd->mixed_read_bytes_per_s / ssd->read_bytes_per_s,
-                          ssd->mixed_write_bytes_per_s / ssd->write_bytes_per_s);
-    if (drive > longest) {
-        longest = drive;
-        *lane = lane_s[LANE_SSD_READ] >= lane_s[LANE_SSD_WRITE] ? LANE_SSD_READ : LANE_SSD_WRITE;
-    }
     double link = device->is_cpu ? 0
                                  : both_s(lane_s[LANE_H2D], lane_s[LANE_D2H],
                                           device->h2d_both_bytes_per_s / device->h2d_bytes_per_s,
@@ -195,11 +187,12 @@ static void move_spills(const struct place *place, struct place_least *forward,
 }
 
 static void part_phases(struct phase_work *phases, const struct profile *profile,
-                        const struct place *place, const double *stretch)
+                        const struct place *place, const double *stretch,
+                        const struct cost_drive *drive)
 {
     struct turn late, early;
-    find_turn(&late, profile, place, stretch, true);
-    find_turn(&early, profile, place, stretch, false);
+    find_turn(&late, profile, place, stretch, drive->factor[PHASE_FORWARD], true);
+    find_turn(&early, profile, place, stretch, drive->factor[PHASE_BACKWARD], false);
     take_turn(&phases[PHASE_FORWARD], &late, profile->cpu.cores);
     take_turn(&phases[PHASE_BACKWARD], &early, profile->cpu.cores);
 }
@@ -210,6 +203,7 @@ void bound_of(struct bound *bound, const struct profile *profile, const struct p
     static const double ones[LANE_COUNT] = {1, 1, 1, 1, 1, 1};
     struct phase_work phases[PHASE_COUNT] = {0};
     struct place_least forward, whole;
+    struct cost_drive drive;
     stretch = stretch ? stretch : ones;
     place_least(plan->place, plan->update, plan->forward, false, &forward);
     place_least(plan->place, plan->update, plan->forward, plan->backward, &whole);
@@ -222,8 +216,9 @@ void bound_of(struct bound *bound, const struct profile *profile, const struct p
     if (plan->backward)
         move_spills(plan->place, &forward, &backward);
     add_ops(phases, profile, plan, stretch);
-    add_least(&phases[PHASE_FORWARD], profile, &forward, stretch);
-    add_least(&phases[PHASE_BACKWARD], profile, &backward, stretch);
+    cost_drive_of(&drive, profile, plan);
+    add_least(&phases[PHASE_FORWARD], profile, &forward, stretch, drive.factor[PHASE_FORWARD]);
+    add_least(&phases[PHASE_BACKWARD], profile, &backward, stretch, drive.factor[PHASE_BACKWARD]);
     *bound = (struct bound){.lane = LANE_COMPUTE};
     struct phase_work step = {0};
     for (uint32_t p = 0; p < PHASE_COUNT; p++) {
@@ -235,7 +230,7 @@ void bound_of(struct bound *bound, const struct profile *profile, const struct p
         step.ram_bytes += phases[p].ram_bytes;
     }
     if (plan->backward)
-        part_phases(phases, profile, plan->place, stretch);
+        part_phases(phases, profile, plan->place, stretch, &drive);
     double longest = 0;
     for (uint32_t p = 0; p < PHASE_COUNT; p++) {
         enum plan_lane lane;

@@ -250,3 +250,30 @@ void cost_of(struct cost *cost, const struct profile *profile, const struct plan
     cost->launch_s *= each;
     cost->latency_s *= each;
 }
+
+#define FULLY_BESIDE 4 /* times: a quarter of the other's bytes */
+
+static double beside(double alone, double mixed, double mine, double other)
+{
+    double part = mine > 0 ? fmin(1, FULLY_BESIDE * other / mine) : 0;
+    return 1 / (1 + (alone / mixed - 1) * part);
+}
+
+void cost_drive_of(struct cost_drive *drive, const struct profile *profile, const struct plan *plan)
+{
+    const struct profile_ssd *ssd = &profile->ssd;
+    double bytes[PHASE_COUNT][LANE_COUNT] = {{0}};
+    for (uint32_t o = 0; o < plan->op_count; o++)
+        bytes[o >= plan->backward_first][plan->ops[o].lane] += (double)plan->ops[o].bytes;
+    for (uint32_t p = 0; p < PHASE_COUNT; p++) {
+        for (uint32_t l = 0; l < LANE_COUNT; l++)
+            drive->factor[p][l] = 1;
+        if (!ssd->count)
+            continue;
+        double read = bytes[p][LANE_SSD_READ], write = bytes[p][LANE_SSD_WRITE];
+        drive->factor[p][LANE_SSD_READ] =
+            beside(ssd->read_bytes_per_s, ssd->mixed_read_bytes_per_s, read, write);
+        drive->factor[p][LANE_SSD_WRITE] =
+            beside(ssd->write_bytes_per_s, ssd->mixed_write_bytes_per_s, write, read);
+    }
+}

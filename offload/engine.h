@@ -16,9 +16,9 @@ struct engine_completion {
     uint64_t start_ns, end_ns; /* on the engine's clock */
 };
 
-/* What an op took, as the scheduler saw it: work from when its lane could begin it (it was submitted
- * and the one before it had ended) to its end; late from its end until the scheduler knew. A
- * transfer of a drive overlaps the others of its lane and is all late. */
+/* What an op took, as the scheduler saw it: work from when its lane could begin it (it was
+ * submitted and the one before it had ended) to its end; late from its end until the scheduler
+ * knew. A transfer of a drive overlaps the others of its lane and is all late. */
 struct engine_time {
     double work_s, late_s;
 };

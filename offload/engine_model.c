@@ -33,17 +33,13 @@ static void begin(struct engine *engine, const struct plan *plan)
 {
     struct engine_model *model = (struct engine_model *)engine;
     const struct profile_device *device = &model->profile->device;
-    const struct profile_ssd *ssd = &model->profile->ssd;
     ASSERT(model->late_count == 0);
     model->plan = plan;
     for (uint32_t l = 0; l < LANE_COUNT; l++) {
         model->event_s[l] = INFINITY;
         model->beside[l] = 1;
     }
-    if (ssd->count) {
-        model->beside[LANE_SSD_READ] = ssd->mixed_read_bytes_per_s / ssd->read_bytes_per_s;
-        model->beside[LANE_SSD_WRITE] = ssd->mixed_write_bytes_per_s / ssd->write_bytes_per_s;
-    }
+    cost_drive_of(&model->drive, model->profile, plan);
     if (!device->is_cpu) {
         model->beside[LANE_H2D] = device->h2d_both_bytes_per_s / device->h2d_bytes_per_s;
         model->beside[LANE_D2H] = device->d2h_both_bytes_per_s / device->d2h_bytes_per_s;
@@ -82,7 +78,7 @@ static void submit(struct engine *engine, uint32_t op)
     } else {
         double stretch = model->stretch[which];
         cost_of(&new->cost, model->profile, model->plan, &model->plan->ops[op]);
-        new->cost.work_s *= stretch;
+        new->cost.work_s *= stretch / model->drive.factor[op >= model->plan->backward_first][which];
         /* Faster than the profile says, but not at more traffic than RAM carries. */
         new->cost.ram_bytes *= fmin(1, stretch);
         new->left_s = new->cost.work_s;
@@ -160,7 +156,6 @@ static void find_speeds(const struct engine_model *model, struct engine_model_op
     if (model->replay)
         return;
     share_cores(model, ops, speed);
-    share_pair(model, ops, speed, LANE_SSD_READ, LANE_SSD_WRITE);
     share_pair(model, ops, speed, LANE_H2D, LANE_D2H);
     share_ram(model, ops, speed);
 }

@@ -9,8 +9,8 @@
  *          copies all want them)
  *   RAM    the part of an op's time that is memory traffic, when the sum is above ram.bytes_per_s;
  *          what cores ask for comes almost first
- *   drive  reads and writes at the rates measured together (mixed_...), when both go on
- *   link   copies in and out likewise (..._both_...)
+ *   link   copies in and out at the rates measured together (..._both_...), when both go on
+ *   drive  by phase, not by moment: see cost_drive_of
  *
  * While an op is handed over (its launch) it holds its lane and shares nothing. Speeds are constant
  * between two events (an op's work begins or ends), so time advances from event to event. The
@@ -53,9 +53,10 @@ struct engine_model {
     double now_s;
     double event_s[LANE_COUNT]; /* when the first op is launched, or its work is done; INFINITY */
     double speed[LANE_COUNT];   /* of the work of the first ops */
-    double beside[LANE_COUNT];  /* of a drive's or link's lane beside its other one */
-    double found_s;             /* when the speeds were last found */
-    bool changed;               /* since then, what works is not what worked */
+    struct cost_drive drive;
+    double beside[LANE_COUNT]; /* of a drive's or link's lane beside its other one */
+    double found_s;            /* when the speeds were last found */
+    bool changed;              /* since then, what works is not what worked */
     struct engine_model_lane lanes[LANE_COUNT];
     struct engine_model_late late[ENGINE_MODEL_DEPTH_MAX * LANE_COUNT];
     uint32_t late_count;

@@ -230,6 +230,6 @@ void place_print_choice(const struct place *place, FILE *out)
         }
         fprintf(out, "\n");
     }
-    fprintf(out, "  prefetch %u, block slots %u, state stages %u\n", place->spec.prefetch,
-            place->block_slots, place->state_stages);
+    fprintf(out, "  prefetch %u, block slots %u, in transit %u states, %u gradients\n",
+            place->spec.prefetch, place->block_slots, place->state_stages, place->gradient_stages);
 }

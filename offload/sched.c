@@ -109,9 +109,9 @@ static void time_op(struct engine_time *time, struct lane_state *lane,
     double submitted_ns = time->work_s;
     double begin_ns = fmax(submitted_ns, (double)lane->end_ns);
     double end_ns = (double)done->end_ns;
-    *time = in_order ? (struct engine_time){(end_ns - begin_ns) / 1e9,
-                                            ((double)now_ns - end_ns) / 1e9}
-                     : (struct engine_time){0, ((double)now_ns - submitted_ns) / 1e9};
+    *time = in_order
+                ? (struct engine_time){(end_ns - begin_ns) / 1e9, ((double)now_ns - end_ns) / 1e9}
+                : (struct engine_time){0, ((double)now_ns - submitted_ns) / 1e9};
     lane->end_ns = done->end_ns;
 }
 

@@ -154,16 +154,25 @@ static void test_drive(void **state)
     hand_open(&hand);
     uint32_t read = add(&hand, OP_READ, 2 * GB, PLAN_NONE);
     add(&hand, OP_WRITE, 3 * GB, PLAN_NONE);
-    /* The read at half speed ends after 2 s; the write has done 1.5 of its 3 s. */
-    takes(&hand, 3.5, LANE_SSD_READ, 2, LANE_SSD_WRITE, 3.5);
-    /* One after the other they do not share. */
+    /* The read at half its speed, the write at three quarters, to their ends. */
+    takes(&hand, 4, LANE_SSD_READ, 2, LANE_SSD_WRITE, 4);
+    /* And so when their order keeps them apart: the phase has both. */
     hand.ops[1].first_wait = 0;
     hand.ops[1].wait_count = 1;
     hand.waits[0] = read;
-    takes(&hand, 4, LANE_SSD_READ, 1, LANE_SSD_WRITE, 3);
+    takes(&hand, 6, LANE_SSD_READ, 2, LANE_SSD_WRITE, 4);
     /* Two drives, striped. */
     hand.profile.ssd.count = 2;
+    takes(&hand, 3, LANE_SSD_READ, 1, LANE_SSD_WRITE, 2);
+    /* In phases of their own each has the drive to itself. */
+    hand.plan.backward_first = 1;
     takes(&hand, 2, LANE_SSD_READ, 0.5, LANE_SSD_WRITE, 1.5);
+    /* Little of one kind is little trouble: a twentieth of the bytes is a fifth of it. */
+    hand.plan.backward_first = OPS_MAX;
+    hand.profile.ssd.count = 1;
+    hand.ops[1].wait_count = 0;
+    hand.ops[1].bytes = (uint64_t)(0.1 * GB);
+    takes(&hand, 1.2, LANE_SSD_READ, 1.2, LANE_SSD_WRITE, 0.4 / 3);
     hand_close(&hand);
 }
 
@@ -239,6 +248,8 @@ static void test_ram_is_never_oversubscribed(void **state)
         hand_open(&hand);
         hand.profile.device.is_cpu = seed % 2;
         hand.profile.cpu.cores = 4;
+        hand.profile.ssd.mixed_read_bytes_per_s = hand.profile.ssd.read_bytes_per_s;
+        hand.profile.ssd.mixed_write_bytes_per_s = hand.profile.ssd.write_bytes_per_s;
         hand.profile.ram.bytes_per_s =
             (1 + (double)rng_below(seed, RNG_STREAM_SAMPLE, draw++, 60)) * GB / 10;
         for (uint32_t i = 0; i < OPS_MAX; i++) {
