@@ -48,7 +48,7 @@ enum place_where { WHERE_DEVICE, WHERE_RAM, WHERE_NVME, WHERE_RECOMPUTE };
 enum place_knob {
     KNOB_PREFETCH,       /* layers fetched ahead, less one */
     KNOB_GRADIENT_SLOTS, /* 1: a second set of device gradients, so that storing overlaps */
-    KNOB_STATE_STAGES,   /* chunk states in flight beyond two */
+    KNOB_STATE_STAGES,   /* chunk states in flight beyond four */
     KNOB_GRADIENT_RING,  /* stored gradients on their way beyond a few: a whole block's at most,
                           * which then leave beside the backward pass of the next one */
     KNOB_HI,             /* chunks whose plane is pinned in RAM, here and below */
