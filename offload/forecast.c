@@ -237,6 +237,21 @@ void forecast_of_place(struct forecast *f, const struct place *place, bool chunk
     wear(f, checkpoint_every);
 }
 
+/* No budget helps where the card itself is too small. */
+static int explain_card(const struct place *place, const struct profile *profile, int result,
+                        struct err *err)
+{
+    const struct profile_device *device = &profile->device;
+    char need[LOG_BYTES_MAX], has[LOG_BYTES_MAX];
+    uint64_t bytes = place->vram_bytes + place->spec.vram_reserve;
+    if (device->is_cpu || bytes <= device->vram_bytes)
+        return result;
+    return err_set(err, ERR_INPUT,
+                   "%s has %s of VRAM and this needs %s at least: take a smaller --batch or --seq, "
+                   "or a card with more",
+                   device->name, log_bytes(has, device->vram_bytes), log_bytes(need, bytes));
+}
+
 int forecast_make(struct forecast *f, const struct forecast_request *request, struct err *err)
 {
     struct place_spec spec;
@@ -246,6 +261,7 @@ int forecast_make(struct forecast *f, const struct forecast_request *request, st
     if (result == 0)
         result = place_choose(&place, &spec, err);
     if (result) {
+        result = explain_card(&place, request->profile, result, err);
         place_deinit(&place);
         f->place.spec = spec;
         return result;

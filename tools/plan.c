@@ -261,6 +261,8 @@ static void print_json(const struct shown *shown)
     json_set_string(root, "model", shown->config->name);
     json_set_int(root, "parameters", (int64_t)shown->parameters);
     forecast_to_json(root, &shown->forecast);
+    json_set_int(root, "batch", shown->request.batch); /* all devices together */
+    json_set_int(root, "accum", shown->request.accum);
     if (shown->data_tokens > 0)
         json_set_number(root, "data_s",
                         shown->data_tokens / forecast_tokens_per_s(&shown->forecast));

@@ -320,10 +320,14 @@ static void put_axes(FILE *out, const struct plot *plot)
             tick_step(y.high - y.low, 6));
     if (plot->x_ticks) {
         fputs("set xtics (", out);
+        bool first = true;
         for (size_t i = 0; i < plot->tick_count; i++) {
-            fputs(i ? "," : "", out);
+            if (!isfinite(plot->x_ticks[i]))
+                continue; /* a row that could not even be asked has no place on the axis */
+            fputs(first ? "" : ",", out);
             put_string(out, plot->ticks[i]);
             fprintf(out, " %.9g", plot->x_ticks[i]);
+            first = false;
         }
         fputs(")\n", out);
     }

@@ -150,8 +150,11 @@ static int make_machine(const struct survey *survey, const struct combination *c
         .ram = c->value[AXIS_RAM],
         .ssd = drive ? ssd : NULL,
     };
+    bool card = !machine.gpu || strcmp(machine.gpu, "none") != 0;
     uint64_t rate = 0;
     int result = number("gpus", c->value[AXIS_GPUS], 16, &machine.gpus, err);
+    if (!card)
+        machine.gpus = 0;
     if (result == 0)
         result = number("ssds", c->value[AXIS_SSDS], 16, &machine.ssds, err);
     if (result == 0)
@@ -160,7 +163,7 @@ static int make_machine(const struct survey *survey, const struct combination *c
     if (result == 0)
         result = machine_compose(profile, &machine, err);
     if (result == 0 && rate)
-        set_read_rate(&profile->ssd, (double)rate);
+        set_read_rate(&profile->ssd, (double)rate / GIB * 1e9); /* drives count in powers of ten */
     return result;
 }
 
@@ -200,6 +203,19 @@ static int make_request(const struct survey *survey, const struct combination *c
 /* ---- Rows -------------------------------------------------------------------------------------
  */
 
+/* A machine that cannot be put together: what was asked, in words. */
+static void words_to_json(struct json_value *row, const struct combination *c)
+{
+    static const enum axis words[] = {AXIS_GPU, AXIS_CPU, AXIS_SSD};
+    struct err ignored;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++)
+        if (c->value[words[i]])
+            json_set_string(row, axes[words[i]].option, c->value[words[i]]);
+    if (c->value[AXIS_RAM] && args_parse_size(c->value[AXIS_RAM], &bytes, &ignored) == 0)
+        json_set_int(row, "machine_ram_bytes", (int64_t)bytes);
+}
+
 static void forecast_row(struct survey *survey, uint32_t index)
 {
     struct combination c;
@@ -212,13 +228,18 @@ static void forecast_row(struct survey *survey, uint32_t index)
     int result = make_machine(survey, &c, &profile, &err);
     if (result == 0)
         result = make_request(survey, &c, &profile, &request, &err);
-    ASSERT(result != ERR_USAGE); /* check_values has tried each word */
     if (result == 0)
         result = forecast_make(&forecast, &request, &err);
     if (result == 0)
         forecast_to_json(row, &forecast);
     else if (forecast.place.spec.profile)
         forecast_asked_to_json(row, &forecast.place.spec);
+    else
+        words_to_json(row, &c);
+    if (result == 0) { /* as asked, not one device's share */
+        json_set_int(row, "batch", request.batch);
+        json_set_int(row, "accum", request.accum);
+    }
     if (result)
         json_set_string(row, "refused", err.message);
     forecast_deinit(&forecast);
@@ -233,7 +254,7 @@ static int check_values(const struct survey *survey, struct err *err)
         for (uint32_t i = 0; i < survey->values[a].count; i++) {
             struct combination c = {{NULL}};
             c.value[a] = survey->values[a].value[i];
-            if (a == AXIS_GPUS)
+            if (a == AXIS_GPUS && survey->list[AXIS_GPU])
                 c.value[AXIS_GPU] = "rtx3060"; /* more than one need a card */
             int result = make_machine(survey, &c, &profile, err);
             if (result == 0)
@@ -464,9 +485,9 @@ static int choose_base(struct survey *survey, struct err *err)
 
 static int survey_run(struct survey *survey, struct err *err)
 {
-    int result = choose_model(survey, err);
+    int result = cut_lists(survey, err);
     if (result == 0)
-        result = cut_lists(survey, err);
+        result = choose_model(survey, err);
     if (result == 0)
         result = choose_base(survey, err);
     if (result)
