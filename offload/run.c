@@ -169,6 +169,7 @@ static int refuse_early(const struct run *run, bool nvme, struct err *err)
     if (run->settings->batch * run->settings->seq <= QUICK_ROWS_MAX)
         return 0;
     struct place_spec spec = place_spec_of(run, nvme, overhead_bytes);
+    spec.profile = NULL; /* whether, not which: no search */
     int result = place_choose(&place, &spec, err);
     place_deinit(&place);
     if (result == 0)
