@@ -152,8 +152,8 @@ static void print_days(const char *name, double days, const char *rest)
         printf("  %-12s %10.1f days%s\n", name, days, rest);
 }
 
-/* The fastest plan may write activations to the drive that could be computed again: what sparing the
- * drive would cost. */
+/* The fastest plan may write activations to the drive that could be computed again: what sparing
+ * the drive would cost. */
 static void print_sparing(const struct shown *shown)
 {
     const struct forecast *now = &shown->forecast;

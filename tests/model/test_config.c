@@ -350,7 +350,7 @@ static void test_refusals(void **state)
         {"{" LLAMA ",\"num_experts\":8}", "num_experts"},
         {"{" LLAMA ",\"num_local_experts\":8}", "num_local_experts"},
         {"{" LLAMA ",\"hidden_size\":32768,\"num_hidden_layers\":1024,\"head_dim\":64,"
-                   "\"intermediate_size\":65536}",
+         "\"intermediate_size\":65536}",
          "parameters"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(refused); i++) {
