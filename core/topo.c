@@ -5,11 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-/* The shortest that the kernel takes: a thread that asks for little is served first. */
-#define SHORT_SLICE_NS 100000
 
 static struct topo topo;
 static hwloc_topology_t tree;
@@ -218,24 +213,6 @@ uint32_t topo_devices(struct topo_device *devices, uint32_t max)
     }
     hwloc_topology_destroy(with_io);
     return count;
-}
-
-/* struct sched_attr of linux/sched/types.h, which collides with libc's sched.h on some systems. */
-struct scheduling {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime_ns, deadline_ns, period_ns;
-};
-
-int topo_prompt_thread(void)
-{
-    struct scheduling attributes = {.size = sizeof(attributes)};
-    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0) != 0)
-        return -1;
-    attributes.runtime_ns = SHORT_SLICE_NS;
-    return syscall(SYS_sched_setattr, 0, &attributes, 0) == 0 ? 0 : -1;
 }
 
 int topo_bind_memory(void *address, size_t bytes)

@@ -61,11 +61,6 @@ struct topo_device {
  * milliseconds to seconds); one thread at a time. */
 uint32_t topo_devices(struct topo_device *devices, uint32_t max);
 
-/* Asks that the calling thread, which sleeps most of the time, be run at once when it wakes,
- * although others keep all cores busy: a request for short slices (Linux 6.12; no privilege
- * needed). Best effort; 0, or -1 where the system knows no such thing. */
-int topo_prompt_thread(void);
-
 /* Asks that the pages of [address, address + bytes) be on the node of the first core. Best effort;
  * 0, or -1 where the system refuses. Call before the first touch. */
 int topo_bind_memory(void *address, size_t bytes);

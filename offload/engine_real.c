@@ -8,7 +8,6 @@
 #include "offload/engine_real.h"
 
 #include "core/clock.h"
-#include "core/topo.h"
 #include "io/ring.h"
 
 #include <errno.h>
@@ -52,8 +51,6 @@ static void *lane_main(void *context)
 {
     struct lane *lane = context;
     struct engine_real *real = lane->real;
-    if (lane != &real->lanes[LANE_COMPUTE])
-        topo_prompt_thread();
     for (;;) {
         while (sem_wait(&lane->work) != 0)
             ASSERT(errno == EINTR);
@@ -211,9 +208,6 @@ int engine_real_open(struct engine_real **out, struct exec *exec, struct ring *r
                      uint32_t drive_depth, struct err *err)
 {
     ASSERT(drive_depth > 0 && drive_depth <= DRIVE_DEPTH_MAX);
-    /* Whoever walks plans keeps the drives supplied: each time that it waited for a core behind the
-     * workers of compute, the drives idled. */
-    topo_prompt_thread();
     struct engine_real *real = mem_alloc(1, sizeof(*real));
     *out = real;
     real->engine =
