@@ -15,8 +15,6 @@
 #include <unistd.h>
 
 #define ARGUMENTS_MAX 48
-#define STEPS_MAX     4096
-#define WARM_UP_STEPS 2
 #define RUN_FOLDER    "measured-run"
 #define TIER_FOLDER   "spillway-sweep"
 #define PROGRAM       "/proc/self/exe"
@@ -108,7 +106,7 @@ static int by_size(const void *a, const void *b)
 static int read_metrics(const struct command *command, struct measured *measured, struct err *err)
 {
     char path[FILE_PATH_MAX], line[4096];
-    double step_s[STEPS_MAX];
+    double step_s[MEASURE_STEPS_MAX];
     uint64_t count = 0;
     int result = file_join(path, command->run, "metrics.jsonl", err);
     FILE *file = result == 0 ? fopen(path, "r") : NULL;
@@ -119,7 +117,7 @@ static int read_metrics(const struct command *command, struct measured *measured
         struct err ignored;
         struct json_value *root = json_parse(line, strlen(line), path, &ignored);
         int64_t step = json_get_int(root, "step", 0);
-        if (step > WARM_UP_STEPS && count < STEPS_MAX)
+        if (step > MEASURE_WARM_UP_STEPS && count < MEASURE_STEPS_MAX)
             step_s[count++] = json_get_number(root, "step_s", 0);
         if (step > 0)
             measured->ram_peak_bytes = (uint64_t)json_get_int(root, "ram_peak_bytes", 0);
@@ -127,8 +125,7 @@ static int read_metrics(const struct command *command, struct measured *measured
     }
     fclose(file);
     if (!count)
-        return err_set(err, ERR_INPUT, "--steps must be above %d: the first steps are not typical",
-                       WARM_UP_STEPS);
+        return err_set(err, ERR_SYSTEM, "a training left no step in its log, %s", path);
     qsort(step_s, count, sizeof(*step_s), by_size);
     measured->step_s = (step_s[(count - 1) / 2] + step_s[count / 2]) / 2;
     measured->steps = count;

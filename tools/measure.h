@@ -9,16 +9,19 @@
 #include "core/err.h"
 #include <stdint.h>
 
+#define MEASURE_WARM_UP_STEPS 2 /* not typical, so not counted */
+#define MEASURE_STEPS_MAX     4096
+
 /* Strings are given to train as they are; NULL: not given. */
 struct measure_run {
     const char *model, *data, *nvme, *machine, *precision;
     const char *ram_budget, *vram_budget, *batch, *accum;
     const char *out; /* a folder; the run's is made in it */
-    uint64_t seq, steps;
+    uint64_t seq, steps; /* steps: MEASURE_WARM_UP_STEPS + 1 to MEASURE_STEPS_MAX */
 };
 
 struct measured {
-    double step_s; /* median, without the first two steps */
+    double step_s; /* median, without the warm-up */
     uint64_t ram_peak_bytes;
     uint64_t steps; /* that the median is of */
 };

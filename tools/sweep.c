@@ -352,6 +352,7 @@ static int measure_rows(struct survey *survey, struct err *err)
 /* ---- What comes of it -------------------------------------------------------------------------
  */
 
+/* Takes the rows over. */
 static struct json_value *make_results(struct survey *survey)
 {
     char text[MACHINE_TEXT_MAX];
@@ -366,8 +367,10 @@ static struct json_value *make_results(struct survey *survey)
     if (!all)
         json_set_string(results, "base", machine_describe(&survey->base, text, sizeof(text)));
     json_set_bool(results, "measured", survey->measure);
-    for (uint32_t i = 0; i < survey->row_count; i++)
+    for (uint32_t i = 0; i < survey->row_count; i++) {
         json_append(rows, survey->rows[i]);
+        survey->rows[i] = NULL;
+    }
     json_set(results, "rows", rows);
     return results;
 }
@@ -472,6 +475,12 @@ static int choose_model(struct survey *survey, struct err *err)
                        survey->seq, survey->config.positions, survey->config.name);
     if (survey->measure && (!survey->data || !survey->nvme))
         return err_set(err, ERR_USAGE, "--measure trains: it needs --data DIR and --nvme DIR");
+    if (survey->measure &&
+        (survey->steps <= MEASURE_WARM_UP_STEPS || survey->steps > MEASURE_STEPS_MAX))
+        return err_set(err, ERR_USAGE,
+                       "--steps is %" PRIu64 "; it must be %d to %d, as the first steps are not "
+                       "typical",
+                       survey->steps, MEASURE_WARM_UP_STEPS + 1, MEASURE_STEPS_MAX);
     return config_check(&survey->config, err);
 }
 
@@ -515,6 +524,8 @@ static void survey_deinit(struct survey *survey)
 {
     for (uint32_t a = 0; a < AXIS_COUNT; a++)
         mem_free(survey->values[a].text);
+    for (uint32_t i = 0; survey->rows && i < survey->row_count; i++)
+        json_free(survey->rows[i]);
     mem_free(survey->rows);
     forecast_model_deinit(&survey->shape);
 }

@@ -14,7 +14,10 @@ same "nothing else is left" "$(ls "$work/report" | sort | tr '\n' ' ')" "index.h
 same "nothing is left on the drive" "$(find "$work/nvme" -type f 2>/dev/null | wc -l)" 0
 run sweep --model gpt-tiny --measure --data "$work/data" --nvme "$work/nvme" --out "$work/report" --steps 2 \
     --ram-budget 1G --batch 1 --seq 64
-refused "too few steps to measure" 1 "--steps"
+refused "too few steps to measure" 2 "--steps"
+mkdir -p "$work/full/results.json"
+run sweep --model gpt-tiny --out "$work/full" --ram-budget 200M,1G
+refused "a page that cannot be written" 1 "results.json"
 
 must plan --model gpt-tiny --ram-budget 4G --machine rtx3060-7950x3d-128 --json
 same "a known machine is planned for" "$(values "$work/out" gpu | head -n 1)" "RTX 3060 12GB"
