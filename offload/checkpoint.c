@@ -17,7 +17,7 @@
 
 #define MANIFEST_BYTES_MAX GIB
 /* A manifest begins so; then come the digits of the hash of all that follows them. */
-#define MANIFEST_HEAD  "{\"version\": 1, \"hash\": \""
+#define MANIFEST_HEAD  "{\"version\": 2, \"hash\": \""
 #define HASH_DIGITS    16
 #define SUM_TEXT_BYTES 20                  /* "16 digits", and a line end now and then */
 #define PATH_TEXT_MAX  (6 * FILE_PATH_MAX) /* every byte as \u0012 */
@@ -298,7 +298,7 @@ static int read_manifest(struct checkpoint_manifest *manifest, const char *path,
     struct json_value *root = json_parse(text, bytes, path, err);
     if (!root)
         result = err->code;
-    else if (json_get_int(root, "version", 0) != 1)
+    else if (json_get_int(root, "version", 0) != 2)
         result = err_set(err, ERR_INPUT, "%s was written by another version of spillway", path);
     else if (!is_whole(text, bytes))
         result = damaged(path, err);

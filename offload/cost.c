@@ -127,22 +127,14 @@ static void cost_drive(struct cost *cost, const struct about *a)
     cost->ram_bytes = (double)a->op->bytes;
 }
 
-/* Checksums of what of a chunk's state goes to the drive: a plane is one core's work, so that what
- * counts is how many planes go. Where a chunk stands for many, a part of them has more planes in
- * RAM than the rest: of the chunks whose first plane on the drive is p, all later ones are too. */
-static double checksum_s(const struct about *a)
+/* Checksums, before and after its update, of what of a chunk's state goes to the drive. */
+static double checksums_s(const struct about *a)
 {
     const struct profile_cpu *cpu = &a->profile->cpu;
-    double count = (double)a->spec->layout->chunks[a->op->chunk].count, before = 0, seconds = 0;
-    for (uint32_t first = 0; first < PLANE_COUNT; first++) {
-        double bytes = 0, plane = count * layout_plane_bytes[first];
-        double away = (double)place_plane_spilled(a->plan->place, a->op->chunk, first) / plane;
-        for (uint32_t p = first; p < PLANE_COUNT; p++)
-            bytes += count * layout_plane_bytes[p];
-        seconds += (away - before) * bytes / MIN(PLANE_COUNT - first, cpu->cores);
-        before = away;
-    }
-    return seconds / cpu->checksum_bytes_per_s;
+    double bytes = 0, rate = cpu->cached_checksum_bytes_per_s;
+    for (uint32_t p = 0; p < PLANE_COUNT; p++)
+        bytes += (double)place_plane_spilled(a->plan->place, a->op->chunk, p);
+    return 2 * bytes / ((rate > 0 ? rate : cpu->checksum_bytes_per_s) * cpu->cores);
 }
 
 /* One pass of AdamW over a chunk, with the checksums of what came from the drive and goes there. */
@@ -152,7 +144,7 @@ static void cost_update(struct cost *cost, const struct about *a)
     const struct profile_cpu *cpu = &a->profile->cpu;
     const struct layout_chunk *chunk = &a->spec->layout->chunks[a->op->chunk];
     double count = (double)chunk->count, gradient = (double)place->gradient_bytes;
-    cost->work_s = count / cpu->optimizer_parameters_per_s + 2 * checksum_s(a);
+    cost->work_s = count / cpu->optimizer_parameters_per_s + checksums_s(a);
     cost->work_s += (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
     double more = a->profile->device.count - 1; /* gradients of the other devices */
     cost->work_s += more * count * gradient / (cpu->copy_bytes_per_s * cpu->cores);

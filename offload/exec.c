@@ -9,17 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Parameters of one task of the cpu lane: small enough to balance, large enough for its overhead.
- */
-#define TASK_PARAMETERS ((uint64_t)32768)
-
-/* Cuts every chunk's real parameters into segments of one decay kind, at most TASK_PARAMETERS. */
+/* Cuts every chunk's real parameters into segments of one decay kind, each within a part. */
 static void cut_segments(struct exec *exec, const struct tensors *tensors)
 {
     const struct layout *layout = exec->layout;
     uint64_t bound = layout->chunk_count + tensors->count;
     for (uint32_t c = 0; c < layout->chunk_count; c++)
-        bound += layout->chunks[c].count / TASK_PARAMETERS + 2 * BLOCK_TENSOR_COUNT;
+        bound += layout->chunks[c].count / LAYOUT_PART_PARAMETERS + 2 * BLOCK_TENSOR_COUNT;
     exec->segments = mem_alloc(bound, sizeof(*exec->segments));
     exec->chunk_segments = mem_alloc(layout->chunk_count + 1, sizeof(*exec->chunk_segments));
     uint32_t filled = 0;
@@ -32,7 +28,8 @@ static void cut_segments(struct exec *exec, const struct tensors *tensors)
             uint64_t end = MIN(tensor->offset + tensor->count, chunk->first + chunk->real_count);
             uint64_t at = MAX(tensor->offset, chunk->first);
             for (uint64_t step; at < end; at += step) {
-                step = MIN(TASK_PARAMETERS, end - at);
+                uint64_t inside = (at - chunk->first) % LAYOUT_PART_PARAMETERS;
+                step = MIN(LAYOUT_PART_PARAMETERS - inside, end - at);
                 ASSERT(filled < bound);
                 exec->segments[filled++] =
                     (struct exec_segment){at - chunk->first, step, tensor->decay};
@@ -257,87 +254,92 @@ static struct chunk_planes find_planes(const struct exec *exec, uint32_t chunk, 
     return planes;
 }
 
-struct plane_sums_job {
-    const struct exec *exec;
-    const struct chunk_planes *planes;
-    uint32_t chunk, first;
-    uint64_t sums[PLANE_COUNT];
+/* Sums of parts, of the planes from `first` on. */
+struct part_sums {
+    uint32_t first;
+    uint64_t sums[PLANE_COUNT][LAYOUT_PARTS_MAX];
 };
-
-static void sum_plane(void *context, uint32_t task, uint32_t worker)
-{
-    (void)worker;
-    struct plane_sums_job *job = context;
-    /* The wide planes first: they take twice as long. */
-    uint32_t plane = PLANE_COUNT - 1 - task;
-    uint64_t bytes = job->exec->layout->chunks[job->chunk].count * layout_plane_bytes[plane];
-    job->sums[plane] = tier_plane_sum(job->chunk, plane, job->planes->plane[plane], bytes);
-}
-
-static void sum_planes(struct exec *exec, struct plane_sums_job *job)
-{
-    if (job->first < PLANE_COUNT)
-        pool_run(exec->cpu_pool, sum_plane, job, PLANE_COUNT - job->first);
-}
 
 struct update_job {
     const struct exec *exec;
-    const struct chunk_planes *planes;
+    const struct layout_chunk *chunk;
+    struct chunk_planes planes;
     const uint8_t *gradient;
     const struct exec_segment *segments;
-    bool *failed; /* one writer at least; all write true */
+    uint32_t segment_count;
+    struct part_sums before, after;
+    bool failed; /* any writer writes true */
 };
 
-static void update_segment(void *context, uint32_t task, uint32_t worker)
+static void sum_part(const struct update_job *job, struct part_sums *sums, uint32_t part)
 {
-    (void)worker;
-    const struct update_job *job = context;
-    const struct exec_segment *segment = &job->segments[task];
+    uint64_t first = part * LAYOUT_PART_PARAMETERS;
+    uint64_t count = MIN(LAYOUT_PART_PARAMETERS, job->chunk->count - first);
+    for (uint32_t p = sums->first; p < PLANE_COUNT; p++)
+        sums->sums[p][part] = tier_part_sum(job->planes.plane[p] + first * layout_plane_bytes[p],
+                                            count * layout_plane_bytes[p]);
+}
+
+static bool update_segment(const struct update_job *job, const struct exec_segment *segment)
+{
     uint64_t first = segment->first;
     struct optim_range range = {
-        .hi = (uint16_t *)job->planes->plane[PLANE_HI] + first,
-        .lo = (int16_t *)job->planes->plane[PLANE_LO] + first,
-        .m = (float *)job->planes->plane[PLANE_M] + first,
-        .v = (float *)job->planes->plane[PLANE_V] + first,
+        .hi = (uint16_t *)job->planes.plane[PLANE_HI] + first,
+        .lo = (int16_t *)job->planes.plane[PLANE_LO] + first,
+        .m = (float *)job->planes.plane[PLANE_M] + first,
+        .v = (float *)job->planes.plane[PLANE_V] + first,
         .gradient = job->gradient + first * job->exec->place->gradient_bytes,
         .count = segment->count,
         .decay = segment->decay,
     };
-    if (!optim_update(&range, &job->exec->step, job->exec->place->spec.precision))
-        __atomic_store_n(job->failed, true, __ATOMIC_RELAXED);
+    return optim_update(&range, &job->exec->step, job->exec->place->spec.precision);
+}
+
+/* Everything that is done to a part, while the core's cache holds it. */
+static void update_part(void *context, uint32_t part, uint32_t worker)
+{
+    (void)worker;
+    struct update_job *job = context;
+    sum_part(job, &job->before, part);
+    for (uint32_t s = 0; s < job->segment_count; s++)
+        if (job->segments[s].first / LAYOUT_PART_PARAMETERS == part &&
+            !update_segment(job, &job->segments[s]))
+            __atomic_store_n(&job->failed, true, __ATOMIC_RELAXED);
+    sum_part(job, &job->after, part);
 }
 
 static void run_update(struct exec *exec, const struct plan_op *op)
 {
-    const struct plan_memory *memory = exec->memory;
-    uint32_t chunk = op->chunk, resident = exec->place->resident[chunk];
-    struct chunk_planes planes = find_planes(exec, chunk, at(exec, op, 1));
-    const uint8_t *gradient = at(exec, op, 2);
-    uint64_t *sums = &exec->tier->plane_sums[chunk * PLANE_COUNT];
-    struct plane_sums_job job = {
-        .exec = exec, .planes = &planes, .chunk = chunk, .first = resident};
-    sum_planes(exec, &job);
-    for (uint32_t p = resident; p < PLANE_COUNT; p++)
-        if (job.sums[p] != sums[p])
-            tier_fail_plane(exec->tier, chunk, p);
-    uint32_t cell = memory->gradient_nvme.first + chunk;
-    uint64_t bytes = memory->cells[cell].bytes;
-    if (bytes) {
-        if (tier_cell_sum(cell, gradient, bytes) != exec->tier->cell_sums[cell])
-            tier_fail_cell(exec->tier, cell);
-    }
-    bool failed = false;
-    uint32_t first = exec->chunk_segments[chunk], end = exec->chunk_segments[chunk + 1];
-    struct update_job update = {exec, &planes, gradient, &exec->segments[first], &failed};
-    pool_run(exec->cpu_pool, update_segment, &update, end - first);
-    if (failed)
+    uint32_t number = op->chunk, resident = exec->place->resident[number];
+    const struct layout_chunk *chunk = &exec->layout->chunks[number];
+    uint32_t first = exec->chunk_segments[number], end = exec->chunk_segments[number + 1];
+    uint32_t parts = (uint32_t)div_up(chunk->count, LAYOUT_PART_PARAMETERS);
+    uint64_t *sums = &exec->tier->plane_sums[number * PLANE_COUNT];
+    struct update_job job = {
+        .exec = exec,
+        .chunk = chunk,
+        .planes = find_planes(exec, number, at(exec, op, 1)),
+        .gradient = at(exec, op, 2),
+        .segments = &exec->segments[first],
+        .segment_count = end - first,
+        .before.first = resident,
+        .after.first = exec->commit_plan ? 0 : resident,
+    };
+    uint32_t cell = exec->memory->gradient_nvme.first + number;
+    uint64_t bytes = exec->memory->cells[cell].bytes;
+    if (bytes && tier_cell_sum(cell, job.gradient, bytes) != exec->tier->cell_sums[cell])
+        tier_fail_cell(exec->tier, cell);
+    pool_run(exec->cpu_pool, update_part, &job, parts);
+    /* Nothing that came of damaged state is written: this op has not ended yet. */
+    for (uint32_t p = job.before.first; p < PLANE_COUNT; p++)
+        if (tier_join_sums(number, p, job.before.sums[p], parts) != sums[p])
+            tier_fail_plane(exec->tier, number, p);
+    if (job.failed)
         fatal("a weight of chunk %u is no longer finite after its update: lower --lr; the last "
               "commit is intact",
-              chunk);
-    job.first = exec->commit_plan ? 0 : resident;
-    sum_planes(exec, &job);
-    for (uint32_t p = job.first; p < PLANE_COUNT; p++)
-        sums[p] = job.sums[p];
+              number);
+    for (uint32_t p = job.after.first; p < PLANE_COUNT; p++)
+        sums[p] = tier_join_sums(number, p, job.after.sums[p], parts);
 }
 
 struct join_job {
@@ -351,7 +353,8 @@ static void join_part(void *context, uint32_t task, uint32_t worker)
 {
     (void)worker;
     const struct join_job *job = context;
-    uint64_t first = task * TASK_PARAMETERS, end = MIN(first + TASK_PARAMETERS, job->count);
+    uint64_t first = task * LAYOUT_PART_PARAMETERS,
+             end = MIN(first + LAYOUT_PART_PARAMETERS, job->count);
     float_join_many(job->hi + first, job->lo + first, job->out + first, end - first);
 }
 
@@ -365,7 +368,7 @@ static void run_join(struct exec *exec, const struct plan_op *op)
     }
     struct join_job job = {(const uint16_t *)planes.plane[PLANE_HI],
                            (const int16_t *)planes.plane[PLANE_LO], at(exec, op, 2), count};
-    pool_run(exec->cpu_pool, join_part, &job, (uint32_t)div_up(count, TASK_PARAMETERS));
+    pool_run(exec->cpu_pool, join_part, &job, (uint32_t)div_up(count, LAYOUT_PART_PARAMETERS));
 }
 
 static void run_verify(struct exec *exec, const struct plan_op *op)

@@ -32,6 +32,11 @@
 #define LAYOUT_PAD                  ((uint64_t)2048)    /* parameters: 4 KiB of the 2-byte planes */
 #define LAYOUT_TILE_PARAMETERS      ((uint64_t)1 << 20) /* a head tile has about this many */
 
+/* A part of a chunk is what one task updates: with all its planes and its gradient it fits a core's
+ * second-level cache. A plane's checksum is that of its parts' checksums (offload/tier.h). */
+#define LAYOUT_PART_PARAMETERS ((uint64_t)32768)
+#define LAYOUT_PARTS_MAX       (LAYOUT_CHUNK_PARAMETERS_MAX / LAYOUT_PART_PARAMETERS)
+
 enum plane { PLANE_HI, PLANE_LO, PLANE_M, PLANE_V, PLANE_COUNT };
 
 extern const uint8_t layout_plane_bytes[PLANE_COUNT]; /* a parameter: 2, 2, 4, 4 */

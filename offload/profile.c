@@ -161,13 +161,21 @@ void profile_scale(struct profile *profile, double factor)
     struct profile_device *device = &profile->device;
     struct profile_cpu *cpu = &profile->cpu;
     struct profile_ssd *ssd = &profile->ssd;
-    double *rates[] = {&device->stream_bytes_per_s,      &device->h2d_bytes_per_s,
-                       &device->d2h_bytes_per_s,         &device->h2d_both_bytes_per_s,
-                       &device->d2h_both_bytes_per_s,    &cpu->optimizer_parameters_per_s,
-                       &cpu->checksum_bytes_per_s,       &cpu->copy_bytes_per_s,
-                       &cpu->join_parameters_per_s,      &profile->ram.bytes_per_s,
-                       &ssd->read_bytes_per_s,           &ssd->write_bytes_per_s,
-                       &ssd->mixed_read_bytes_per_s,     &ssd->mixed_write_bytes_per_s,
+    double *rates[] = {&device->stream_bytes_per_s,
+                       &device->h2d_bytes_per_s,
+                       &device->d2h_bytes_per_s,
+                       &device->h2d_both_bytes_per_s,
+                       &device->d2h_both_bytes_per_s,
+                       &cpu->optimizer_parameters_per_s,
+                       &cpu->cached_checksum_bytes_per_s,
+                       &cpu->checksum_bytes_per_s,
+                       &cpu->copy_bytes_per_s,
+                       &cpu->join_parameters_per_s,
+                       &profile->ram.bytes_per_s,
+                       &ssd->read_bytes_per_s,
+                       &ssd->write_bytes_per_s,
+                       &ssd->mixed_read_bytes_per_s,
+                       &ssd->mixed_write_bytes_per_s,
                        &ssd->sustained_write_bytes_per_s};
     double *times[] = {&device->copy_latency_s, &device->launch_s, &cpu->launch_s,
                        &ssd->read_latency_s, &ssd->write_latency_s};

@@ -62,12 +62,14 @@ struct profile_device {
 struct profile_cpu {
     char name[PROFILE_NAME_MAX];
     uint32_t cores, threads;
-    uint64_t l2_bytes, l3_bytes;       /* one core's, all of it */
-    double optimizer_parameters_per_s; /* AdamW in FP32 state, all cores, data in memory */
-    double checksum_bytes_per_s;       /* one core */
-    double copy_bytes_per_s;           /* one core, memory to memory: bytes copied */
-    double join_parameters_per_s;      /* hi and lo to FP32, all cores */
-    double launch_s;                   /* what handing an op to a lane's thread costs */
+    uint64_t l2_bytes, l3_bytes;        /* one core's, all of it */
+    double optimizer_parameters_per_s;  /* AdamW in FP32 state, all cores, data in memory */
+    double checksum_bytes_per_s;        /* one core, data in memory */
+    double cached_checksum_bytes_per_s; /* one core, in passing, as an update does it; 0: not known,
+                                         * as in memory */
+    double copy_bytes_per_s;            /* one core, memory to memory: bytes copied */
+    double join_parameters_per_s;       /* hi and lo to FP32, all cores */
+    double launch_s;                    /* what handing an op to a lane's thread costs */
 };
 
 struct profile_ram {

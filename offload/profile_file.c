@@ -42,6 +42,8 @@
 #define MAYBE_SIZE(type, field, m)  AT(type, field), .kind = FIELD_U64, .most = m
 #define MAYBE_COUNT(type, field, m) AT(type, field), .kind = FIELD_U32, .most = m
 
+#define MAYBE_RATE(type, field) AT(type, field), .kind = FIELD_DOUBLE, .most = RATE_MOST
+
 static const struct field device_fields[] = {
     {NAME(profile_device)},
     {FLAG(profile_device, is_cpu)},
@@ -67,6 +69,7 @@ static const struct field cpu_fields[] = {
     {MAYBE_SIZE(profile_cpu, l3_bytes, SIZE_MOST)},
     {RATE(profile_cpu, optimizer_parameters_per_s)},
     {RATE(profile_cpu, checksum_bytes_per_s)},
+    {MAYBE_RATE(profile_cpu, cached_checksum_bytes_per_s)},
     {RATE(profile_cpu, copy_bytes_per_s)},
     {RATE(profile_cpu, join_parameters_per_s)},
     {LATENCY(profile_cpu, launch_s)},
@@ -95,7 +98,7 @@ static const struct field ssd_fields[] = {
 };
 
 /* A machine without a drive has no figures of one: {"count": 0} is enough. */
-#define NO_RATE(field) AT(profile_ssd, field), .kind = FIELD_DOUBLE, .most = RATE_MOST
+#define NO_RATE(field) MAYBE_RATE(profile_ssd, field)
 static const struct field no_ssd_fields[] = {
     {AT(profile_ssd, name), .kind = FIELD_TEXT, .most = PROFILE_NAME_MAX - 1},
     {COUNT(profile_ssd, count, 0, 0)},

@@ -152,9 +152,24 @@ int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_
     return 0;
 }
 
+uint64_t tier_part_sum(const void *data, uint64_t bytes)
+{
+    return hash_bytes(data, bytes, 0);
+}
+
+uint64_t tier_join_sums(uint32_t chunk, uint32_t plane, const uint64_t *parts, uint32_t count)
+{
+    return hash_bytes(parts, count * sizeof(*parts), ((uint64_t)chunk << 8) | plane);
+}
+
 uint64_t tier_plane_sum(uint32_t chunk, uint32_t plane, const void *data, uint64_t bytes)
 {
-    return hash_bytes(data, bytes, ((uint64_t)chunk << 8) | plane);
+    uint64_t parts[LAYOUT_PARTS_MAX], part = LAYOUT_PART_PARAMETERS * layout_plane_bytes[plane];
+    uint32_t count = 0;
+    ASSERT(bytes <= LAYOUT_PARTS_MAX * part);
+    for (uint64_t at = 0; at < bytes; at += part)
+        parts[count++] = tier_part_sum((const uint8_t *)data + at, MIN(part, bytes - at));
+    return tier_join_sums(chunk, plane, parts, count);
 }
 
 uint64_t tier_cell_sum(uint32_t cell, const void *data, uint64_t bytes)

@@ -1,6 +1,7 @@
 /*
  * bench optimizer: what the cpu lane and the copy lanes do, on chunks as the trainer has them
- * (offload/layout.h): the update by all cores, a checksum and a copy by one, the join of hi and lo.
+ * (offload/layout.h): the update by all cores, without and with checksums, a checksum and a copy by
+ * one, the join of hi and lo.
  *
  * All on cold data: chunks are taken in turn out of a working set that no cache holds.
  */
@@ -17,21 +18,21 @@
 #include "offload/tier.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-/* As in offload/exec.c. */
-#define TASK_PARAMETERS ((uint64_t)32768)
-#define CHUNK_TASKS     (LAYOUT_CHUNK_PARAMETERS / TASK_PARAMETERS)
-#define PLANE_STATE     (LAYOUT_CHUNK_PARAMETERS * LAYOUT_STATE_BYTES)
+#define CHUNK_PARTS (LAYOUT_CHUNK_PARAMETERS / LAYOUT_PART_PARAMETERS)
+#define PLANE_STATE (LAYOUT_CHUNK_PARAMETERS * LAYOUT_STATE_BYTES)
 /* Of a chunk and everything that an op on it touches: state, FP32 gradient or joined weights. */
 #define CHUNK_BYTES    (PLANE_STATE + LAYOUT_CHUNK_PARAMETERS * 4)
 #define SAMPLE_COUNT   41u
-#define SAMPLE_RUNS    4u /* at least */
-#define LANE_DEPTH     4u /* as in offload/engine_real.c */
+#define SAMPLE_RUNS    4u   /* at least */
+#define LEAST_MORE     0.01 /* of an update's time: what noise lets checksums take at least */
+#define LANE_DEPTH     4u   /* as in offload/engine_real.c */
 #define LAUNCHES       64u
 #define LAUNCH_SAMPLES 65u
 
@@ -78,7 +79,7 @@ static void update_task(void *context, uint32_t task, uint32_t worker)
 {
     (void)worker;
     struct optimizer *o = context;
-    uint64_t first = task * TASK_PARAMETERS;
+    uint64_t first = task * LAYOUT_PART_PARAMETERS;
     uint8_t *chunk = o->chunk;
     struct optim_range range = {
         .hi = (uint16_t *)chunk + first,
@@ -86,7 +87,7 @@ static void update_task(void *context, uint32_t task, uint32_t worker)
         .m = (float *)(chunk + LAYOUT_CHUNK_PARAMETERS * 4) + first,
         .v = (float *)(chunk + LAYOUT_CHUNK_PARAMETERS * 8) + first,
         .gradient = chunk + PLANE_STATE + first * precision_bytes(o->precision),
-        .count = TASK_PARAMETERS,
+        .count = LAYOUT_PART_PARAMETERS,
         .decay = true,
     };
     ASSERT(optim_update(&range, &o->step, o->precision));
@@ -95,7 +96,32 @@ static void update_task(void *context, uint32_t task, uint32_t worker)
 static void run_update(struct optimizer *o)
 {
     take_chunk(o);
-    pool_run(o->pool, update_task, o, CHUNK_TASKS);
+    pool_run(o->pool, update_task, o, CHUNK_PARTS);
+}
+
+static void sum_part(struct optimizer *o, uint64_t first)
+{
+    uint64_t sum = 0, before = 0;
+    for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+        uint64_t bytes = layout_plane_bytes[p];
+        sum += tier_part_sum(o->chunk + before + first * bytes, LAYOUT_PART_PARAMETERS * bytes);
+        before += LAYOUT_CHUNK_PARAMETERS * bytes;
+    }
+    __atomic_fetch_add(&o->sum, sum, __ATOMIC_RELAXED);
+}
+
+/* As in offload/exec.c. */
+static void checked_task(void *context, uint32_t task, uint32_t worker)
+{
+    sum_part(context, task * LAYOUT_PART_PARAMETERS);
+    update_task(context, task, worker);
+    sum_part(context, task * LAYOUT_PART_PARAMETERS);
+}
+
+static void run_checked(struct optimizer *o)
+{
+    take_chunk(o);
+    pool_run(o->pool, checked_task, o, CHUNK_PARTS);
 }
 
 /* The wide planes, of which there is most. */
@@ -118,16 +144,16 @@ static void join_task(void *context, uint32_t task, uint32_t worker)
 {
     (void)worker;
     struct optimizer *o = context;
-    uint64_t first = task * TASK_PARAMETERS;
+    uint64_t first = task * LAYOUT_PART_PARAMETERS;
     float_join_many((uint16_t *)o->chunk + first,
                     (int16_t *)(o->chunk + LAYOUT_CHUNK_PARAMETERS * 2) + first,
-                    (float *)(o->chunk + PLANE_STATE) + first, TASK_PARAMETERS);
+                    (float *)(o->chunk + PLANE_STATE) + first, LAYOUT_PART_PARAMETERS);
 }
 
 static void run_join(struct optimizer *o)
 {
     take_chunk(o);
-    pool_run(o->pool, join_task, o, CHUNK_TASKS);
+    pool_run(o->pool, join_task, o, CHUNK_PARTS);
 }
 
 /* Units per second; each run does `units`. */
@@ -144,6 +170,27 @@ static void measure(struct optimizer *o, void (*run)(struct optimizer *), double
             took = bench_seconds_since(start_ns);
         } while (runs < SAMPLE_RUNS || took < seconds / SAMPLE_COUNT);
         bench_add(rates, units * (double)runs / took);
+    }
+}
+
+/* What checksums add to updates: both take turns, so that what else goes on strikes both. */
+static void measure_cached(struct optimizer *o, double seconds, struct bench_samples *rates)
+{
+    double bytes = 2 * PLANE_STATE;
+    bench_step(o->bench, "AdamW and checksums");
+    for (uint32_t i = 0; i < SAMPLE_COUNT; i++) {
+        double took[2] = {0};
+        uint64_t runs = 0;
+        do {
+            for (uint32_t checked = 0; checked < 2; checked++) {
+                uint64_t start_ns = clock_ns();
+                (checked ? run_checked : run_update)(o);
+                took[checked] += bench_seconds_since(start_ns);
+            }
+            runs++;
+        } while (runs < SAMPLE_RUNS || took[0] + took[1] < seconds / SAMPLE_COUNT);
+        double more_s = fmax(took[1] - took[0], took[0] * LEAST_MORE);
+        bench_add(rates, bytes * (double)runs / (more_s * o->bench->threads));
     }
 }
 
@@ -239,10 +286,12 @@ static int measure_all(struct optimizer *o, struct err *err)
 {
     struct bench *bench = o->bench;
     struct profile_cpu *cpu = &bench->profile.cpu;
-    struct bench_samples update = {0}, sum = {0}, copy = {0}, join = {0}, launch = {0};
-    double parameters = (double)LAYOUT_CHUNK_PARAMETERS, each = bench->seconds / 6;
+    struct bench_samples update = {0}, cached = {0}, sum = {0}, copy = {0}, join = {0},
+                         launch = {0};
+    double parameters = (double)LAYOUT_CHUNK_PARAMETERS, each = bench->seconds / 8;
     double gradient = precision_bytes(o->precision);
     measure(o, run_update, parameters, 2 * each, "AdamW", &update);
+    measure_cached(o, 2 * each, &cached);
     measure(o, run_checksum, parameters * 8, each, "checksums", &sum);
     measure(o, run_copy, parameters * gradient, each, "copies", &copy);
     measure(o, run_join, parameters, each, "joins", &join);
@@ -253,6 +302,9 @@ static int measure_all(struct optimizer *o, struct err *err)
     report(bench, &cpu->optimizer_parameters_per_s, BENCH_M_PARAMETERS_S, 24 + gradient, &update,
            "optimizer, all cores");
     report(bench, &cpu->checksum_bytes_per_s, BENCH_GB_S, 1, &sum, "checksum, one core");
+    cpu->cached_checksum_bytes_per_s = bench_median(&cached);
+    bench_report(bench, BENCH_GB_S, cpu->cached_checksum_bytes_per_s, &cached,
+                 "checksum in an update, one core");
     report(bench, &cpu->copy_bytes_per_s, BENCH_GB_S, 2, &copy, "copy, one core");
     report(bench, &cpu->join_parameters_per_s, BENCH_M_PARAMETERS_S, 8, &join, "join, all cores");
     cpu->launch_s = bench_median(&launch);
@@ -270,7 +322,7 @@ int bench_optimizer(struct bench *bench, struct err *err)
         .lr = 1e-6, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     optim_step_init(&o.step, &settings, 10, 1);
     o.chunk_count = (uint32_t)MAX(bench_cold_bytes() / CHUNK_BYTES, 2);
-    bench_begin(bench, "optimizer", "figures", 5);
+    bench_begin(bench, "optimizer", "figures", 6);
     int result = mem_arena_open(&o.arena, o.chunk_count * CHUNK_BYTES, err);
     if (result == 0)
         result = pool_open(&o.pool, "bench", bench->threads, false, err);

@@ -245,7 +245,7 @@ static void test_other_version_is_named(void **state)
     struct checkpoint_manifest manifest;
     struct err err;
     open_box(&box, "version");
-    write_bytes(manifest_path(&box), "{\"version\": 2}\n", 15);
+    write_bytes(manifest_path(&box), "{\"version\": 1}\n", 15);
     assert_int_equal(checkpoint_load(&manifest, box.run_dir, &model.layout, &err), ERR_INPUT);
     assert_non_null(strstr(err.message, "version"));
     tiny_box_close(&box);

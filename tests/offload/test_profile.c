@@ -132,6 +132,8 @@ static void test_scale(void **state)
                 2 * before.cpu.optimizer_parameters_per_s);
     assert_true(profile.cpu.join_parameters_per_s == 2 * before.cpu.join_parameters_per_s);
     assert_true(profile.cpu.checksum_bytes_per_s == 2 * before.cpu.checksum_bytes_per_s);
+    assert_true(profile.cpu.cached_checksum_bytes_per_s ==
+                2 * before.cpu.cached_checksum_bytes_per_s);
     assert_true(profile.cpu.copy_bytes_per_s == 2 * before.cpu.copy_bytes_per_s);
     assert_true(profile.cpu.launch_s == before.cpu.launch_s / 2);
     assert_true(profile.ram.bytes_per_s == 2 * before.ram.bytes_per_s);

@@ -20,7 +20,7 @@
 
 #define FUZZ_ROUNDS 20000
 
-enum shape { NAME, TRUTH, WHOLE, SIZE, RATE, LATENCY, CHOICE };
+enum shape { NAME, TRUTH, WHOLE, SIZE, RATE, MAYBE_RATE, LATENCY, CHOICE };
 
 struct expected_field {
     const char *section, *field, *shown;
@@ -64,6 +64,7 @@ static const struct expected_field expected[] = {
     {"cpu", "l3_bytes", "cpu.l3_bytes", SIZE, true},
     {"cpu", "optimizer_parameters_per_s", "cpu.optimizer_parameters_per_s", RATE, false},
     {"cpu", "checksum_bytes_per_s", "cpu.checksum_bytes_per_s", RATE, false},
+    {"cpu", "cached_checksum_bytes_per_s", "cpu.cached_checksum_bytes_per_s", MAYBE_RATE, true},
     {"cpu", "copy_bytes_per_s", "cpu.copy_bytes_per_s", RATE, false},
     {"cpu", "join_parameters_per_s", "cpu.join_parameters_per_s", RATE, false},
     {"cpu", "launch_s", "cpu.launch_s", LATENCY, false},
@@ -97,6 +98,7 @@ static struct profile odd_machine(void)
     p.device.reserve_bytes = 1000003;
     p.device.overhead_bytes = 1610612735;
     p.device.copy_latency_s = 1.0 / 3e5;
+    p.cpu.cached_checksum_bytes_per_s = 35.1e9 / 3;
     p.cpu.l2_bytes = 1 << 20;
     p.cpu.l3_bytes = 64 << 20;
     p.ram = (struct profile_ram){(uint64_t)192 << 30, 46.1e9 / 3, 3600, 4};
@@ -221,6 +223,7 @@ static void test_every_field_refuses(void **state)
         [WHOLE] = {"0", "-1", "1.5", "1e19", "9223372036854775807", "\"4\"", "true"},
         [SIZE] = {"-1", "0.5", "1e19", "9223372036854775807", "\"4\"", "true"},
         [RATE] = {"0", "-1e9", "1e30", "\"1e9\"", "false"},
+        [MAYBE_RATE] = {"-1e9", "1e30", "\"1e9\"", "false"},
         [LATENCY] = {"-1e-6", "11", "1e300", "\"0\"", "true"},
         [CHOICE] = {"\"fp16\"", "1", "\"\""},
     };

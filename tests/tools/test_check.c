@@ -189,7 +189,7 @@ static void test_manifest(void **state)
     other[5] = other[5] == '0' ? '1' : '0';
     check_manifest_with(sum, other, "run/commit.json");
     check_manifest_with("\"slot\"", "\"slit\"", "run/commit.json");
-    check_manifest_with("{\"version\": 1", "{\"version\" 11", "run/commit.json");
+    check_manifest_with("{\"version\": 2", "{\"version\" 11", "run/commit.json");
 }
 
 static void test_tokenizer_of_run(void **state)
