@@ -3,8 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#define DRIVE_DEPTH 8
-#define LANE_DEPTH  4
+#define LANE_DEPTH 4
 
 /* Cores have many more requests on their way than a drive or a link, whose transfers are buffered:
  * these give way. With equal rights a faster drive made steps up to 8 % slower (qwen-32b on 46 GB/s
@@ -297,7 +296,7 @@ void engine_model_init(struct engine_model *model, const struct profile *profile
     };
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         bool is_drive = lane == LANE_SSD_READ || lane == LANE_SSD_WRITE;
-        model->engine.depth[lane] = is_drive ? DRIVE_DEPTH : LANE_DEPTH;
+        model->engine.depth[lane] = is_drive ? ENGINE_DRIVE_DEPTH : LANE_DEPTH;
         model->engine.in_order[lane] = !is_drive;
         model->stretch[lane] = 1;
     }

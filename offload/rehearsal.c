@@ -13,8 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DRIVE_DEPTH 8
-#define SEED        1
+#define SEED 1
 
 /* Sign and mantissa of a gradient are noise, its size is 2^-11 to 2^-10. */
 #define BF16_NOISE 0x807f807f807f807f
@@ -108,7 +107,7 @@ static int open_memory(struct rehearsal *r, const struct tensors *tensors, struc
         .committed_step = UINT64_MAX,
         .device_modelled = true,
     };
-    int result = ring_open(&r->ring, 4 * DRIVE_DEPTH, err);
+    int result = ring_open(&r->ring, 4 * ENGINE_DRIVE_DEPTH, err);
     if (result == 0)
         result = exec_open(&r->exec, tensors, err);
     return result ? result : ring_register(r->ring, &r->exec.ram, 1, err);
@@ -120,7 +119,7 @@ static int open_engine(struct rehearsal *r, struct err *err)
         .exec = &r->exec,
         .ring = r->ring,
         .profile = r->place.spec.profile,
-        .drive_depth = DRIVE_DEPTH,
+        .drive_depth = ENGINE_DRIVE_DEPTH,
         .op_max = r->sched.op_max,
         .modelled = {[LANE_COMPUTE] = true, [LANE_H2D] = true, [LANE_D2H] = true},
     };

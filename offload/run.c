@@ -21,8 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DRIVE_DEPTH 8
-#define EVAL_SEED   0
+#define EVAL_SEED 0
 /* Of the machine's free memory, what is left to others. */
 #define MACHINE_RESERVE (256 * MIB)
 /* What the device takes at most (model/kernels.h), and up to how many rows of a micro-batch it
@@ -384,13 +383,13 @@ static int open_engine(struct run *run, struct err *err)
     run->exec.cpu_pool = run->cpu_pool;
     run->exec.loss_scale =
         (float)(1.0 / (double)(run->settings->batch * run->settings->seq * run->settings->accum));
-    int result = ring_open(&run->ring, 4 * DRIVE_DEPTH, err);
+    int result = ring_open(&run->ring, 4 * ENGINE_DRIVE_DEPTH, err);
     if (result == 0)
         result = exec_open(&run->exec, &run->tensors, err);
     if (result == 0)
         result = ring_register(run->ring, &run->exec.ram, 1, err);
     if (result == 0)
-        result = engine_real_open(&run->real, &run->exec, run->ring, DRIVE_DEPTH, err);
+        result = engine_real_open(&run->real, &run->exec, run->ring, ENGINE_DRIVE_DEPTH, err);
     if (result == 0)
         engine_real_reserve(run->real, run->sched.op_max);
     return result;

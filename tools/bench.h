@@ -100,6 +100,13 @@ int bench_offload_main(int argc, char **argv);
  * eighth of what memory is free. */
 uint64_t bench_cold_bytes(void);
 
+/* What goes on beside a drive's transfers: updates of chunks, with all their checksums, by all
+ * cores on cold data. */
+struct bench_updates;
+int bench_updates_open(struct bench_updates **updates, uint32_t threads, struct err *err);
+void bench_updates_run(struct bench_updates *updates);   /* one chunk */
+void bench_updates_close(struct bench_updates *updates); /* NULL is legal */
+
 /* Seconds that a lane loses between two ops which wait in its queue, by the primitives of
  * offload/engine_real.c. */
 int bench_launch(struct bench_samples *seconds, struct err *err);

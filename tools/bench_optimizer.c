@@ -312,29 +312,65 @@ static int measure_all(struct optimizer *o, struct err *err)
     return 0;
 }
 
-int bench_optimizer(struct bench *bench, struct err *err)
+static int open_chunks(struct optimizer *o, uint32_t threads, struct err *err)
 {
-    struct optimizer o = {
-        .bench = bench,
-        .precision = kernels_cpu_has_bf16() ? PRECISION_BF16 : PRECISION_FP32,
-    };
     const struct optim_settings settings = {
         .lr = 1e-6, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
-    optim_step_init(&o.step, &settings, 10, 1);
-    o.chunk_count = (uint32_t)MAX(bench_cold_bytes() / CHUNK_BYTES, 2);
-    bench_begin(bench, "optimizer", "figures", 6);
-    int result = mem_arena_open(&o.arena, o.chunk_count * CHUNK_BYTES, err);
+    o->precision = kernels_cpu_has_bf16() ? PRECISION_BF16 : PRECISION_FP32;
+    optim_step_init(&o->step, &settings, 10, 1);
+    o->chunk_count = (uint32_t)MAX(bench_cold_bytes() / CHUNK_BYTES, 2);
+    int result = mem_arena_open(&o->arena, o->chunk_count * CHUNK_BYTES, err);
     if (result == 0)
-        result = pool_open(&o.pool, "bench", bench->threads, false, err);
+        result = pool_open(&o->pool, "bench", threads, false, err);
+    if (result)
+        return result;
+    fill_chunk(o->arena.base, o->precision);
+    for (uint32_t i = 1; i < o->chunk_count; i++)
+        memcpy(o->arena.base + i * CHUNK_BYTES, o->arena.base, CHUNK_BYTES);
+    return 0;
+}
+
+static void close_chunks(struct optimizer *o)
+{
+    pool_close(o->pool);
+    mem_arena_close(&o->arena);
+}
+
+int bench_optimizer(struct bench *bench, struct err *err)
+{
+    struct optimizer o = {.bench = bench};
+    bench_begin(bench, "optimizer", "figures", 6);
+    int result = open_chunks(&o, bench->threads, err);
     if (result == 0) {
-        fill_chunk(o.arena.base, o.precision);
-        for (uint32_t i = 1; i < o.chunk_count; i++)
-            memcpy(o.arena.base + i * CHUNK_BYTES, o.arena.base, CHUNK_BYTES);
         describe_cpu(bench);
         result = measure_all(&o, err);
     }
     bench_end(bench);
-    pool_close(o.pool);
-    mem_arena_close(&o.arena);
+    close_chunks(&o);
     return result;
+}
+
+/* ---- Beside a drive -------------------------------------------------------------------------- */
+
+struct bench_updates {
+    struct optimizer optimizer;
+};
+
+int bench_updates_open(struct bench_updates **updates, uint32_t threads, struct err *err)
+{
+    *updates = mem_alloc(1, sizeof(**updates));
+    return open_chunks(&(*updates)->optimizer, threads, err);
+}
+
+void bench_updates_run(struct bench_updates *updates)
+{
+    run_checked(&updates->optimizer);
+}
+
+void bench_updates_close(struct bench_updates *updates)
+{
+    if (!updates)
+        return;
+    close_chunks(&updates->optimizer);
+    mem_free(updates);
 }

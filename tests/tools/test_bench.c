@@ -135,7 +135,7 @@ static void test_all(void **state)
     assert_int_equal(profile.cpu.cores, 1);
     assert_int_equal(profile.ssd.count, 1);
     assert_true(profile.ssd.capacity_bytes > 0 && profile.ram.bytes > 0);
-    assert_non_null(strstr(command_out(), "ssd, read while writing"));
+    assert_non_null(strstr(command_out(), "ssd, read in a step"));
     assert_non_null(strstr(command_out(), "no CUDA"));
     assert_int_equal(count_entries(scratch_path("drive")), 0);
     assert_int_equal(count_entries(scratch_path("new/deep")), 1);
