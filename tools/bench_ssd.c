@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #define CHUNK_BYTES   (LAYOUT_CHUNK_PARAMETERS * LAYOUT_STATE_BYTES)
+#define MOMENT_BYTES  (LAYOUT_CHUNK_PARAMETERS * 8)
 #define DEPTH         8u
 #define STAGES        8u /* chunks at once in a step (offload/place.c) */
 #define DEPTH_MAX     32u
@@ -61,7 +62,8 @@ struct drive {
     struct bench_updates *updates;
     int fd;
     uint64_t file_bytes;
-    uint64_t chunk_bytes; /* of a transfer: less where the file is small */
+    uint64_t chunk_bytes;  /* of a transfer: less where the file is small */
+    uint64_t moment_bytes; /* of those, what a step moves where RAM holds the weights */
 };
 
 /* ---- Streams --------------------------------------------------------------------------------- */
@@ -223,13 +225,14 @@ static int measure_alone(struct drive *drive, bool write, uint64_t transfer_byte
 
 enum slot { SLOT_FREE, SLOT_READING, SLOT_READ, SLOT_UPDATED, SLOT_WRITING };
 
-/* Chunks are read, updated and written, each in its turn, as many at once as in a step. */
+/* Chunks are read, updated and written, each in its turn, as many at once as in a step: their
+ * moments, since RAM is filled with weights first. */
 struct pipeline {
     enum slot slots[STAGES];
     uint64_t read_next, update_next, write_next; /* slots are used in turn */
     uint32_t reading, writing;
     uint64_t read_bytes, written_bytes;
-    uint64_t not_updated_bytes; /* of transfers that are smaller than a chunk */
+    uint64_t not_updated_bytes; /* of chunks that are cut short */
 };
 
 static void pipeline_submit(struct drive *drive, struct pipeline *p, bool write)
@@ -241,7 +244,7 @@ static void pipeline_submit(struct drive *drive, struct pipeline *p, bool write)
         .fd = drive->fd,
         .write = write,
         .buffer = drive->arena.base + slot * drive->chunk_bytes,
-        .bytes = drive->chunk_bytes,
+        .bytes = drive->moment_bytes,
         .offset = (write ? half : 0) + *next % count * drive->chunk_bytes,
         .tag = slot,
     };
@@ -272,7 +275,7 @@ static int pipeline_reap(struct drive *drive, struct pipeline *p, bool wait, str
             result = failed(drive, &done[i], write, err);
         *slot = write ? SLOT_FREE : SLOT_READ;
         (*(write ? &p->writing : &p->reading))--;
-        *(write ? &p->written_bytes : &p->read_bytes) += drive->chunk_bytes;
+        *(write ? &p->written_bytes : &p->read_bytes) += drive->moment_bytes;
     }
     return result;
 }
@@ -505,6 +508,7 @@ int bench_ssd(struct bench *bench, struct err *err)
     struct drive drive = {.bench = bench, .fd = -1, .file_bytes = bench->file_bytes};
     /* A small file's half holds two transfers at least. */
     drive.chunk_bytes = MIN(CHUNK_BYTES, bench->file_bytes / 4 / IO_ALIGN * IO_ALIGN);
+    drive.moment_bytes = MIN(MOMENT_BYTES, drive.chunk_bytes);
     uint32_t sweep = 2 * ARRAY_COUNT(sweep_bytes) * ARRAY_COUNT(sweep_depth);
     bench->profile.ssd.fast_cache_bytes = 0;
     bench_begin(bench, "drive", "figures",

@@ -6,6 +6,7 @@
  */
 #include "core/json.h"
 #include "core/log.h"
+#include "io/dataset.h"
 #include "core/mem.h"
 #include "offload/forecast.h"
 #include "offload/run.h"
@@ -343,12 +344,29 @@ static int plan_here(struct shown *shown, struct train_settings *settings, struc
     return result;
 }
 
+/* What the data says of itself: a model that is given no vocabulary takes that of the data. */
+static int look_at_data(struct shown *shown, const char *dir, struct config *config,
+                        struct err *err)
+{
+    struct dataset dataset;
+    int result = dataset_open(&dataset, dir, err);
+    if (result)
+        return result;
+    if (!config->vocab)
+        config->vocab = dataset.vocab;
+    shown->data_tokens = (double)dataset.train.token_count;
+    dataset_close(&dataset);
+    return 0;
+}
+
 static int plan_imagined(struct shown *shown, struct train_settings *settings, struct err *err)
 {
     struct config config = settings->config;
+    int result = settings->data_dir ? look_at_data(shown, settings->data_dir, &config, err) : 0;
     if (!config.vocab)
         config.vocab = 50257;
-    int result = config_check(&config, err);
+    if (result == 0)
+        result = config_check(&config, err);
     if (result)
         return result;
     if (!settings->seq)
