@@ -373,6 +373,12 @@ int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir
     return 0;
 }
 
+void checkpoint_reader_direct(struct checkpoint_reader *reader)
+{
+    int flags = fcntl(reader->fd, F_GETFL);
+    reader->direct = flags >= 0 && fcntl(reader->fd, F_SETFL, flags | O_DIRECT) == 0;
+}
+
 void checkpoint_reader_close(struct checkpoint_reader *reader)
 {
     if (reader->fd > 0)
@@ -405,6 +411,9 @@ int checkpoint_read(struct checkpoint_reader *reader, uint32_t chunk, uint32_t f
             ssize_t n = pread(reader->fd, to + done, bytes - done, (off_t)(offset + done));
             if (n < 0 && errno == EINTR)
                 continue;
+            /* A direct read ends within a block at the end of the file only. */
+            if (n < 0 && reader->direct && done % IO_ALIGN)
+                n = 0;
             if (n < 0)
                 return err_set_errno(err, errno, "cannot read %s at offset %" PRIu64,
                                      reader->manifest.state_path, offset + done);

@@ -56,15 +56,20 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
                     const struct layout *layout, struct err *err);
 void checkpoint_unload(struct checkpoint_manifest *manifest);
 
-/* Plain (buffered) reading of committed planes, with their checksums. */
+/* Reading of committed planes, with their checksums: plain and buffered, unless it is made direct.
+ */
 struct checkpoint_reader {
     struct checkpoint_manifest manifest;
     const struct layout *layout; /* borrowed */
     char run_dir[FILE_PATH_MAX];
     int fd;
+    bool direct;
 };
 int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir,
                            const struct layout *layout, struct err *err);
+/* From now on past the page cache, so that what is read is what the drive holds: data must then be
+ * aligned to IO_ALIGN. Where the file system has no such reading, nothing changes. */
+void checkpoint_reader_direct(struct checkpoint_reader *reader);
 void checkpoint_reader_close(struct checkpoint_reader *reader);
 /* Planes [first, first + count) of a chunk into data, back to back. ERR_CORRUPT names file and
  * offset; 1: another commit has taken this one's place meanwhile: close, open and begin again. */

@@ -139,7 +139,8 @@ static int check_commit(void *context, struct checkpoint_reader *reader, struct 
         .damage_count = mem_alloc(chunk_count, sizeof(*job.damage_count)),
         .errors = mem_alloc(chunk_count, sizeof(*job.errors)),
     };
-    job.buffers = mem_alloc(pool_thread_count(check->pool), job.buffer_bytes);
+    job.buffers = mem_alloc_aligned(IO_ALIGN, pool_thread_count(check->pool) * job.buffer_bytes);
+    checkpoint_reader_direct(reader);
     read_slot(&job, check->pool);
     if (!job.replaced) {
         report_manifest(check, reader);
