@@ -3,14 +3,19 @@
 # memory cgroup of exactly their RAM and VRAM budgets, without swap.
 #   1.8 B parameters (26 layers, 2304 channels): 21 GB of state with FP32 moments, 42 GB in two slots
 #   3 B parameters (32 layers, 2784 channels): 37 GB in one slot
+# The bound is that of the machine as bench has measured it just before.
+#
 # A line per model: steps, measured step (median without the first two), predicted, bound, how far the
 # step is above it, the lane that binds, bytes read and written in a step, the cgroup's peak and limit.
 #   STEPS (5)  NVME (a folder on the drive)  MODELS ("1.8B 3B")  RAM (4G)  VRAM (2G)
 . tests/shared/system.sh
 steps=${STEPS:-5} nvme=${NVME:-$work}/nvme ram=${RAM:-4G} vram=${VRAM:-2G}
 LIMIT_S=3600
+export XDG_CONFIG_HOME=$work/config # no profile but the one made here
 make_data
 mkdir -p "$nvme"
+echo "measuring this machine"
+must bench all --nvme "$nvme"
 bytes_of() { echo "$1" | awk '{ u = index("KMGT", substr($1, length($1))); printf "%.0f\n", $1 * 1024 ^ u }'; }
 limit=$(($(bytes_of "$ram") + $(bytes_of "$vram")))
 

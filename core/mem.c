@@ -300,14 +300,16 @@ static uint64_t cgroup_available(const struct cgroup_kind *kind, const char *roo
     return available;
 }
 
-uint64_t mem_available_bytes_under(const char *root)
+static void available_read(struct mem_available *available, const char *root)
 {
     char text[TEXT_BYTES_MAX];
     if (!read_text_in(root, "proc/meminfo", text, sizeof(text)))
         fatal("cannot read %s/proc/meminfo; is /proc mounted?", root);
-    uint64_t available = number_after(text, "MemAvailable:") * KIB;
+    available->machine_bytes = number_after(text, "MemAvailable:") * KIB;
+    available->group_bytes = UINT64_MAX;
+    uint64_t least = UINT64_MAX;
     if (!read_text_in(root, "proc/self/cgroup", text, sizeof(text)))
-        return available;
+        return;
     /* Lines are id:controllers:path; the one of version 2 is 0::path. */
     for (const char *line = text; *line != 0;) {
         const char *end = strchrnul(line, '\n');
@@ -316,13 +318,25 @@ uint64_t mem_available_bytes_under(const char *root)
         if (path != NULL && path < end) {
             size_t bytes = (size_t)(end - path - 1);
             if (strncmp(line, "0::", 3) == 0)
-                available = MIN(available, cgroup_available(&cgroup_v2, root, path + 1, bytes));
+                least = MIN(least, cgroup_available(&cgroup_v2, root, path + 1, bytes));
             else if (memmem(controllers, (size_t)(path - controllers), "memory", 6) != NULL)
-                available = MIN(available, cgroup_available(&cgroup_v1, root, path + 1, bytes));
+                least = MIN(least, cgroup_available(&cgroup_v1, root, path + 1, bytes));
         }
         line = *end != 0 ? end + 1 : end;
     }
-    return available;
+    available->group_bytes = least;
+}
+
+void mem_available_read(struct mem_available *available)
+{
+    available_read(available, "");
+}
+
+uint64_t mem_available_bytes_under(const char *root)
+{
+    struct mem_available available;
+    available_read(&available, root);
+    return MIN(available.machine_bytes, available.group_bytes);
 }
 
 uint64_t mem_available_bytes(void)

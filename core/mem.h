@@ -44,7 +44,13 @@ struct mem_usage {
 };
 void mem_usage_read(struct mem_usage *usage);
 
-/* What the machine could give now: MemAvailable, or what the memory cgroup still allows if less. */
+/* What the machine could give now, and what the memory cgroup still allows. */
+struct mem_available {
+    uint64_t machine_bytes; /* MemAvailable */
+    uint64_t group_bytes;   /* UINT64_MAX: without a limit */
+};
+void mem_available_read(struct mem_available *available);
+/* The less of the two. */
 uint64_t mem_available_bytes(void);
 /* The same, read below root instead of / (for tests). */
 uint64_t mem_available_bytes_under(const char *root);

@@ -190,9 +190,13 @@ int run_check_machine(const struct place *place, uint64_t device_bytes, struct e
     struct mem_usage usage;
     mem_usage_read(&usage);
     uint64_t need = place->ram_bytes + device_bytes;
-    uint64_t have = mem_available_bytes() + usage.rss_bytes;
-    /* The last free byte is not ours: what else runs breathes too. */
+    struct mem_available available;
+    mem_available_read(&available);
+    uint64_t have = available.machine_bytes + usage.rss_bytes;
+    /* The machine's last free byte is not ours: what else runs breathes too. A group's is. */
     have -= MIN(have / 32, MACHINE_RESERVE);
+    if (available.group_bytes < UINT64_MAX)
+        have = MIN(have, available.group_bytes + usage.rss_bytes);
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
     if (need <= have)
         return 0;
