@@ -2,6 +2,7 @@
 #include "core/base.h"
 #include "core/log.h"
 #include "core/mem.h"
+#include "io/drive.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -146,8 +147,16 @@ int file_open_direct(int *fd, const char *path, bool create, bool writable, stru
     ASSERT(writable || !create);
     int flags = O_DIRECT | O_CLOEXEC | (writable ? O_RDWR : O_RDONLY) | (create ? O_CREAT : 0);
     *fd = open(path, flags, 0666);
-    if (*fd >= 0)
-        return 0;
+    if (*fd >= 0) {
+        struct drive drive;
+        drive_ask(&drive, *fd);
+        int result = drive_check(&drive, path, err);
+        if (result < 0) {
+            close(*fd);
+            *fd = -1;
+        }
+        return result;
+    }
     if (errno == EINVAL)
         return err_set(err, ERR_INPUT,
                        "the file system of '%s' refuses O_DIRECT: use a folder on ext4, xfs or "

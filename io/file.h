@@ -31,7 +31,8 @@ int file_check_tier(const char *dir, struct err *err);
 int file_free_bytes(const char *dir, uint64_t *bytes, struct err *err);
 
 /* Opens path for O_DIRECT reads and writes, creating it when create is set. A file system without
- * O_DIRECT is refused. Returns the descriptor in *fd. */
+ * O_DIRECT is refused, and one that asks for another alignment than IO_ALIGN's. Returns the
+ * descriptor in *fd. */
 int file_open_direct(int *fd, const char *path, bool create, bool writable, struct err *err);
 /* Gives the open file exactly this size with its blocks allocated (fallocate), so that a full disk
  * is met here and not in the middle of a run. */

@@ -1,11 +1,16 @@
 /*
  * Invariants:
- *  1. A slot is free, or its transfer has exactly one request in the kernel's hands (its part), or
- *     its completion waits in `done`. So requests never outnumber depth + 1 (the wake's read).
- *  2. The queues hold depth + 1 entries, so getting one never fails and completions never overflow.
+ *  1. A slot is free, or its transfer has exactly one request in the kernel's hands (its part) and
+ *     at most one that calls it home, or its completion waits in `done`, or it is abandoned: given
+ *     up while the kernel still had its part, and never used again. So requests never outnumber
+ *     2 * depth + 1 (the wake's read).
+ *  2. The queues hold as many entries, so getting one never fails and completions never overflow.
  *  3. A transfer's done_bytes is a multiple of IO_ALIGN: what a short transfer left beyond the last
  *     whole block is moved again, because O_DIRECT can only go on from an aligned place.
- *  4. The read of wake_fd is in the kernel's hands from ring_open to ring_close.
+ *  4. The read of wake_fd is in the kernel's hands from the first time that it is entered to
+ *     ring_close. Not before: kernels up to 5.12 register only when no request is left.
+ *  5. No part in the kernel's hands is late before look_ns. What is late is looked for only after
+ *     the kernel was entered, since answers that it has ready may show only then.
  *
  * Splitting a transfer into parallel parts was measured and left out: with 16 MiB in flight on an
  * O_DIRECT virtio drive, parts of 256 KiB to 16 MiB all read 3.3 and wrote 5.6 GB/s within the
@@ -15,17 +20,20 @@
 #include "io/ring.h"
 #include "core/base.h"
 #include "core/clock.h"
+#include "core/log.h"
 #include <errno.h>
 #include <liburing.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* A part and a registered piece have the same bound, so that a piece never needs two parts. */
 #define PART_BYTES_MAX GIB
 #define PIECES_MAX     1024 /* kernels before 5.12 accept no more buffers */
 #define WAKE_TAG       UINT64_MAX
+#define HOME_TAG       (UINT64_MAX - 1)
 
 /* Answers without progress (EINTR, EAGAIN, shorter than a block) that one transfer may have in a
  * row. A drive that gives this many is not transient any more. */
@@ -36,11 +44,19 @@
 
 #define NEVER UINT64_MAX /* a deadline that does not come */
 
+/* What is called home and can come is there at once. This long is for a machine that was stopped
+ * meanwhile (SIGSTOP, a debugger), whose drive had no chance to answer in time but does now. */
+#define HOME_NS ((uint64_t)1000000000)
+
 struct slot {
     struct ring_transfer transfer;
     uint64_t done_bytes;
     uint64_t part_bytes; /* of the request in the kernel's hands */
+    uint64_t late_ns;    /* when that is late, or once called home, given up */
     uint32_t retry_count;
+    bool in_kernel;
+    bool called_home;
+    bool abandoned;
     int error;
     uint32_t next; /* of the free list or of the done queue */
 };
@@ -56,16 +72,27 @@ struct ring {
     uint32_t done_first, done_last; /* finished and not yet reaped, in order of finishing */
     struct iovec *pieces;           /* [piece_count], owned; fixed buffer i is pieces[i] */
     uint32_t piece_count;
+    int files[RING_FILES_MAX]; /* [file_count]; fixed file i is files[i] */
+    uint32_t file_count;
+    uint64_t patience_ns;
+    uint64_t look_ns;         /* invariant 5 */
+    uint32_t abandoned_count; /* reaped */
     int wake_fd;
     uint64_t wake_value; /* the kernel reads the eventfd into it */
-    bool woken;
-    bool closing;
+    bool armed, woken, closing;
     const char *mode;
-    char note[256];
+    int buffers_error, files_error; /* why the kernel refused to register, or 0 */
+    char note[512], late_text[128];
 };
 
 static ring_fault *fault_fn;
 static void *fault_context;
+static uint64_t patience_of_new_ns = RING_PATIENCE_S * 1000000000ull;
+
+void ring_set_patience(uint64_t patience_ns)
+{
+    patience_of_new_ns = patience_ns ? patience_ns : RING_PATIENCE_S * 1000000000ull;
+}
 
 void ring_set_fault(ring_fault *fault, void *context)
 {
@@ -87,31 +114,15 @@ static int enter_until(struct ring *ring, uint64_t deadline_ns)
     return result == -ETIME ? 0 : result;
 }
 
+/* A wait ends when something is late as well, where the kernel can end one. */
 static int enter_once(struct ring *ring, bool wait, uint64_t deadline_ns)
 {
     if (!wait)
         return io_uring_submit_and_get_events(&ring->uring);
+    if (ring_has_deadline(ring))
+        deadline_ns = MIN(deadline_ns, ring->look_ns);
     return deadline_ns == NEVER ? io_uring_submit_and_wait(&ring->uring, 1)
                                 : enter_until(ring, deadline_ns);
-}
-
-/* Hands over what is queued and waits for a completion, though not beyond the deadline, or only
- * runs what is due when wait is not set. An interrupted wait goes on. */
-static void enter(struct ring *ring, bool wait, uint64_t deadline_ns)
-{
-    for (uint32_t failures = 0; failures < ENTER_MAX;) {
-        int result = enter_once(ring, wait, deadline_ns);
-        if (result >= 0 && io_uring_sq_ready(&ring->uring) == 0)
-            return;
-        if (result == -EINTR)
-            continue;
-        if (result < 0 && result != -EAGAIN && result != -EBUSY)
-            fatal("io_uring_enter failed: %s", strerror(-result));
-        if (io_uring_cq_ready(&ring->uring) > 0)
-            return; /* the caller takes these, which makes room, and comes back */
-        failures++;
-    }
-    fatal("the kernel has no memory for I/O requests: free some memory and resume");
 }
 
 /* The queue has room by invariant 2. */
@@ -127,6 +138,28 @@ static void arm_wake(struct ring *ring)
     struct io_uring_sqe *request = next_request(ring);
     io_uring_prep_read(request, ring->wake_fd, &ring->wake_value, sizeof(ring->wake_value), 0);
     request->user_data = WAKE_TAG;
+    ring->armed = true;
+}
+
+/* Hands over what is queued and waits for a completion, though not beyond the deadline, or only
+ * runs what is due when wait is not set. An interrupted wait goes on. */
+static void enter(struct ring *ring, bool wait, uint64_t deadline_ns)
+{
+    if (!ring->armed)
+        arm_wake(ring);
+    for (uint32_t failures = 0; failures < ENTER_MAX;) {
+        int result = enter_once(ring, wait, deadline_ns);
+        if (result >= 0 && io_uring_sq_ready(&ring->uring) == 0)
+            return;
+        if (result == -EINTR)
+            continue;
+        if (result < 0 && result != -EAGAIN && result != -EBUSY)
+            fatal("io_uring_enter failed: %s", strerror(-result));
+        if (io_uring_cq_ready(&ring->uring) > 0)
+            return; /* the caller takes these, which makes room, and comes back */
+        failures++;
+    }
+    fatal("the kernel has no memory for I/O requests: free some memory and resume");
 }
 
 /* ---- Opening and closing ---- */
@@ -162,11 +195,40 @@ static int setup_uring(struct ring *ring)
     int result = -EINVAL;
     for (size_t i = 0; i < ARRAY_COUNT(modes) && result == -EINVAL; i++) {
         struct io_uring_params params = {.flags = modes[i].flags};
-        result = io_uring_queue_init_params(ring->depth + 1, &ring->uring, &params);
+        result = io_uring_queue_init_params(2 * ring->depth + 1, &ring->uring, &params);
         ring->mode = modes[i].name;
     }
-    ASSERT(result != 0 || ring->uring.cq.ring_entries > ring->depth);
+    ASSERT(result != 0 || ring->uring.cq.ring_entries > 2 * ring->depth);
     return -result;
+}
+
+/* "3 registered files", or none of them and why. */
+static void note_registered(char text[128], const char *what, uint32_t count, int error)
+{
+    if (count > 0)
+        snprintf(text, 128, "%u registered %s%s", count, what, count == 1 ? "" : "s");
+    else if (error)
+        snprintf(text, 128, "no registered %ss (%s%s)", what, strerror(error),
+                 error == ENOMEM ? ": raise 'ulimit -l'" : "");
+    else
+        snprintf(text, 128, "no registered %ss", what);
+}
+
+static void write_note(struct ring *ring)
+{
+    char buffers[128], files[128], late[64], lock[LOG_BYTES_MAX] = "none";
+    struct rlimit limit;
+    note_registered(buffers, "buffer", ring->piece_count, ring->buffers_error);
+    note_registered(files, "file", ring->file_count, ring->files_error);
+    if (ring_has_deadline(ring))
+        snprintf(late, sizeof(late), "a transfer fails after %g s without an answer",
+                 (double)ring->patience_ns / 1e9);
+    else
+        snprintf(late, sizeof(late), "no deadline for transfers (that takes Linux 5.11)");
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        log_bytes(lock, limit.rlim_cur);
+    snprintf(ring->note, sizeof(ring->note), "io_uring: %s; %s; %s; memlock limit %s; %s",
+             ring->mode, buffers, files, lock, late);
 }
 
 int ring_open(struct ring **out, uint32_t depth, struct err *err)
@@ -176,6 +238,8 @@ int ring_open(struct ring **out, uint32_t depth, struct err *err)
     struct ring *ring = mem_alloc(1, sizeof(*ring));
     ring->depth = depth;
     ring->done_first = ring->done_last = SLOT_NONE;
+    ring->patience_ns = patience_of_new_ns;
+    ring->look_ns = NEVER;
     /* Blocking, since io_uring answers EAGAIN at once for a descriptor that is not. */
     ring->wake_fd = eventfd(0, EFD_CLOEXEC);
     if (ring->wake_fd < 0) {
@@ -193,9 +257,10 @@ int ring_open(struct ring **out, uint32_t depth, struct err *err)
     ring->slots = mem_alloc(depth, sizeof(ring->slots[0]));
     for (uint32_t i = 0; i < depth; i++)
         ring->slots[i].next = i + 1 < depth ? i + 1 : SLOT_NONE;
-    snprintf(ring->note, sizeof(ring->note), "io_uring: %s, no registered buffers", ring->mode);
-    arm_wake(ring);
-    enter(ring, false, NEVER);
+    snprintf(ring->late_text, sizeof(ring->late_text),
+             "the drive has not answered for %g s ('dmesg' may say why)",
+             (double)ring->patience_ns / 1e9);
+    write_note(ring);
     *out = ring;
     return 0;
 }
@@ -217,6 +282,11 @@ void ring_close(struct ring *ring)
         struct ring_completion completion;
         ring_reap(ring, &completion, 1, false);
     }
+    /* The kernel takes a ring down at its leisure; until then its files would keep a drive from
+     * being unmounted. Some kernels wait here for what is in their hands, so not for a drive that
+     * does not answer. */
+    if (ring->file_count > 0 && ring->abandoned_count == 0)
+        io_uring_unregister_files(&ring->uring);
     io_uring_queue_exit(&ring->uring);
     close(ring->wake_fd);
     mem_free(ring->pieces);
@@ -224,7 +294,7 @@ void ring_close(struct ring *ring)
     mem_free(ring);
 }
 
-/* ---- Registered buffers ---- */
+/* ---- Registered buffers and files ---- */
 
 static uint32_t cut_pieces(struct iovec *pieces, const struct mem_arena *arenas, uint32_t count)
 {
@@ -241,17 +311,10 @@ static uint32_t cut_pieces(struct iovec *pieces, const struct mem_arena *arenas,
     return piece_count;
 }
 
-static void note_unregistered(struct ring *ring, int error)
-{
-    snprintf(ring->note, sizeof(ring->note),
-             "io_uring: %s, no registered buffers (%s%s), so every transfer pins its pages anew",
-             ring->mode, strerror(error), error == ENOMEM ? ": raise 'ulimit -l'" : "");
-}
-
 int ring_register(struct ring *ring, const struct mem_arena *arenas, uint32_t count,
                   struct err *err)
 {
-    ASSERT(ring->pieces == NULL && ring->in_flight == 0);
+    ASSERT(ring->pieces == NULL && ring->in_flight == 0 && !ring->armed);
     uint32_t piece_count = cut_pieces(NULL, arenas, count);
     if (piece_count == 0)
         return 0;
@@ -262,14 +325,26 @@ int ring_register(struct ring *ring, const struct mem_arena *arenas, uint32_t co
     ring->pieces = mem_alloc(piece_count, sizeof(ring->pieces[0]));
     cut_pieces(ring->pieces, arenas, count);
     int result = io_uring_register_buffers(&ring->uring, ring->pieces, piece_count);
-    if (result < 0) {
-        note_unregistered(ring, -result);
-        return 0;
-    }
-    ring->piece_count = piece_count;
-    snprintf(ring->note, sizeof(ring->note), "io_uring: %s, %u registered buffer%s", ring->mode,
-             piece_count, piece_count == 1 ? "" : "s");
+    if (result < 0)
+        ring->buffers_error = -result;
+    else
+        ring->piece_count = piece_count;
+    write_note(ring);
     return 0;
+}
+
+void ring_register_files(struct ring *ring, const int *fds, uint32_t count)
+{
+    ASSERT(count >= 1 && count <= RING_FILES_MAX);
+    ASSERT(ring->file_count == 0 && ring->in_flight == 0 && !ring->armed);
+    int result = io_uring_register_files(&ring->uring, fds, count);
+    if (result < 0) {
+        ring->files_error = -result;
+    } else {
+        memcpy(ring->files, fds, count * sizeof(fds[0]));
+        ring->file_count = count;
+    }
+    write_note(ring);
 }
 
 const char *ring_note(const struct ring *ring)
@@ -290,6 +365,14 @@ static int find_piece(const struct ring *ring, const uint8_t *address, uint64_t 
     return -1;
 }
 
+static int find_file(const struct ring *ring, int fd)
+{
+    for (uint32_t i = 0; i < ring->file_count; i++)
+        if (ring->files[i] == fd)
+            return (int)i;
+    return -1;
+}
+
 /* ---- Transfers ---- */
 
 static struct ring_transfer rest_of(const struct slot *slot)
@@ -301,6 +384,15 @@ static struct ring_transfer rest_of(const struct slot *slot)
     return rest;
 }
 
+/* The transfer has begun, or got further. */
+static void start_clock(struct ring *ring, struct slot *slot)
+{
+    slot->late_ns = clock_ns() + ring->patience_ns;
+    slot->called_home = false;
+    slot->retry_count = 0;
+    ring->look_ns = MIN(ring->look_ns, slot->late_ns);
+}
+
 /* Queues one request for what is left of the slot's transfer, or for the first part of that. */
 static void queue_part(struct ring *ring, uint32_t index)
 {
@@ -309,6 +401,7 @@ static void queue_part(struct ring *ring, uint32_t index)
     int piece = find_piece(ring, part.buffer, &part.bytes);
     ASSERT(part.bytes > 0 && part.bytes % IO_ALIGN == 0);
     slot->part_bytes = part.bytes;
+    slot->in_kernel = true;
     struct io_uring_sqe *request = next_request(ring);
     unsigned bytes = (unsigned)part.bytes;
     if (piece >= 0 && part.write)
@@ -320,11 +413,16 @@ static void queue_part(struct ring *ring, uint32_t index)
     else
         io_uring_prep_read(request, part.fd, part.buffer, bytes, part.offset);
     request->user_data = index;
+    int file = find_file(ring, part.fd);
+    if (file >= 0) {
+        request->fd = file;
+        request->flags |= IOSQE_FIXED_FILE;
+    }
 }
 
 void ring_submit(struct ring *ring, const struct ring_transfer *transfer)
 {
-    ASSERT(ring->in_flight < ring->depth);
+    ASSERT(ring->in_flight + ring->abandoned_count < ring->depth);
     ASSERT(transfer->bytes > 0 && transfer->bytes % IO_ALIGN == 0);
     ASSERT(transfer->offset % IO_ALIGN == 0 && (uintptr_t)transfer->buffer % IO_ALIGN == 0);
     add_checked(transfer->offset, transfer->bytes);
@@ -334,12 +432,20 @@ void ring_submit(struct ring *ring, const struct ring_transfer *transfer)
     ring->free_first = slot->next;
     *slot = (struct slot){.transfer = *transfer, .next = SLOT_NONE};
     ring->in_flight++;
+    start_clock(ring, slot);
     queue_part(ring, index);
 }
 
 void ring_flush(struct ring *ring)
 {
     enter(ring, false, NEVER);
+}
+
+const char *ring_explain(const struct ring *ring, int error)
+{
+    if (error == ETIMEDOUT)
+        return ring->late_text;
+    return error == ENODATA ? "the file ends there, it was cut short" : strerror(error);
 }
 
 uint32_t ring_in_flight(const struct ring *ring)
@@ -371,7 +477,12 @@ static void take_result(struct ring *ring, uint32_t index, int32_t result)
 {
     struct slot *slot = &ring->slots[index];
     bool write = slot->transfer.write;
-    if (result == -EINTR || result == -EAGAIN) {
+    if (slot->abandoned)
+        return;
+    slot->in_kernel = false;
+    if (slot->called_home && (result == -ECANCELED || result == -EINTR || result == -EAGAIN)) {
+        finish(ring, index, ETIMEDOUT);
+    } else if (result == -EINTR || result == -EAGAIN) {
         retry(ring, index, -result);
     } else if (result < 0) {
         finish(ring, index, -result);
@@ -384,11 +495,12 @@ static void take_result(struct ring *ring, uint32_t index, int32_t result)
     } else {
         ASSERT((uint64_t)result <= slot->part_bytes);
         slot->done_bytes += (uint64_t)result / IO_ALIGN * IO_ALIGN;
-        slot->retry_count = 0;
-        if (slot->done_bytes == slot->transfer.bytes)
+        if (slot->done_bytes == slot->transfer.bytes) {
             finish(ring, index, 0);
-        else
-            queue_part(ring, index);
+            return;
+        }
+        start_clock(ring, slot);
+        queue_part(ring, index);
     }
 }
 
@@ -422,12 +534,48 @@ static void drain(struct ring *ring)
         uint64_t tag = cqe->user_data;
         int32_t result = cqe->res;
         io_uring_cqe_seen(&ring->uring, cqe);
-        if (tag == WAKE_TAG) {
+        if (tag == WAKE_TAG)
             take_wake(ring, result);
-            continue;
-        }
+        if (tag == WAKE_TAG || tag == HOME_TAG)
+            continue; /* whether a transfer comes home its own answer says */
         ASSERT(tag < ring->depth);
-        take_result(ring, (uint32_t)tag, apply_fault(&ring->slots[tag], result));
+        result = apply_fault(&ring->slots[tag], result);
+        if (result != RING_SWALLOWED)
+            take_result(ring, (uint32_t)tag, result);
+    }
+}
+
+/* A part is late: it is called home, and given up when it has not come from there either. The
+ * kernel can call home what waits (in its worker threads, on a pipe), and not what is in the hands
+ * of a drive. */
+static void be_late(struct ring *ring, uint32_t index, uint64_t now_ns)
+{
+    struct slot *slot = &ring->slots[index];
+    if (slot->called_home) {
+        slot->in_kernel = false;
+        slot->abandoned = true;
+        finish(ring, index, ETIMEDOUT);
+        return;
+    }
+    slot->called_home = true;
+    slot->late_ns = now_ns + MIN(HOME_NS, ring->patience_ns);
+    struct io_uring_sqe *request = next_request(ring);
+    io_uring_prep_cancel64(request, index, 0);
+    request->user_data = HOME_TAG;
+}
+
+static void look_for_late(struct ring *ring)
+{
+    uint64_t now_ns = ring->look_ns == NEVER ? 0 : clock_ns();
+    if (now_ns < ring->look_ns)
+        return;
+    ring->look_ns = NEVER;
+    for (uint32_t i = 0; i < ring->depth; i++) {
+        struct slot *slot = &ring->slots[i];
+        if (slot->in_kernel && slot->late_ns <= now_ns)
+            be_late(ring, i, now_ns);
+        if (slot->in_kernel)
+            ring->look_ns = MIN(ring->look_ns, slot->late_ns);
     }
 }
 
@@ -437,11 +585,17 @@ static uint32_t pop_done(struct ring *ring, struct ring_completion *completions,
     while (count < max && ring->done_first != SLOT_NONE) {
         uint32_t index = ring->done_first;
         struct slot *slot = &ring->slots[index];
-        completions[count++] = (struct ring_completion){
-            .tag = slot->transfer.tag, .error = slot->error, .done_bytes = slot->done_bytes};
+        completions[count++] = (struct ring_completion){.tag = slot->transfer.tag,
+                                                        .error = slot->error,
+                                                        .abandoned = slot->abandoned,
+                                                        .done_bytes = slot->done_bytes};
         ring->done_first = slot->next;
-        slot->next = ring->free_first;
-        ring->free_first = index;
+        if (slot->abandoned) {
+            ring->abandoned_count++;
+        } else {
+            slot->next = ring->free_first;
+            ring->free_first = index;
+        }
         ASSERT(ring->in_flight > 0);
         ring->in_flight--;
     }
@@ -460,13 +614,15 @@ static uint32_t reap(struct ring *ring, struct ring_completion *completions, uin
     if (count == 0 || io_uring_sq_ready(&ring->uring) > 0) {
         enter(ring, block && !ring->woken, deadline_ns);
         drain(ring);
+        look_for_late(ring);
         count += max > count ? pop_done(ring, completions + count, max - count) : 0;
     }
-    /* A part that went again is progress inside, not a completion: keep waiting. Bounded by
-     * RETRY_MAX and by the number of blocks in what is in flight. */
+    /* A part that went again, or was called home, is no completion: keep waiting. Bounded by
+     * RETRY_MAX, by the number of blocks in what is in flight and by the ring's patience. */
     while (block && count == 0 && !ring->woken && clock_ns() < deadline_ns) {
         enter(ring, true, deadline_ns);
         drain(ring);
+        look_for_late(ring);
         count = pop_done(ring, completions, max);
     }
     if (block && count == 0)

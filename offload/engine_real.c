@@ -15,7 +15,6 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
-#include <string.h>
 
 #define LANE_DEPTH       4
 #define DRIVE_DEPTH_MAX  64
@@ -142,7 +141,7 @@ _Noreturn static void transfer_failed(struct engine_real *real, const struct pla
     fatal("cannot %s %s at offset %" PRIu64 ": %s; the last commit is intact: continue with "
           "--resume when the drive is well again",
           write ? "write" : "read", at.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
-          at.offset + completion->done_bytes, strerror(completion->error));
+          at.offset + completion->done_bytes, ring_explain(real->ring, completion->error));
 }
 
 static uint32_t reap_ring(struct engine_real *real, struct engine_completion *completions,

@@ -110,7 +110,11 @@ static int open_memory(struct rehearsal *r, const struct tensors *tensors, struc
     int result = ring_open(&r->ring, 4 * ENGINE_DRIVE_DEPTH, err);
     if (result == 0)
         result = exec_open(&r->exec, tensors, err);
-    return result ? result : ring_register(r->ring, &r->exec.ram, 1, err);
+    if (result == 0)
+        result = ring_register(r->ring, &r->exec.ram, 1, err);
+    if (result == 0)
+        tier_register(&r->tier, r->ring);
+    return result;
 }
 
 static int open_engine(struct rehearsal *r, struct err *err)

@@ -311,12 +311,20 @@ static int open_initial_weights(const struct run *run, struct safetensors **weig
     return result ? result : state_check_weights(*weights, &run->tensors, err);
 }
 
+static int open_tier(struct run *run, const char *path, bool create, struct err *err)
+{
+    int result = tier_open(&run->tier, &run->layout, &run->memory, path, create, err);
+    if (result == 0)
+        tier_register(&run->tier, run->ring);
+    return result;
+}
+
 static int start_fresh(struct run *run, const char *path, struct err *err)
 {
     struct safetensors *weights = NULL;
     int result = open_initial_weights(run, &weights, err);
     if (result == 0)
-        result = tier_open(&run->tier, &run->layout, &run->memory, path, true, err);
+        result = open_tier(run, path, true, err);
     if (result == 0)
         result =
             state_create(&run->exec, run->ring, &run->tensors, run->settings->seed, weights, err);
@@ -331,7 +339,7 @@ static int start_from_commit(struct run *run, const struct state_names *names, c
     run->done = run->committed = manifest->step;
     run->checkpoint.tokens = manifest->tokens;
     if (strcmp(path, manifest->state_path) == 0) {
-        int result = tier_open(&run->tier, &run->layout, &run->memory, path, false, err);
+        int result = open_tier(run, path, false, err);
         return result ? result : state_load(&run->exec, run->ring, manifest, err);
     }
     /* The state moves to another drive, and only then is the old file given up. */
@@ -340,7 +348,7 @@ static int start_from_commit(struct run *run, const struct state_names *names, c
     uint64_t written = 0;
     log_line("moving the state from %s to %s", manifest->state_path, path);
     if (result == 0)
-        result = tier_open(&run->tier, &run->layout, &run->memory, path, true, err);
+        result = open_tier(run, path, true, err);
     if (result == 0)
         result = state_move(&run->exec, run->ring, &reader, err);
     run->checkpoint.step = manifest->step;

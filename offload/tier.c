@@ -85,6 +85,12 @@ int tier_open(struct tier *tier, const struct layout *layout, const struct plan_
     return 0;
 }
 
+void tier_register(const struct tier *tier, struct ring *ring)
+{
+    int fds[] = {tier->state_fd, tier->scratch_fd};
+    ring_register_files(ring, fds, tier->scratch_fd >= 0 ? 2 : 1);
+}
+
 void tier_close(struct tier *tier)
 {
     if (tier->state_fd > 0)
@@ -144,12 +150,16 @@ int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_
     struct ring_completion done;
     while (ring_reap(ring, &done, 1, true) == 0)
         ;
-    if (done.error)
-        return err_set_errno(err, done.error, "cannot %s %s at offset %" PRIu64,
-                             write ? "write" : "read",
-                             where.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
-                             where.offset + done.done_bytes);
-    return 0;
+    if (!done.error)
+        return 0;
+    err_set(err, ERR_SYSTEM, "cannot %s %s at offset %" PRIu64 ": %s", write ? "write" : "read",
+            where.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
+            where.offset + done.done_bytes, ring_explain(ring, done.error));
+    /* The kernel may still write into the buffer, so nothing that follows could be trusted. */
+    if (done.abandoned)
+        fatal("%s; the last commit is intact: continue with --resume when the drive is well again",
+              err->message);
+    return err->code;
 }
 
 uint64_t tier_part_sum(const void *data, uint64_t bytes)

@@ -35,6 +35,8 @@ struct tier {
  * it; the scratch file is unlinked at once, so that a killed run leaves none. */
 int tier_open(struct tier *tier, const struct layout *layout, const struct plan_memory *memory,
               const char *state_path, bool create, struct err *err);
+/* Makes the ring know the open files (ring_register_files). It is closed before they are. */
+void tier_register(const struct tier *tier, struct ring *ring);
 void tier_close(struct tier *tier); /* a zeroed one (with fds -1 or 0) is legal after open failed */
 
 /* Where an NVMe cell (or run of a chunk's planes) is to be read or written now. */
@@ -48,7 +50,8 @@ struct tier_location tier_write_at(struct tier *tier, uint32_t cell);
 /* The slot that is being written: the one that is not committed. */
 uint32_t tier_open_slot(const struct tier *tier);
 
-/* One whole transfer, waited for; for initialisation and resuming, not for steps. */
+/* One whole transfer, waited for; for initialisation and resuming, not for steps. An error names
+ * file and offset; one that leaves the buffer to the kernel (ring.h: abandoned) is fatal. */
 int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_location where,
                   void *buffer, uint64_t bytes, struct err *err);
 

@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "io/drive.h"
 #include "io/ring.h"
 #include "offload/run.h"
 #include "offload/state.h"
@@ -415,6 +416,16 @@ static void print_intro(const struct run *run)
         s->optim.weight_decay, s->optim.clip, s->seed, s->checkpoint_every, run->done, s->steps);
 }
 
+/* What the drive and the kernel offered. */
+static void print_io(const struct run *run)
+{
+    struct drive drive;
+    char note[DRIVE_NOTE_MAX];
+    log_line("%s", ring_note(run->ring));
+    drive_ask(&drive, run->tier.state_fd);
+    log_line("%s: %s", run->tier.state_path, drive_note(&drive, note));
+}
+
 int train_run(struct train_settings *settings, struct err *err)
 {
     struct run *run = NULL;
@@ -425,7 +436,7 @@ int train_run(struct train_settings *settings, struct err *err)
     if (code == 0) {
         print_intro(run);
         place_print(&run->place, &run->memory, stderr);
-        log_line("%s", ring_note(run->ring));
+        print_io(run);
         code = keep_missed(run, err);
     }
     if (code == 0) {

@@ -2,9 +2,9 @@
  * Property: a transfer is whole or it is an error, never something between, whatever the kernel
  * answers. Method: a file of words that each hold their own offset is read and written through the
  * ring while a fault makes the n-th answer fail or be short, for every n; then the bytes in memory
- * and on the drive are compared word by word. Ends of files, wakes from other threads, arenas that
- * are registered or not, and a kernel that forbids io_uring (seccomp in a child) have tests of
- * their own. Files live in the folder that TMPDIR names, else /var/tmp, on a real drive.
+ * and on the drive are compared word by word. Ends of files, wakes from other threads, arenas and
+ * files that are registered or not, and a kernel that forbids io_uring (seccomp in a child) have
+ * tests of their own. Files live in the folder that TMPDIR names, else /var/tmp, on a real drive.
  */
 #include "core/base.h"
 #include "core/clock.h"
@@ -149,6 +149,10 @@ static void test_note_tells_what_is_registered(void **state)
     assert_non_null(strstr(ring_note(ring), "no registered buffers"));
     ring = shared_ring(true);
     assert_non_null(strstr(ring_note(ring), "1 registered buffer"));
+    assert_non_null(strstr(ring_note(ring), "no registered files"));
+    assert_non_null(strstr(ring_note(ring), "memlock limit "));
+    if (ring_has_deadline(ring))
+        assert_non_null(strstr(ring_note(ring), "fails after 60 s without an answer"));
 }
 
 /* Two arenas, and a buffer in neither: each goes its own way. */
@@ -212,6 +216,42 @@ static void test_close_waits_for_what_is_in_flight(void **state)
     ring_close(ring);
     check_file(77);
     ring_close(NULL);
+}
+
+/* ---- Registered files ---- */
+
+/* A registered file is meant by its number even after that number has come to mean another file,
+ * which tells the two ways apart. */
+static void test_registered_files(void **state)
+{
+    (void)state;
+    struct ring *ring = open_ring(true);
+    char other_path[FILE_PATH_MAX + 8];
+    struct err err;
+    int other, mine = fd;
+    snprintf(other_path, sizeof(other_path), "%s-other", path);
+    assert_int_equal(file_open_direct(&other, other_path, true, true, &err), 0);
+    unlink(other_path);
+    fd = dup(mine);
+    ring_register_files(ring, (int[]){other, fd}, 2);
+    assert_non_null(strstr(ring_note(ring), "2 registered files"));
+    assert_int_equal(dup3(other, fd, O_CLOEXEC), fd);
+    int errors[DEPTH];
+    uint64_t done[DEPTH];
+    fill(arena.base, FILE_BYTES, 0, 41);
+    move_all(ring, true, errors, done);
+    check_file(41);
+    assert_int_equal(lseek(other, 0, SEEK_END), 0);
+    close(fd);
+    fd = mine; /* which is not registered */
+    fill(arena.base, FILE_BYTES, 0, 42);
+    move_all(ring, true, errors, done);
+    check_file(42);
+    memset(arena.base, 0, FILE_BYTES);
+    move_all(ring, false, errors, done);
+    check(arena.base, FILE_BYTES, 0, 42);
+    ring_close(ring);
+    close(other);
 }
 
 /* ---- Ends of files ---- */
@@ -577,6 +617,35 @@ static void test_memlock_limit_only_slows(void **state)
     assert_int_equal(status, 0);
 }
 
+/* More files than a process may have open are not registered, and serve all the same. */
+static int register_files_under_limit(int unused)
+{
+    (void)unused;
+    struct rlimit limit = {0, 0};
+    struct ring *ring;
+    struct err err;
+    if (mem_arena_open(&arena, FILE_BYTES, &err) < 0 || ring_open(&ring, DEPTH, &err) < 0 ||
+        setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return 99;
+    ring_register_files(ring, &fd, 1);
+    if (strstr(ring_note(ring), "no registered files (") == NULL)
+        return 1;
+    int errors[DEPTH];
+    uint64_t done[DEPTH];
+    move_all(ring, false, errors, done);
+    for (uint32_t i = 0; i < DEPTH; i++)
+        if (errors[i] != 0)
+            return 2;
+    ring_close(ring);
+    return 0;
+}
+
+static void test_refused_files_only_slow(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(register_files_under_limit, 0), 0);
+}
+
 /* ---- Setting up ---- */
 
 static int setup(void **state)
@@ -610,6 +679,7 @@ int main(void)
         cmocka_unit_test(test_several_arenas),
         cmocka_unit_test(test_reap_without_waiting),
         cmocka_unit_test(test_close_waits_for_what_is_in_flight),
+        cmocka_unit_test(test_registered_files),
         cmocka_unit_test(test_read_beyond_the_end),
         cmocka_unit_test(test_errors_of_the_kernel_come_through),
         cmocka_unit_test(test_nth_failure),
@@ -623,6 +693,7 @@ int main(void)
         cmocka_unit_test(test_signals_do_not_end_a_wait),
         cmocka_unit_test(test_forbidden_io_uring_is_told),
         cmocka_unit_test(test_memlock_limit_only_slows),
+        cmocka_unit_test(test_refused_files_only_slow),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -5,11 +5,9 @@
  *    commit are the same bits whatever sits where, whatever is prefetched or recomputed, on any
  *    number of threads, with evaluations, commits and copies or without.
  * 2. Stopping and resuming anywhere, under other budgets or on another drive, changes nothing.
- * 3. Nothing is lost and nothing is silent: whichever transfer fails, the run ends with status 1
- *    and names the file, and --resume ends at the same weights.
- * 4. After the first steps nothing is allocated, and a run that does it all the same is stopped.
+ * 3. After the first steps nothing is allocated, and a run that does it all the same is stopped.
  * Method: runs in process through train_run; their logs are compared as text, with all digits.
- * Runs that die do so in a child.
+ * Runs that die do so in a child. What becomes of failing drives is tests/offload/test_faults.c's.
  */
 #include "core/mem.h"
 #include "io/ring.h"
@@ -28,8 +26,6 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define TRIES_MAX 8
 
 /* ---- Placements -------------------------------------------------------------------------------
  */
@@ -62,33 +58,6 @@ static const struct placement placements[] = {
     {"both-hi", true, 64 * MIB, 1, 3, RECOMPUTE_ALL, 3, true, 9},
     {"both-all", true, 64 * MIB, 4, 3, RECOMPUTE_NONE, 1, true, 9},
 };
-
-/* The program's own memory counts, and in a process that has run others before it moves from one
- * try to the next: a sanitizer's heap by megabytes, since it keeps what was freed. */
-static uint64_t headroom(void)
-{
-    return mem_heap_has_stats() ? 0 : 24 * MIB;
-}
-
-/* Starts with budgets that are refused and takes what the refusals say until the run is accepted.
- */
-static void train_in_least(struct tiny_run *run)
-{
-    struct train_settings *s = &run->settings;
-    struct err err;
-    s->ram_budget = MIB;
-    s->vram_budget = MIN(s->vram_budget, KIB);
-    for (int i = 0; i < TRIES_MAX; i++) {
-        if (train_run(s, &err) == 0)
-            return;
-        bool vram = strstr(err.message, "--vram-budget") != NULL;
-        if (vram)
-            s->vram_budget = tiny_flag(err.message, "--vram-budget");
-        else
-            s->ram_budget = tiny_flag(err.message, "--ram-budget") + headroom();
-    }
-    fail_msg("no budget works: %s", err.message);
-}
 
 static void apply(struct tiny_run *run, const struct placement *p)
 {
@@ -137,7 +106,7 @@ static void check_placements(enum precision precision, uint64_t accum)
         run.settings.checkpoint_every = p->commit_every;
         apply(&run, p);
         if (p->least)
-            train_in_least(&run);
+            tiny_train_least(&run);
         else
             tiny_train(&run);
         char *log = tiny_log(&run);
@@ -215,7 +184,7 @@ static void test_without_clipping(void **state)
             run.settings.steps = steps;
             run.settings.resume = steps > 10;
             if (p->least)
-                train_in_least(&run);
+                tiny_train_least(&run);
             else
                 tiny_train(&run);
         }
@@ -251,7 +220,7 @@ static void test_tiles(void **state)
         run.settings.steps = 3;
         apply(&run, p);
         if (p->least)
-            train_in_least(&run);
+            tiny_train_least(&run);
         else
             tiny_train(&run);
         char *log = tiny_log(&run);
@@ -345,7 +314,7 @@ static void check_wandering(enum precision precision, uint64_t accum, const char
         run.settings.steps = k * 2 + 2;
         run.settings.resume = k > 0;
         if (p->least)
-            train_in_least(&run);
+            tiny_train_least(&run);
         else
             tiny_train(&run);
         /* The state has moved and left nothing behind. */
@@ -481,304 +450,19 @@ static void test_evaluations_and_copies(void **state)
     }
 }
 
-/* ---- Failures ---------------------------------------------------------------------------------
+/* ---- Numbers that are not finite --------------------------------------------------------------
  */
 
-/* What happens to one transfer, counted from 0 among those of its direction. Lies in memory that is
- * shared with the child that runs into it. */
-struct fault {
-    enum { FAULT_NONE, FAULT_ERROR, FAULT_SHORT, FAULT_FLIP, FAULT_LOSE, FAULT_STOP } kind;
-    bool write;
-    uint32_t at, seen;
-    int error;
-    struct tiny_run *run;
-    uint64_t ram_budget; /* of the run, found by train_in_least in a child */
-};
-
-static int32_t strike(void *context, const struct ring_transfer *part, int32_t result)
-{
-    struct fault *fault = context;
-    if (part->write != fault->write || fault->seen++ < fault->at)
-        return result;
-    bool first = fault->seen == fault->at + 1;
-    switch (fault->kind) {
-    case FAULT_ERROR:
-        return -fault->error;
-    case FAULT_SHORT: /* a file that ends, a drive that takes nothing: for good */
-        return 0;
-    case FAULT_FLIP:
-        if (first)
-            ((uint8_t *)part->buffer)[(uint64_t)result * 5 / 7] ^= 0x10;
-        break;
-    case FAULT_LOSE: /* said to be written, and was not */
-        if (first) {
-            static const uint8_t old[IO_ALIGN] __attribute__((aligned(4096)));
-            ASSERT(pwrite(part->fd, old, sizeof(old), (off_t)part->offset) == sizeof(old));
-        }
-        break;
-    case FAULT_STOP:
-        if (first)
-            raise(SIGTERM);
-        break;
-    case FAULT_NONE:
-        break;
-    }
-    return result;
-}
-
 /* In a child: exits with the program's status. */
-static void train_with_fault(void *context)
+static void train_alone(void *context)
 {
-    struct fault *fault = context;
+    struct tiny_run *run = context;
     struct err err;
-    ring_set_fault(strike, fault);
-    if (train_run(&fault->run->settings, &err) == 0)
+    if (train_run(&run->settings, &err) == 0)
         _exit(0);
     fprintf(stderr, "spillway: %s\n", err.message);
     fflush(stderr);
     _exit(1);
-}
-
-/* A small run whose state, gradients and activations are all on the drive. */
-static void faulty_run_init(struct tiny_run *run, const char *name, uint64_t ram_budget)
-{
-    tiny_run_init(run, name);
-    apply(run, &placements[6]);
-    run->settings.config.layers = 2;
-    run->settings.resident_planes = 1;
-    run->settings.steps = 3;
-    run->settings.checkpoint_every = 1;
-    run->settings.recompute = RECOMPUTE_NONE;
-    run->settings.ram_budget = ram_budget;
-}
-
-static void find_budget(void *context)
-{
-    struct fault *fault = context;
-    train_in_least(fault->run);
-    fault->ram_budget = fault->run->settings.ram_budget;
-}
-
-static void forget(const struct tiny_run *run)
-{
-    scratch_remove(run->run_dir);
-    scratch_remove(run->nvme_dir);
-}
-
-struct campaign {
-    double clip;
-    struct fault *fault; /* shared */
-    uint64_t ram_budget; /* the least that works in a child, which holds less than this process */
-    uint64_t hash;       /* of the weights after step 3 */
-};
-
-static void campaign_open(struct campaign *campaign, double clip)
-{
-    *campaign = (struct campaign){.clip = clip};
-    struct tiny_run run;
-    uint64_t step;
-    char *output;
-    campaign->fault =
-        mmap(NULL, sizeof(struct fault), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ASSERT(campaign->fault != MAP_FAILED);
-    faulty_run_init(&run, "budget", GIB);
-    run.settings.optim.clip = clip;
-    *campaign->fault = (struct fault){.run = &run};
-    assert_int_equal(tiny_fork(find_budget, campaign->fault, &output), 0);
-    free(output);
-    campaign->ram_budget = campaign->fault->ram_budget + MIB / 4 + headroom();
-    campaign->hash = tiny_hash(&run, &step);
-    assert_int_equal(step, 3);
-    assert_true(tiny_number(&run, 3, "ssd_read_bytes") > 1e6);
-    forget(&run);
-}
-
-static void campaign_close(struct campaign *campaign)
-{
-    munmap(campaign->fault, sizeof(struct fault));
-}
-
-/* A fresh run meets the fault in a child. False when the run has no such transfer any more; else
- * *ended says whether the run ended well all the same. */
-static bool campaign_strike(struct campaign *campaign, struct tiny_run *run, struct fault fault,
-                            bool *ended, char **output)
-{
-    faulty_run_init(run, "strike", campaign->ram_budget);
-    run->settings.optim.clip = campaign->clip;
-    forget(run); /* of a test that failed */
-    fault.run = run;
-    *campaign->fault = fault;
-    int status = tiny_fork(train_with_fault, campaign->fault, output);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) > 1)
-        fail_msg("status %#x: %s", status, *output);
-    *ended = WEXITSTATUS(status) == 0;
-    return campaign->fault->seen > fault.at;
-}
-
-static bool all_planes_are_whole(const struct tiny_run *run)
-{
-    struct tiny_model model;
-    struct checkpoint_reader reader;
-    struct err err;
-    tiny_model_init(&model, run->settings.config.layers, run->settings.config.channels, 300, 0, 0);
-    if (checkpoint_reader_open(&reader, run->run_dir, &model.layout, &err) != 0)
-        fail_msg("%s", err.message);
-    uint8_t *data = mem_alloc(model.layout.chunk_count_max, LAYOUT_STATE_BYTES);
-    int result = 0;
-    for (uint32_t c = 0; c < model.layout.chunk_count && result == 0; c++)
-        result = checkpoint_read(&reader, c, 0, PLANE_COUNT, data, &err);
-    if (result != 0)
-        assert_int_equal(result, ERR_CORRUPT);
-    mem_free(data);
-    checkpoint_reader_close(&reader);
-    tiny_model_deinit(&model);
-    return result == 0;
-}
-
-static void resume_to_the_end(struct campaign *campaign, struct tiny_run *run)
-{
-    uint64_t step;
-    run->settings.resume = true;
-    run->settings.ram_budget = GIB;
-    tiny_train(run);
-    assert_int_equal(tiny_hash(run, &step), campaign->hash);
-    assert_int_equal(step, 3);
-    assert_true(all_planes_are_whole(run));
-}
-
-static void expect_message(const struct tiny_run *run, const char *output, const char *what)
-{
-    if (!strstr(output, what) || !strstr(output, run->nvme_dir) || !strstr(output, "at offset "))
-        fail_msg("the message does not say '%s' with file and offset: %s", what, output);
-}
-
-/* Every so many transfers one fails, in a run of its own. */
-static void sweep_errors(struct campaign *campaign, bool write, uint32_t stride)
-{
-    static const int errors[] = {EIO, ENOSPC};
-    struct tiny_run run;
-    uint32_t strikes = 0;
-    char *output;
-    bool ended;
-    for (uint32_t at = 0;; at += stride, strikes++) {
-        struct fault fault = {.kind = strikes % 3 == 2 ? FAULT_SHORT : FAULT_ERROR,
-                              .write = write,
-                              .at = at,
-                              .error = errors[strikes % 2]};
-        bool struck = campaign_strike(campaign, &run, fault, &ended, &output);
-        if (struck && ended)
-            fail_msg("%s %u fails and the run does not", write ? "write" : "read", at);
-        if (struck)
-            expect_message(&run, output, write ? "cannot write " : "cannot read ");
-        free(output);
-        resume_to_the_end(campaign, &run);
-        forget(&run);
-        if (!struck)
-            break;
-    }
-    assert_true(strikes >= 8);
-}
-
-static void test_failed_transfers(void **state)
-{
-    (void)state;
-    struct campaign campaign;
-    campaign_open(&campaign, 1);
-    sweep_errors(&campaign, false, 2);
-    sweep_errors(&campaign, true, 4);
-    campaign_close(&campaign);
-}
-
-/* Whatever is read is compared with its checksum before it is used. */
-static void sweep_flips(double clip)
-{
-    struct campaign campaign;
-    struct tiny_run run;
-    uint32_t strikes = 0;
-    char *output;
-    bool ended;
-    campaign_open(&campaign, clip);
-    for (uint32_t at = 0;; at += 2, strikes++) {
-        struct fault fault = {.kind = FAULT_FLIP, .write = false, .at = at};
-        bool struck = campaign_strike(&campaign, &run, fault, &ended, &output);
-        if (struck && ended)
-            fail_msg("read %u is damaged and the run goes on", at);
-        if (struck)
-            expect_message(&run, output, "is damaged: at offset ");
-        free(output);
-        resume_to_the_end(&campaign, &run);
-        forget(&run);
-        if (!struck)
-            break;
-    }
-    assert_true(strikes >= 8);
-    campaign_close(&campaign);
-}
-
-static void test_flipped_bits(void **state)
-{
-    (void)state;
-    sweep_flips(1);
-    sweep_flips(0);
-}
-
-/* A write that never reached the drive is found when it is read, at the latest by a reader of the
- * commit: no run ends with other weights, all checksums right. */
-static void test_lost_writes(void **state)
-{
-    (void)state;
-    struct campaign campaign;
-    struct tiny_run run;
-    uint32_t found = 0;
-    char *output;
-    bool ended;
-    campaign_open(&campaign, 1);
-    for (uint32_t at = 1;; at += 3) {
-        struct fault fault = {.kind = FAULT_LOSE, .write = true, .at = at};
-        bool struck = campaign_strike(&campaign, &run, fault, &ended, &output);
-        uint64_t step;
-        if (!ended)
-            expect_message(&run, output, "is damaged: at offset ");
-        else if (all_planes_are_whole(&run))
-            assert_int_equal(tiny_hash(&run, &step), campaign.hash);
-        found += !ended || !all_planes_are_whole(&run);
-        free(output);
-        forget(&run);
-        if (!struck)
-            break;
-    }
-    assert_true(found >= 3);
-    campaign_close(&campaign);
-}
-
-static void test_signal(void **state)
-{
-    (void)state;
-    struct campaign campaign;
-    struct tiny_run run;
-    uint64_t step;
-    char *output;
-    bool ended;
-    campaign_open(&campaign, 1);
-    struct fault fault = {.kind = FAULT_STOP, .write = true, .at = 12};
-    assert_true(campaign_strike(&campaign, &run, fault, &ended, &output));
-    assert_true(ended);
-    assert_non_null(strstr(output, "signal 15"));
-    free(output);
-    tiny_hash(&run, &step);
-    assert_in_range(step, 1, 2);
-    resume_to_the_end(&campaign, &run);
-    forget(&run);
-    campaign_close(&campaign);
-}
-
-/* ---- Numbers that are not finite --------------------------------------------------------------
- */
-
-static void train_alone(void *context)
-{
-    struct fault fault = {.kind = FAULT_NONE, .run = context};
-    train_with_fault(&fault);
 }
 
 static void test_not_finite(void **state)
@@ -854,10 +538,6 @@ int main(void)
         cmocka_unit_test(test_steps_zero_commits_initial_weights),
         cmocka_unit_test(test_max_time),
         cmocka_unit_test(test_evaluations_and_copies),
-        cmocka_unit_test(test_failed_transfers),
-        cmocka_unit_test(test_flipped_bits),
-        cmocka_unit_test(test_lost_writes),
-        cmocka_unit_test(test_signal),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_memory_is_sealed),
     };

@@ -18,6 +18,7 @@
 #define TRAIN_TOKENS 4001
 #define VAL_TOKENS   801
 #define RING_DEPTH   32
+#define TRIES_MAX    8
 
 /* ---- Models and placements --------------------------------------------------------------------
  */
@@ -293,6 +294,29 @@ void tiny_train(struct tiny_run *run)
     struct err err;
     if (train_run(&run->settings, &err) != 0)
         fail_msg("%s: %s", run->run_dir, err.message);
+}
+
+uint64_t tiny_headroom(void)
+{
+    return mem_heap_has_stats() ? 0 : 24 * MIB;
+}
+
+void tiny_train_least(struct tiny_run *run)
+{
+    struct train_settings *s = &run->settings;
+    struct err err;
+    s->ram_budget = MIB;
+    s->vram_budget = MIN(s->vram_budget, KIB);
+    for (int i = 0; i < TRIES_MAX; i++) {
+        if (train_run(s, &err) == 0)
+            return;
+        bool vram = strstr(err.message, "--vram-budget") != NULL;
+        if (vram)
+            s->vram_budget = tiny_flag(err.message, "--vram-budget");
+        else
+            s->ram_budget = tiny_flag(err.message, "--ram-budget") + tiny_headroom();
+    }
+    fail_msg("no budget works: %s", err.message);
 }
 
 /* Calls fn with every line of metrics.jsonl. */
