@@ -15,6 +15,7 @@
 #include "offload/place_search.h"
 #include "offload/plan.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Short of nothing, this many chunk states are in flight between drive and optimizer: enough to
@@ -577,11 +578,14 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
     }
     place_limits_init(place, &limits);
     place_spend(place, &limits, &choice);
-    if (spec->profile)
-        place_search(place, &limits, &choice);
+    int result = 0;
+    if (spec->profile && spec->write_budget)
+        result = place_search_writes(place, &limits, &choice, err);
+    else if (spec->profile)
+        place_search(place, &limits, INFINITY, &choice);
     place_apply(place, &choice);
     ASSERT(place->ram_bytes <= spec->ram_budget);
-    return place->nvme_bytes > spec->nvme_budget ? refuse(place, err) : 0;
+    return place->nvme_bytes > spec->nvme_budget ? refuse(place, err) : result;
 }
 
 void place_deinit(struct place *place)

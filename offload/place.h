@@ -34,6 +34,8 @@ struct place_spec {
     uint64_t vram_reserve;      /* what the driver takes besides, a part of --vram-budget too */
     uint64_t nvme_budget;       /* UINT64_MAX: what the drive has */
     uint64_t overhead_bytes;    /* code, libraries, stacks, heap: measured by the caller */
+    uint64_t write_budget;      /* bytes a day to the drive, commits included; 0: no limit */
+    uint32_t checkpoint_every;  /* steps between commits; 0: none but the last */
     bool nvme;                  /* there is a folder for the NVMe tier */
     bool clip;                  /* gradients are clipped by their global norm */
     int resident_planes;        /* 0..4 forced, or PLACE_RESIDENT_AUTO */
@@ -129,8 +131,9 @@ static inline uint64_t place_stash_spilled(const struct place *place, uint32_t c
     return place->stash_in_ram[chunk] ? 0 : place->spec.layout->chunks[chunk].count * 4;
 }
 
-/* The fastest placement on spec->profile that place_search finds; without a profile, what a fixed
- * order of spending gives. 0, or ERR_INPUT. The result is to be given to place_deinit either way.
+/* The fastest placement on spec->profile that place_search finds, among those that keep the write
+ * budget; without a profile, what a fixed order of spending gives, whatever it writes. 0, or
+ * ERR_INPUT. The result is to be given to place_deinit either way.
  */
 int place_choose(struct place *place, const struct place_spec *spec, struct err *err);
 void place_deinit(struct place *place);

@@ -149,6 +149,8 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
         .vram_budget = s->vram_budget,
         .nvme_budget = s->nvme_budget,
         .overhead_bytes = overhead_bytes,
+        .write_budget = s->write_budget,
+        .checkpoint_every = (uint32_t)MIN(s->checkpoint_every, UINT32_MAX),
         .nvme = nvme,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
@@ -644,6 +646,7 @@ int run_open(struct run *run, struct err *err)
         code = save_plan(run, err);
     if (code == 0)
         code = metrics_open(&run->metrics, run->settings->run_dir, run->done, err);
+    run->metrics.written_bytes += run->tier.written_bytes;
     /* Killed between a commit and its line: what it cost is not known any more. */
     if (code == 0 && run->committed != UINT64_MAX &&
         run->metrics.last_commit != (int64_t)run->committed)

@@ -71,7 +71,8 @@ struct run {
     double first_loss, last_loss;
     uint64_t start_ns, start_done;
     uint64_t moved[LANE_COUNT], commit_bytes;
-    struct sched_result line; /* what has run since the last step's line */
+    uint64_t start_written_bytes; /* metrics.written_bytes when the loop began */
+    struct sched_result line;     /* what has run since the last step's line */
     struct place_least line_least;
 };
 

@@ -144,6 +144,8 @@ int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_
     struct ring_completion done;
     while (ring_reap(ring, &done, 1, true) == 0)
         ;
+    if (write)
+        tier->written_bytes += done.done_bytes;
     if (done.error)
         return err_set_errno(err, done.error, "cannot %s %s at offset %" PRIu64,
                              write ? "write" : "read",

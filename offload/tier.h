@@ -25,10 +25,11 @@ struct tier {
     const struct plan_memory *memory; /* borrowed */
     int state_fd, scratch_fd;
     char state_path[FILE_PATH_MAX], scratch_path[FILE_PATH_MAX];
-    int committed_slot;   /* 0, 1, or -1 before the first commit */
-    uint8_t *chunk_slot;  /* owned; [chunk]: where the current NVMe-resident planes are */
-    uint64_t *plane_sums; /* owned; [chunk * 4 + plane]: of the current state */
-    uint64_t *cell_sums;  /* owned; [cell]: of scratch cells */
+    int committed_slot;     /* 0, 1, or -1 before the first commit */
+    uint8_t *chunk_slot;    /* owned; [chunk]: where the current NVMe-resident planes are */
+    uint64_t *plane_sums;   /* owned; [chunk * 4 + plane]: of the current state */
+    uint64_t *cell_sums;    /* owned; [cell]: of scratch cells */
+    uint64_t written_bytes; /* by tier_transfer */
 };
 
 /* Opens or creates the state file at state_path (both slots allocated) and the scratch file beside

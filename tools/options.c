@@ -55,6 +55,9 @@ static void fill_table(struct options *o, enum options_command command)
         "a folder on a drive for state that RAM does not hold (default: none)");
     add(o, "nvme-budget", ARGS_SIZE, &o->nvme_budget, "SIZE",
         "space on that drive (default: what is free)");
+    add(o, "write-budget", ARGS_DAILY, &o->write_budget, "SIZE/day",
+        "what may be written to the drive a day, commits included, such as 2T/day (default: no "
+        "limit)");
     add(o, "device", ARGS_STRING, &o->device, "auto|cpu", "default: auto, which is the CPU");
     add(o, "precision", ARGS_STRING, &o->precision, "bf16|fp32",
         "default: bf16 where the processor has bf16 matrix instructions, else fp32");
@@ -83,9 +86,9 @@ static void fill_table(struct options *o, enum options_command command)
     add(o, "eps", ARGS_DOUBLE, &o->eps, "X", "default: 1e-8");
     add(o, "clip", ARGS_DOUBLE, &o->clip, "X",
         "largest global gradient norm; 0: no clipping (default: 1.0)");
+    add(o, "checkpoint-every", ARGS_U64, &o->checkpoint_every, "N",
+        "steps between commits; 0: only at the end (default: 100)");
     if (train) {
-        add(o, "checkpoint-every", ARGS_U64, &o->checkpoint_every, "N",
-            "steps between commits; 0: only at the end (default: 100)");
         add(o, "keep-every", ARGS_U64, &o->keep_every, "N",
             "steps between copies that are kept under RUN/kept; 0: never (default: 0)");
         add(o, "eval-every", ARGS_U64, &o->eval_every, "N",
@@ -152,7 +155,8 @@ static void record_option(struct json_value *record, const struct args_option *o
         return;
     }
     case ARGS_U64:
-    case ARGS_SIZE: {
+    case ARGS_SIZE:
+    case ARGS_DAILY: {
         uint64_t value = *(uint64_t *)option->target;
         if (value <= INT64_MAX)
             json_set_int(record, option->name, (int64_t)value);
@@ -521,6 +525,7 @@ static void fill_settings(struct options *o, struct train_settings *s)
     s->ram_budget = o->ram_budget;
     s->vram_budget = o->vram_budget;
     s->nvme_budget = o->nvme_budget;
+    s->write_budget = o->write_budget;
     s->prefetch = o->prefetch;
     s->threads = o->threads;
     s->steps = o->steps;
