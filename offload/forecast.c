@@ -106,6 +106,7 @@ static int make_spec(struct place_spec *spec, const struct forecast_request *req
             forecast_overhead_bytes(&model->layout, model->config.layers, request->accum),
         .write_budget = request->write_budget,
         .checkpoint_every = request->checkpoint_every,
+        .one_slot = request->one_slot,
         .clip = request->clip,
         .resident_planes = request->resident_planes,
         .prefetch = request->prefetch,

@@ -33,7 +33,8 @@ struct forecast_request {
     uint64_t ram_budget;        /* 0: the machine's RAM less what others need */
     uint64_t vram_budget;       /* of one GPU; 0: all of it. CPU device: 0: none */
     uint64_t nvme_budget;       /* 0: the drives' capacity where known, else no limit */
-    bool nvme;                  /* the drives may be used */
+    bool one_slot;
+    bool nvme; /* the drives may be used */
     bool clip;
     int resident_planes; /* as in struct place_spec, all below */
     uint32_t prefetch;

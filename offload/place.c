@@ -282,7 +282,7 @@ bool place_measure(struct place *place, const struct place_choice *choice)
     bool arena = place->spec.profile == NULL || place->spec.profile->device.is_cpu;
     place->ram_bytes = place->spec.overhead_bytes + ram + page_table_bytes(ram) +
                        (arena ? page_table_bytes(place->vram_bytes) : 0);
-    place->nvme_bytes = 2 * place->spec.layout->slot_bytes + tiers.bytes[TIER_NVME];
+    place->nvme_bytes = place_state_bytes(&place->spec) + tiers.bytes[TIER_NVME];
     return place->ram_bytes <= place->spec.ram_budget &&
            (!place->separate_device || place->vram_bytes <= place->spec.vram_budget);
 }
@@ -491,10 +491,11 @@ static int refuse(struct place *place, struct err *err)
     /* What RAM takes from the drive varies with what the program itself takes: by a chunk or so. */
     uint64_t chunk = spec->layout->chunk_count_max * place->gradient_bytes;
     return err_set(err, ERR_INPUT,
-                   "the NVMe budget of %s is too small: both slots of the state and what is "
-                   "spilled need %s; the smallest that works, other budgets as given: "
-                   "--nvme-budget %lluM",
-                   log_bytes(have, spec->nvme_budget), log_bytes(need, place->nvme_bytes),
+                   "the NVMe budget of %s is too small: %s of the state and what is spilled need "
+                   "%s; the smallest that works, other budgets as given: --nvme-budget %lluM",
+                   log_bytes(have, spec->nvme_budget),
+                   spec->one_slot ? "the slot" : "both slots (--nvme-slots 1: one, not crash-safe)",
+                   log_bytes(need, place->nvme_bytes),
                    (unsigned long long)div_up(with_margin(place->nvme_bytes) + chunk, MIB));
 }
 

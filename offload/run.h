@@ -44,6 +44,7 @@ struct run {
     struct pool *pool, *cpu_pool;
     struct place place;
     struct plan_memory memory;
+    bool spills_state; /* some planes are on the drive alone: every update writes there */
     struct plan plans[VARIANT_COUNT];
     struct place_least least[VARIANT_COUNT];
     struct tier tier;

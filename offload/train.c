@@ -6,7 +6,9 @@
  * is on the drive: a resumed run finds a line for every step it does not repeat. With --clip 0
  * backward has applied them itself and nothing is ever pending.
  * 3. A loss or norm that is not finite ends the run before its gradients are applied.
- * 4. From the end of the second step on, nothing allocates (check_sealed).
+ * 4. With one slot of state, the manifest is marked before anything of its commit is overwritten,
+ * so that a kill in between is told on resume and never trained on.
+ * 5. From the end of the second step on, nothing allocates (check_sealed).
  */
 #include "offload/train.h"
 
@@ -57,8 +59,21 @@ static void load_tokens(struct run *run, const struct batch_source *source, uint
     }
 }
 
+/* Before a plan that writes into the only slot there is (rule 4). Where RAM holds all state, that
+ * is a commit alone. */
+static void open_commit(struct run *run, const struct plan *plan)
+{
+    bool updates = plan->update || (plan->backward && !run_defers_updates(run));
+    struct err err;
+    if (!plan->commit && !(updates && run->spills_state))
+        return;
+    if (checkpoint_open_commit(&run->checkpoint, &run->tier, &err) != 0)
+        fatal("%s", err.message);
+}
+
 static void run_plan(struct run *run, enum variant variant, struct sched_result *result)
 {
+    open_commit(run, &run->plans[variant]);
     sched_run(&run->sched, &run->plans[variant], engine_real_engine(run->real), run->trace, result);
     const struct place_least *least = &run->least[variant];
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
@@ -102,8 +117,8 @@ static void check_sealed(struct run *run)
     }
     if (count != run->sealed_count)
         fatal("a bug: step %" PRIu64 " allocated heap memory %" PRIu64
-              " times after memory was sealed; the last commit is intact",
-              run->done, count - run->sealed_count);
+              " times after memory was sealed; %s",
+              run->done, count - run->sealed_count, tier_commit_note(&run->tier));
 }
 
 /* The pending gradients become optim_step scalars of the update that the next plan makes. */
@@ -163,7 +178,10 @@ static int flush(struct run *run, bool commit, struct err *err)
     if (!commit || run->committed == run->done)
         return 0;
     uint64_t written = 0, start_ns = clock_ns();
-    int code = state_commit(&run->exec, run->ring, &written, err);
+    int code = checkpoint_open_commit(&run->checkpoint, &run->tier, err);
+    if (code)
+        return code;
+    code = state_commit(&run->exec, run->ring, &written, err);
     run->exec.commit_ns = clock_ns() - start_ns;
     run->commit_bytes += written;
     run->metrics.written_bytes += written;
@@ -204,7 +222,7 @@ static const char *tensor_of_chunk(const struct run *run, uint32_t chunk)
 static int check_finite(const struct run *run, double loss, struct err *err)
 {
     char commit[64];
-    exec_commit_note(run->committed, commit);
+    exec_commit_note(&run->exec, run->committed, commit);
     if (!isfinite(loss))
         return err_set(err, ERR_INPUT, EXEC_LOSS_MESSAGE, run->done, commit);
     if (!isfinite(run->exec.gradient_norm))

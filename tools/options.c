@@ -55,6 +55,9 @@ static void fill_table(struct options *o, enum options_command command)
         "a folder on a drive for state that RAM does not hold (default: none)");
     add(o, "nvme-budget", ARGS_SIZE, &o->nvme_budget, "SIZE",
         "space on that drive (default: what is free)");
+    add(o, "nvme-slots", ARGS_U64, &o->nvme_slots, "1|2",
+        "copies of the state: 2, or 1 in half the space, which a kill in a step destroys (default: "
+        "2)");
     add(o, "write-budget", ARGS_DAILY, &o->write_budget, "SIZE/day",
         "what may be written to the drive a day, commits included, such as 2T/day (default: no "
         "limit)");
@@ -338,6 +341,8 @@ static int check_numbers(const struct options *o, struct err *err)
         result = in_range("seq", o->seq, 1, 65536, err);
     if (result == 0 && was_given(o, "prefetch"))
         result = in_range("prefetch", o->prefetch, 1, 64, err);
+    if (result == 0)
+        result = in_range("nvme-slots", o->nvme_slots, 1, 2, err);
     if (result == 0 && was_given(o, "threads"))
         result = in_range("threads", o->threads, 1, 256, err);
     if (result == 0 && was_given(o, "epochs"))
@@ -411,6 +416,7 @@ static void set_defaults(struct options *o)
     o->eps = 1e-8;
     o->clip = 1.0;
     o->checkpoint_every = 100;
+    o->nvme_slots = 2;
 }
 
 static bool is_folder(const char *path)
@@ -526,6 +532,7 @@ static void fill_settings(struct options *o, struct train_settings *s)
     s->vram_budget = o->vram_budget;
     s->nvme_budget = o->nvme_budget;
     s->write_budget = o->write_budget;
+    s->one_slot = o->nvme_slots == 1;
     s->prefetch = o->prefetch;
     s->threads = o->threads;
     s->steps = o->steps;

@@ -95,9 +95,11 @@ static void print_tiers(const struct shown *shown)
         uint64_t content[CONTENT_COUNT];
         for (uint32_t c = 0; c < CONTENT_COUNT; c++)
             content[c] = memory.content_bytes[TIER_NVME][c];
-        content[CONTENT_STATE] = 2 * spec->layout->slot_bytes; /* both slots, whatever RAM holds */
+        content[CONTENT_STATE] = place_state_bytes(spec); /* all slots, whatever RAM holds */
         print_tier("NVMe", content, 0, place->nvme_bytes, spec->nvme_budget);
     }
+    if (spec->one_slot)
+        printf("  " PLACE_ONE_SLOT_NOTE "\n");
     plan_memory_deinit(&memory);
     place_print_choice(place, stdout);
 }
@@ -315,6 +317,7 @@ static void fill_request(struct shown *shown, const struct forecast_model *model
         .vram_budget = s->vram_budget,
         .nvme_budget = s->nvme_budget == UINT64_MAX || imagined ? 0 : s->nvme_budget,
         .nvme = imagined ? drive : s->nvme_dir != NULL,
+        .one_slot = s->one_slot,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
         .prefetch = (uint32_t)s->prefetch,
