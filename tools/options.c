@@ -655,7 +655,8 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     result = choose_nvme(o, train, err);
     if (result)
         return result;
-    if (!o->ram_budget && !was_given(o, "ram-budget") && !options_imagined(o, settings))
+    /* train is always on the machine at hand, whatever profile it predicts by. */
+    if (!o->ram_budget && !was_given(o, "ram-budget") && (train || !options_imagined(o, settings)))
         default_ram(o);
     if (train)
         print_resume_command(o);

@@ -26,6 +26,14 @@ check "the count goes on over a resume ($first, $(total))" test "$(total)" -gt "
 run "${common[@]}" --write-budget 2T/week
 refused "a size a week is no size a day" 2 "2T/day"
 
+# What a person writes into the profile that bench has made.
+must bench ssd --nvme "$work/nvme" --seconds 0.2 --size 16M --threads 1 --out "$work/machine.json"
+sed -i "s/\"endurance_bytes\": 0/\"endurance_bytes\": $(last_value "$work/machine.json" capacity_bytes)/" \
+    "$work/machine.json"
+must "${common[@]}" --resume --steps 12 --write-budget 0 --machine "$work/machine.json"
+check "train warns of a drive whose endurance is written into the profile" grep -q "rated for in [0-9]* days" "$work/err"
+check "and tells at its end how long it would last" grep -q "endurance .* days at this pace" "$work/out"
+
 imagined=(plan --model gpt2-1558m --gpu rtx3060 --cpu 7950x3d --ram 32G --ram-budget 16G --batch 4
     --accum 2)
 run "${imagined[@]}" --ssd qlc-2tb
