@@ -56,6 +56,25 @@ int args_parse_size(const char *text, uint64_t *bytes, struct err *err)
     return 0;
 }
 
+int args_parse_daily(const char *text, uint64_t *bytes, struct err *err)
+{
+    static const char day[] = "/day";
+    char size[32];
+    struct err no_size;
+    size_t length = strlen(text), tail = sizeof(day) - 1;
+    if (length > tail && strcmp(text + length - tail, day) == 0)
+        length -= tail;
+    if (length < sizeof(size)) {
+        snprintf(size, sizeof(size), "%.*s", (int)length, text);
+        if (args_parse_size(size, bytes, &no_size) == 0)
+            return 0;
+    }
+    return err_set(err, ERR_USAGE,
+                   "\"%s\" is no size a day; write a number with K, M, G or T, such as 2T/day or "
+                   "500G",
+                   text);
+}
+
 static int parse_duration(const char *text, double *seconds, struct err *err)
 {
     double value;
@@ -112,6 +131,8 @@ static int parse_value(const struct args_option *option, const char *text, struc
         return parse_double(text, option->target, err);
     case ARGS_SIZE:
         return args_parse_size(text, option->target, err);
+    case ARGS_DAILY:
+        return args_parse_daily(text, option->target, err);
     case ARGS_DURATION:
         return parse_duration(text, option->target, err);
     }

@@ -19,6 +19,7 @@ enum args_kind {
     ARGS_U64,      /* uint64_t *target, decimal */
     ARGS_DOUBLE,   /* double *target, finite, >= 0 */
     ARGS_SIZE,     /* uint64_t *target, with K M G T (powers of 1024), fractions allowed: 1.5G */
+    ARGS_DAILY,    /* uint64_t *target, as ARGS_SIZE, with or without "/day" behind it */
     ARGS_DURATION, /* double *target in seconds, with s m h d: 8h, 90m */
 };
 
@@ -48,5 +49,8 @@ int args_parse(struct args_command *command, int argc, char **argv, struct err *
 
 /* "312M" -> 327155712. */
 int args_parse_size(const char *text, uint64_t *bytes, struct err *err);
+
+/* "2T/day" or "2T" -> 2199023255552. */
+int args_parse_daily(const char *text, uint64_t *bytes, struct err *err);
 
 #endif

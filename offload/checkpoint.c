@@ -4,6 +4,7 @@
 #include "core/json.h"
 #include "core/mem.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -103,17 +104,17 @@ static const char *recorded_path(const char *state_path)
 }
 
 static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *tier, uint32_t slot,
-                             const char *state_path)
+                             bool open, const char *state_path)
 {
     const struct layout *layout = tier->layout;
     uint32_t count = layout->chunk_count * PLANE_COUNT;
     size_t used = 0;
     append(checkpoint, &used,
            MANIFEST_HEAD "%*s\", \"step\": %" PRIu64 ", \"tokens\": %" PRIu64
-                         ", \"slot\": %u, \"parameters\": %" PRIu64
+                         ", \"slot\": %u%s, \"parameters\": %" PRIu64
                          ",\n\"weights_hash\": \"%016" PRIx64 "\",\n\"state\": ",
-           HASH_DIGITS, "", checkpoint->step, checkpoint->tokens, slot, layout->real_parameters,
-           checkpoint->weights_hash);
+           HASH_DIGITS, "", checkpoint->step, checkpoint->tokens, slot, open ? ", \"open\": 1" : "",
+           layout->real_parameters, checkpoint->weights_hash);
     append_path(checkpoint, &used, recorded_path(state_path));
     append(checkpoint, &used, ",\n\"sums\": [");
     for (uint32_t i = 0; i < count; i++)
@@ -131,20 +132,41 @@ int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct e
     /* A failed flush is never tried again: the kernel may have dropped the pages it could not
      * write. */
     if (fdatasync(tier->state_fd) != 0)
-        return err_set_errno(err, errno,
-                             "cannot flush %s; the commit before this one is intact: continue "
-                             "with --resume",
-                             tier->state_path);
+        return err_set_errno(err, errno, "cannot flush %s; %s", tier->state_path,
+                             tier->overwriting
+                                 ? tier_commit_note(tier)
+                                 : "the commit before this one is intact: continue with --resume");
     char path[FILE_PATH_MAX];
     int result = file_join(path, checkpoint->run_dir, CHECKPOINT_MANIFEST_FILE, err);
     if (result)
         return result;
-    size_t bytes = write_manifest(checkpoint, tier, tier_open_slot(tier), tier->state_path);
+    size_t bytes = write_manifest(checkpoint, tier, tier_open_slot(tier), false, tier->state_path);
     result = file_replace(path, checkpoint->text, bytes, err);
     if (result)
         return result;
     tier->committed_slot = (int)tier_open_slot(tier);
+    tier->overwriting = false;
+    checkpoint->committed_step = checkpoint->step;
     return 0;
+}
+
+int checkpoint_open_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err)
+{
+    if (tier->slots != 1 || tier->committed_slot < 0 || tier->overwriting)
+        return 0;
+    char path[FILE_PATH_MAX];
+    int result = file_join(path, checkpoint->run_dir, CHECKPOINT_MANIFEST_FILE, err);
+    if (result)
+        return result;
+    /* The step is the commit's, not that of the one to come, which the trainer may have set. */
+    uint64_t step = checkpoint->step;
+    checkpoint->step = checkpoint->committed_step;
+    size_t bytes = write_manifest(checkpoint, tier, 0, true, tier->state_path);
+    checkpoint->step = step;
+    result = file_replace(path, checkpoint->text, bytes, err);
+    if (result == 0)
+        tier->overwriting = true;
+    return result;
 }
 
 /* Up to `bytes` from one file to another at the same offset, without passing through our memory;
@@ -166,7 +188,7 @@ static int copy_slot(const struct tier *tier, const char *path, struct err *err)
     uint64_t first = (uint64_t)tier->committed_slot * bytes;
     int in = open(tier->state_path, O_RDONLY | O_CLOEXEC);
     int out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    int result = in < 0 || out < 0 || ftruncate(out, (off_t)(2 * bytes)) != 0 ? errno : 0;
+    int result = in < 0 || out < 0 || ftruncate(out, (off_t)(tier->slots * bytes)) != 0 ? errno : 0;
     for (uint64_t done = 0; done < bytes && result == 0;) {
         ssize_t n = copy_range(in, out, (off_t)(first + done), bytes - done);
         if (n < 0 && errno == EINTR)
@@ -220,7 +242,7 @@ bool checkpoint_is_kept(const struct checkpoint *checkpoint, uint64_t step)
 int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, struct err *err)
 {
     char dir[FILE_PATH_MAX], path[FILE_PATH_MAX], manifest[FILE_PATH_MAX];
-    ASSERT(tier->committed_slot >= 0);
+    ASSERT(tier->committed_slot >= 0 && !tier->overwriting);
     int result = kept_dir(checkpoint, checkpoint->step, dir, err);
     if (result == 0)
         result = file_make_dirs(dir, err);
@@ -239,7 +261,7 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
         result = link_file(checkpoint->run_dir, dir, "tokenizer.json", err);
     if (result)
         return result;
-    size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, path);
+    size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, false, path);
     return file_replace(manifest, checkpoint->text, bytes, err);
 }
 
@@ -276,6 +298,7 @@ static int parse_manifest(struct checkpoint_manifest *manifest, const struct jso
     manifest->tokens = (uint64_t)json_get_int(root, "tokens", 0);
     manifest->parameters = (uint64_t)json_get_int(root, "parameters", 0);
     manifest->slot = (uint32_t)slot;
+    manifest->open = json_get_int(root, "open", 0) != 0;
     manifest->weights_hash = strtoull(hash, NULL, 16);
     manifest->chunk_count = (uint32_t)(count / PLANE_COUNT);
     manifest->plane_sums = mem_alloc(count, sizeof(*manifest->plane_sums));
@@ -352,6 +375,46 @@ void checkpoint_unload(struct checkpoint_manifest *manifest)
     *manifest = (struct checkpoint_manifest){0};
 }
 
+/* The name of the newest folder below kept/ that holds a commit, or "". */
+static void find_newest_kept(const char *run_dir, char newest[NAME_MAX + 1])
+{
+    char kept[FILE_PATH_MAX], dir[FILE_PATH_MAX], manifest[FILE_PATH_MAX];
+    struct err ignored;
+    newest[0] = 0;
+    DIR *folder = file_join(kept, run_dir, "kept", &ignored) ? NULL : opendir(kept);
+    if (!folder)
+        return;
+    for (struct dirent *entry; (entry = readdir(folder));)
+        if (strncmp(entry->d_name, "step-", 5) == 0 && strcmp(entry->d_name, newest) > 0 &&
+            file_join(dir, kept, entry->d_name, &ignored) == 0 &&
+            file_join(manifest, dir, CHECKPOINT_MANIFEST_FILE, &ignored) == 0 &&
+            file_exists(manifest))
+            strcpy(newest, entry->d_name);
+    closedir(folder);
+}
+
+int checkpoint_refuse_open(const struct checkpoint_manifest *manifest, const char *run_dir,
+                           struct err *err)
+{
+    char newest[NAME_MAX + 1];
+    find_newest_kept(run_dir, newest);
+    if (newest[0])
+        return err_set(
+            err, ERR_INPUT,
+            "%s has one slot of state (--nvme-slots 1), and the commit of step %" PRIu64
+            " in it has been overwritten in part: a run that still trains makes another, "
+            "one that was killed goes on from its last copy: spillway train --resume "
+            "--out %s/kept/%s",
+            run_dir, manifest->step, run_dir, newest);
+    return err_set(
+        err, ERR_INPUT,
+        "%s has one slot of state (--nvme-slots 1), and the commit of step %" PRIu64
+        " in it has been overwritten in part: a run that still trains makes another, one "
+        "that was killed is lost, since --keep-every made no copy: begin anew with "
+        "another --out",
+        run_dir, manifest->step);
+}
+
 int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir,
                            const struct layout *layout, struct err *err)
 {
@@ -362,6 +425,10 @@ int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir
                        "%s has no commit yet: the first one comes after --checkpoint-every steps "
                        "or at the end",
                        run_dir);
+    if (result == 0 && reader->manifest.open) {
+        result = checkpoint_refuse_open(&reader->manifest, run_dir, err);
+        checkpoint_unload(&reader->manifest);
+    }
     if (result)
         return result;
     ASSERT(strlen(run_dir) < sizeof(reader->run_dir));
@@ -392,7 +459,7 @@ static bool replaced_meanwhile(const struct checkpoint_reader *reader)
     struct checkpoint_manifest now;
     struct err ignored;
     int result = checkpoint_load(&now, reader->run_dir, reader->layout, &ignored);
-    bool replaced = result == 0 && now.step != reader->manifest.step;
+    bool replaced = result == 0 && (now.open || now.step != reader->manifest.step);
     if (result == 0)
         checkpoint_unload(&now);
     return replaced;

@@ -7,6 +7,10 @@
  * manifest and reads the slot it names; a trainer that goes on meanwhile writes only the other slot
  * until its next commit, after which the reader's checksums catch what has changed and it starts
  * again.
+ *
+ * A state file of one slot (--nvme-slots 1) has no other slot to write: there the manifest is
+ * marked as open before its commit is overwritten, and an open one is refused by every reader. What
+ * is kept (checkpoint_keep) is a copy and stays whole.
  */
 #ifndef SPILLWAY_OFFLOAD_CHECKPOINT_H
 #define SPILLWAY_OFFLOAD_CHECKPOINT_H
@@ -24,7 +28,8 @@ struct checkpoint {
     uint64_t tokens; /* trained on so far, with that step */
     char *text;      /* owned; room for the manifest: a commit allocates nothing */
     size_t text_max;
-    uint64_t weights_hash; /* of the last commit */
+    uint64_t weights_hash;   /* of the last commit */
+    uint64_t committed_step; /* its step: also set by whoever loads one (state_load) */
 };
 
 void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
@@ -35,6 +40,10 @@ void checkpoint_deinit(struct checkpoint *checkpoint);
  * slot has been written and tier->plane_sums are its sums. */
 int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err);
 
+/* With one slot, before the first write after a commit: marks the manifest as open, durably. With
+ * two, before the first commit, and where it is marked already: nothing to do. */
+int checkpoint_open_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err);
+
 /* Copies the commit that has just been made to RUN/kept/step-<number>, a folder that can be
  * sampled, exported and resumed like a run. Allocates nothing. */
 bool checkpoint_is_kept(const struct checkpoint *checkpoint, uint64_t step);
@@ -44,6 +53,7 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
 struct checkpoint_manifest {
     uint64_t step, tokens, weights_hash;
     uint32_t slot;
+    bool open;           /* its only slot has been overwritten since: there is no commit any more */
     uint64_t parameters; /* real, of the model */
     char state_path[FILE_PATH_MAX];
     uint64_t *plane_sums; /* owned; [chunk * 4 + plane] */
@@ -55,6 +65,10 @@ struct checkpoint_manifest {
 int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
                     const struct layout *layout, struct err *err);
 void checkpoint_unload(struct checkpoint_manifest *manifest);
+
+/* The sentence for a manifest that is open, naming the newest kept commit: ERR_INPUT. */
+int checkpoint_refuse_open(const struct checkpoint_manifest *manifest, const char *run_dir,
+                           struct err *err);
 
 /* Reading of committed planes, with their checksums: plain and buffered, unless it is made direct.
  */

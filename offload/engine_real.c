@@ -138,10 +138,11 @@ _Noreturn static void transfer_failed(struct engine_real *real, const struct pla
     struct tier *tier = real->exec->tier;
     uint32_t cell = op->uses[write ? 1 : 0].cells.first;
     struct tier_location at = tier_read_at(tier, cell);
-    fatal("cannot %s %s at offset %" PRIu64 ": %s; the last commit is intact: continue with "
-          "--resume when the drive is well again",
-          write ? "write" : "read", at.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
-          at.offset + completion->done_bytes, ring_explain(real->ring, completion->error));
+    fatal("cannot %s %s at offset %" PRIu64 ": %s; %s%s", write ? "write" : "read",
+          at.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
+          at.offset + completion->done_bytes, ring_explain(real->ring, completion->error),
+          tier_commit_note(tier),
+          tier->overwriting ? "" : ": continue with --resume when the drive is well again");
 }
 
 static uint32_t reap_ring(struct engine_real *real, struct engine_completion *completions,

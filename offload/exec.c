@@ -335,9 +335,8 @@ static void run_update(struct exec *exec, const struct plan_op *op)
         if (tier_join_sums(number, p, job.before.sums[p], parts) != sums[p])
             tier_fail_plane(exec->tier, number, p);
     if (job.failed)
-        fatal("a weight of chunk %u is no longer finite after its update: lower --lr; the last "
-              "commit is intact",
-              number);
+        fatal("a weight of chunk %u is no longer finite after its update: lower --lr; %s", number,
+              tier_commit_note(exec->tier));
     for (uint32_t p = job.after.first; p < PLANE_COUNT; p++)
         sums[p] = tier_join_sums(number, p, job.after.sums[p], parts);
 }
@@ -410,10 +409,12 @@ static void run_clip(struct exec *exec, const struct plan_op *op)
     exec->gradient_norm = sqrt(sum);
 }
 
-void exec_commit_note(uint64_t step, char note[64])
+void exec_commit_note(const struct exec *exec, uint64_t step, char note[64])
 {
     if (step == UINT64_MAX)
         snprintf(note, 64, "no commit was made yet");
+    else if (exec->tier->overwriting)
+        snprintf(note, 64, "%s", tier_commit_note(exec->tier));
     else
         snprintf(note, 64, "the commit of step %" PRIu64 " is intact", step);
 }
@@ -423,7 +424,7 @@ static void run_check(const struct exec *exec)
     if (isfinite(exec_loss(exec)))
         return;
     char commit[64];
-    exec_commit_note(exec->committed_step, commit);
+    exec_commit_note(exec, exec->committed_step, commit);
     fatal(EXEC_LOSS_MESSAGE, exec->step_number, commit);
 }
 

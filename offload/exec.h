@@ -63,7 +63,7 @@ uint32_t *exec_tokens(const struct exec *exec, uint32_t micro);
 #define EXEC_LOSS_MESSAGE                                                                          \
     "the loss of step %" PRIu64 " is not finite; stopped before its update: lower --lr or set "    \
     "--clip 1.0 (%s)"
-void exec_commit_note(uint64_t step, char note[64]);
+void exec_commit_note(const struct exec *exec, uint64_t step, char note[64]);
 
 /* Mean loss over all tokens of the step, summed in double in canonical order. */
 double exec_loss(const struct exec *exec);

@@ -8,7 +8,6 @@
 #include <inttypes.h>
 #include <math.h>
 
-#define SECONDS_A_DAY 86400.0
 /* What a process of ours takes before anything is planned: code, libraries, stacks. */
 #define PROGRAM_BYTES (40 * MIB)
 /* What the measurement at the start cannot see yet: stacks, rings, plans under construction. */
@@ -105,6 +104,9 @@ static int make_spec(struct place_spec *spec, const struct forecast_request *req
         .overhead_bytes =
             PROGRAM_BYTES + request->profile->device.overhead_bytes +
             forecast_overhead_bytes(&model->layout, model->config.layers, request->accum),
+        .write_budget = request->write_budget,
+        .checkpoint_every = request->checkpoint_every,
+        .one_slot = request->one_slot,
         .clip = request->clip,
         .resident_planes = request->resident_planes,
         .prefetch = request->prefetch,
@@ -182,28 +184,6 @@ static double hiding_tokens(const struct forecast *f)
     return factor * (double)f->tokens;
 }
 
-static uint64_t resident_bytes(const struct place *place)
-{
-    uint64_t bytes = place->spec.layout->padded_parameters * LAYOUT_STATE_BYTES;
-    for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
-        for (uint32_t p = 0; p < PLANE_COUNT; p++)
-            bytes -= place_plane_spilled(place, c, p);
-    return bytes;
-}
-
-static void wear(struct forecast *f, uint32_t checkpoint_every)
-{
-    const struct profile_ssd *ssd = &f->place.spec.profile->ssd;
-    double step = (double)f->bytes[LANE_SSD_WRITE];
-    f->commit_write_bytes = resident_bytes(&f->place);
-    if (checkpoint_every)
-        step += (double)f->commit_write_bytes / checkpoint_every;
-    f->written_per_day = step / f->predicted_s * SECONDS_A_DAY;
-    f->ssd_days_left = INFINITY;
-    if (ssd->endurance_bytes && ssd->count && f->written_per_day > 0)
-        f->ssd_days_left = (double)ssd->endurance_bytes * ssd->count / f->written_per_day;
-}
-
 static void simulate(struct forecast *f, bool chunks)
 {
     struct sched_result result;
@@ -224,8 +204,7 @@ static void simulate(struct forecast *f, bool chunks)
     }
 }
 
-void forecast_of_place(struct forecast *f, const struct place *place, bool chunks,
-                       uint32_t checkpoint_every)
+void forecast_of_place(struct forecast *f, const struct place *place, bool chunks)
 {
     const struct place_spec *spec = &place->spec;
     ASSERT(spec->profile != NULL);
@@ -234,7 +213,7 @@ void forecast_of_place(struct forecast *f, const struct place *place, bool chunk
     simulate(f, chunks);
     place_least(&f->place, !place->immediate, true, true, &f->least);
     f->hiding_tokens = hiding_tokens(f);
-    wear(f, checkpoint_every);
+    wear_of(&f->wear, &f->place, f->bytes[LANE_SSD_WRITE], f->predicted_s);
 }
 
 /* No budget helps where the card itself is too small. */
@@ -266,7 +245,7 @@ int forecast_make(struct forecast *f, const struct forecast_request *request, st
         f->place.spec = spec;
         return result;
     }
-    forecast_of_place(f, &place, request->chunks, request->checkpoint_every);
+    forecast_of_place(f, &place, request->chunks);
     return 0;
 }
 

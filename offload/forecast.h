@@ -14,6 +14,7 @@
 #include "offload/bound.h"
 #include "offload/place.h"
 #include "offload/plan.h"
+#include "offload/wear.h"
 
 /* What follows from the model alone: shared by all forecasts of it, also of several threads. */
 struct forecast_model {
@@ -32,13 +33,15 @@ struct forecast_request {
     uint64_t ram_budget;        /* 0: the machine's RAM less what others need */
     uint64_t vram_budget;       /* of one GPU; 0: all of it. CPU device: 0: none */
     uint64_t nvme_budget;       /* 0: the drives' capacity where known, else no limit */
-    bool nvme;                  /* the drives may be used */
+    bool one_slot;
+    bool nvme; /* the drives may be used */
     bool clip;
     int resident_planes; /* as in struct place_spec, all below */
     uint32_t prefetch;
     enum place_recompute recompute;
-    uint32_t checkpoint_every; /* steps between commits; 0: none */
-    bool chunks;               /* simulate at chunk level (tenths of a second for large models) */
+    uint64_t write_budget;
+    uint32_t checkpoint_every;
+    bool chunks; /* simulate at chunk level (tenths of a second for large models) */
 };
 
 struct forecast {
@@ -49,10 +52,8 @@ struct forecast {
     uint64_t bytes[LANE_COUNT]; /* of a usual step, one device's copies */
     struct place_least least;
     uint64_t tokens; /* of a step */
-    uint64_t commit_write_bytes;
-    double written_per_day; /* bytes, commits included, training day and night */
-    double ssd_days_left;   /* until the rated endurance is used up; INFINITY: not known, or none */
-    double hiding_tokens;   /* a step of so many hides what does not grow with tokens; INFINITY */
+    struct wear wear;
+    double hiding_tokens; /* a step of so many hides what does not grow with tokens; INFINITY */
     uint32_t devices;
 };
 
@@ -61,8 +62,7 @@ struct forecast {
 int forecast_make(struct forecast *forecast, const struct forecast_request *request,
                   struct err *err);
 /* The same of a placement that was chosen already, which is copied in and then owned. */
-void forecast_of_place(struct forecast *forecast, const struct place *place, bool chunks,
-                       uint32_t checkpoint_every);
+void forecast_of_place(struct forecast *forecast, const struct place *place, bool chunks);
 void forecast_deinit(struct forecast *forecast);
 
 static inline double forecast_tokens_per_s(const struct forecast *forecast)

@@ -23,20 +23,39 @@ static int64_t line_step(const char *line)
     return -1;
 }
 
-/* Where the first line begins that is of a later step, is cut off, or is not ours. */
-static int find_end(FILE *file, uint64_t keep_step, off_t *end, int64_t *last_commit)
+/* "ssd_written_total_bytes" of a line that this file wrote; 0 where it has none. */
+static uint64_t line_written(const char *line)
+{
+    static const char name[] = "\"ssd_written_total_bytes\": ";
+    const char *at = strstr(line, name);
+    return at ? strtoull(at + sizeof(name) - 1, NULL, 10) : 0;
+}
+
+/* What a log tells up to the first line that is cut off or not ours. */
+struct told {
+    off_t end;              /* where the first line begins that is of a later step, or not ours */
+    int64_t last_commit;    /* before that; -1: none */
+    uint64_t written_bytes; /* anywhere */
+};
+
+static int read_log(FILE *file, uint64_t keep_step, struct told *told)
 {
     char line[LINE_BYTES_MAX];
-    *end = 0;
+    bool kept = true;
+    *told = (struct told){.last_commit = -1};
     while (fgets(line, sizeof(line), file)) {
         size_t length = strlen(line);
         int64_t step = line_step(line);
         /* Length 0: zeros, where the power went while the file grew. */
-        if (!length || line[length - 1] != '\n' || step < 0 || (uint64_t)step > keep_step)
+        if (!length || line[length - 1] != '\n' || step < 0)
             break;
-        *end += (off_t)length;
+        told->written_bytes = MAX(told->written_bytes, line_written(line));
+        kept = kept && (uint64_t)step <= keep_step;
+        if (!kept)
+            continue;
+        told->end += (off_t)length;
         if (line[2] == 'c')
-            *last_commit = step;
+            told->last_commit = step;
     }
     return ferror(file) ? -1 : 0;
 }
@@ -45,33 +64,33 @@ int64_t metrics_last_commit(const char *run_dir)
 {
     char path[FILE_PATH_MAX];
     struct err ignored;
-    off_t end;
-    int64_t last_commit = -1;
+    struct told told;
     FILE *file = file_join(path, run_dir, "metrics.jsonl", &ignored) ? NULL : fopen(path, "r");
     if (!file)
         return -1;
-    find_end(file, UINT64_MAX, &end, &last_commit);
+    read_log(file, UINT64_MAX, &told);
     fclose(file);
-    return last_commit;
+    return told.last_commit;
 }
 
 int metrics_open(struct metrics *metrics, const char *run_dir, uint64_t keep_step, struct err *err)
 {
+    struct told told = {.last_commit = -1};
     metrics->fd = -1;
-    metrics->last_commit = -1;
     int result = file_join(metrics->path, run_dir, "metrics.jsonl", err);
     if (result)
         return result;
     FILE *file = fopen(metrics->path, "r");
-    off_t end = 0;
     if (file) {
-        result = find_end(file, keep_step, &end, &metrics->last_commit);
+        result = read_log(file, keep_step, &told);
         fclose(file);
         if (result)
             return err_set(err, ERR_SYSTEM, "cannot read %s", metrics->path);
     }
+    metrics->last_commit = told.last_commit;
+    metrics->written_bytes = told.written_bytes;
     metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (metrics->fd < 0 || ftruncate(metrics->fd, end) != 0)
+    if (metrics->fd < 0 || ftruncate(metrics->fd, told.end) != 0)
         return err_set_errno(err, errno, "cannot write %s", metrics->path);
     return 0;
 }
@@ -131,6 +150,7 @@ int metrics_write_step(struct metrics *metrics, const struct metrics_step *step,
     used = add_count(line, used, "ssd_read_least_bytes", step->least.ssd_read_bytes);
     used = add_count(line, used, "ssd_write_bytes", bytes[LANE_SSD_WRITE]);
     used = add_count(line, used, "ssd_write_least_bytes", step->least.ssd_write_bytes);
+    used = add_count(line, used, "ssd_written_total_bytes", metrics->written_bytes);
     used += snprintf(line + used, sizeof(line) - (size_t)used, ", \"busy_s\": {");
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
         used +=
@@ -158,6 +178,7 @@ int metrics_write_commit(struct metrics *metrics, uint64_t step, uint64_t weight
                         "{\"commit\": %" PRIu64 ", \"weights_hash\": \"%016" PRIx64
                         "\", \"commit_write_bytes\": %" PRIu64 ", \"commit_s\": %.6f",
                         step, weights_hash, bytes, seconds);
+    used = add_count(line, used, "ssd_written_total_bytes", metrics->written_bytes);
     if (rest) {
         used = add_count(line, used, "ssd_read_bytes", rest->bytes[LANE_SSD_READ]);
         used = add_count(line, used, "ssd_read_least_bytes", least->ssd_read_bytes);

@@ -14,6 +14,11 @@ struct metrics {
     int fd;
     char path[FILE_PATH_MAX];
     int64_t last_commit; /* of which there is a line; -1: none */
+    /* To drives by the run so far: its state at first, steps, commits and kept copies, not this
+     * log. Found by metrics_open in the lines that there are, those that it cuts off as well: what
+     * a killed run has repeated was written twice. The trainer counts it up; every line tells it.
+     */
+    uint64_t written_bytes;
 };
 
 struct metrics_step {

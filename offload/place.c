@@ -15,6 +15,7 @@
 #include "offload/place_search.h"
 #include "offload/plan.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Short of nothing, this many chunk states are in flight between drive and optimizer: enough to
@@ -281,7 +282,7 @@ bool place_measure(struct place *place, const struct place_choice *choice)
     bool arena = place->spec.profile == NULL || place->spec.profile->device.is_cpu;
     place->ram_bytes = place->spec.overhead_bytes + ram + page_table_bytes(ram) +
                        (arena ? page_table_bytes(place->vram_bytes) : 0);
-    place->nvme_bytes = 2 * place->spec.layout->slot_bytes + tiers.bytes[TIER_NVME];
+    place->nvme_bytes = place_state_bytes(&place->spec) + tiers.bytes[TIER_NVME];
     return place->ram_bytes <= place->spec.ram_budget &&
            (!place->separate_device || place->vram_bytes <= place->spec.vram_budget);
 }
@@ -490,10 +491,11 @@ static int refuse(struct place *place, struct err *err)
     /* What RAM takes from the drive varies with what the program itself takes: by a chunk or so. */
     uint64_t chunk = spec->layout->chunk_count_max * place->gradient_bytes;
     return err_set(err, ERR_INPUT,
-                   "the NVMe budget of %s is too small: both slots of the state and what is "
-                   "spilled need %s; the smallest that works, other budgets as given: "
-                   "--nvme-budget %lluM",
-                   log_bytes(have, spec->nvme_budget), log_bytes(need, place->nvme_bytes),
+                   "the NVMe budget of %s is too small: %s of the state and what is spilled need "
+                   "%s; the smallest that works, other budgets as given: --nvme-budget %lluM",
+                   log_bytes(have, spec->nvme_budget),
+                   spec->one_slot ? "the slot" : "both slots (--nvme-slots 1: one, not crash-safe)",
+                   log_bytes(need, place->nvme_bytes),
                    (unsigned long long)div_up(with_margin(place->nvme_bytes) + chunk, MIB));
 }
 
@@ -577,11 +579,14 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
     }
     place_limits_init(place, &limits);
     place_spend(place, &limits, &choice);
-    if (spec->profile)
-        place_search(place, &limits, &choice);
+    int result = 0;
+    if (spec->profile && spec->write_budget)
+        result = place_search_writes(place, &limits, &choice, err);
+    else if (spec->profile)
+        place_search(place, &limits, INFINITY, &choice);
     place_apply(place, &choice);
     ASSERT(place->ram_bytes <= spec->ram_budget);
-    return place->nvme_bytes > spec->nvme_budget ? refuse(place, err) : 0;
+    return place->nvme_bytes > spec->nvme_budget ? refuse(place, err) : result;
 }
 
 void place_deinit(struct place *place)

@@ -34,10 +34,13 @@ struct place_spec {
     uint64_t vram_reserve;      /* what the driver takes besides, a part of --vram-budget too */
     uint64_t nvme_budget;       /* UINT64_MAX: what the drive has */
     uint64_t overhead_bytes;    /* code, libraries, stacks, heap: measured by the caller */
-    bool nvme;                  /* there is a folder for the NVMe tier */
-    bool clip;                  /* gradients are clipped by their global norm */
-    int resident_planes;        /* 0..4 forced, or PLACE_RESIDENT_AUTO */
-    uint32_t prefetch;          /* layers ahead; 0: chosen (1 where memory is short, else 2) */
+    uint64_t write_budget;      /* bytes a day to the drive, commits included; 0: no limit */
+    uint32_t checkpoint_every;  /* steps between commits; 0: none but the last */
+    bool one_slot;       /* the state file has one slot, and no crash safety, instead of two */
+    bool nvme;           /* there is a folder for the NVMe tier */
+    bool clip;           /* gradients are clipped by their global norm */
+    int resident_planes; /* 0..4 forced, or PLACE_RESIDENT_AUTO */
+    uint32_t prefetch;   /* layers ahead; 0: chosen (1 where memory is short, else 2) */
     enum place_recompute recompute;
     const struct profile *profile; /* borrowed: the machine that it should be fast on */
 };
@@ -106,6 +109,16 @@ struct place {
     uint32_t evaluations; /* placements that the search has simulated */
 };
 
+/* Slots of the state file, and their bytes. */
+static inline uint32_t place_slots(const struct place_spec *spec)
+{
+    return spec->one_slot ? 1 : 2;
+}
+static inline uint64_t place_state_bytes(const struct place_spec *spec)
+{
+    return place_slots(spec) * spec->layout->slot_bytes;
+}
+
 /* What of a chunk's plane, stored gradient or stashed gradient is not in RAM. */
 static inline uint64_t place_plane_spilled(const struct place *place, uint32_t chunk,
                                            uint32_t plane)
@@ -129,8 +142,9 @@ static inline uint64_t place_stash_spilled(const struct place *place, uint32_t c
     return place->stash_in_ram[chunk] ? 0 : place->spec.layout->chunks[chunk].count * 4;
 }
 
-/* The fastest placement on spec->profile that place_search finds; without a profile, what a fixed
- * order of spending gives. 0, or ERR_INPUT. The result is to be given to place_deinit either way.
+/* The fastest placement on spec->profile that place_search finds, among those that keep the write
+ * budget; without a profile, what a fixed order of spending gives, whatever it writes. 0, or
+ * ERR_INPUT. The result is to be given to place_deinit either way.
  */
 int place_choose(struct place *place, const struct place_spec *spec, struct err *err);
 void place_deinit(struct place *place);
@@ -186,6 +200,11 @@ void place_least(const struct place *place, bool update, bool forward, bool back
 /* FLOPs of a step without recomputation: {forward, backward}. Matrix products and attention, the
  * head's second look at its logits included. */
 void place_flops(const struct place_spec *spec, uint64_t *forward, uint64_t *backward);
+
+/* What train and plan say of --nvme-slots 1. */
+#define PLACE_ONE_SLOT_NOTE                                                                        \
+    "one slot (--nvme-slots 1): no crash safety between commits; what is killed in a step goes "   \
+    "on only from a copy that --keep-every made"
 
 /* A table of what sits where, for a person; and what was chosen, in words. */
 void place_print(const struct place *place, const struct plan_memory *memory, FILE *out);

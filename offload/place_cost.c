@@ -185,7 +185,6 @@ static uint32_t count_where(const uint8_t *where, uint32_t count, enum place_whe
 
 void place_print(const struct place *place, const struct plan_memory *memory, FILE *out)
 {
-    const struct layout *layout = place->spec.layout;
     char text[LOG_BYTES_MAX];
     fprintf(out, "Placement\n");
     if (place->separate_device)
@@ -198,10 +197,13 @@ void place_print(const struct place *place, const struct plan_memory *memory, FI
     if (place->spec.nvme) {
         print_tier("NVMe", memory->content_bytes[TIER_NVME], place->nvme_bytes,
                    place->spec.nvme_budget, out);
-        fprintf(out,
-                "         of which the two slots of all state, one of them the last commit's: %s\n",
-                log_bytes(text, 2 * layout->slot_bytes));
+        fprintf(out, "         of which the %s: %s\n",
+                place->spec.one_slot ? "one slot of all state"
+                                     : "two slots of all state, one of them the last commit's",
+                log_bytes(text, place_state_bytes(&place->spec)));
     }
+    if (place->spec.one_slot)
+        fprintf(out, "  " PLACE_ONE_SLOT_NOTE "\n");
     place_print_choice(place, out);
 }
 

@@ -1,9 +1,11 @@
 #include "offload/place_search.h"
 
+#include "core/log.h"
 #include "core/mem.h"
 #include "core/rng.h"
 #include "offload/bound.h"
 #include "offload/coarse.h"
+#include "offload/wear.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,6 +20,13 @@
 #define DESCENTS    3
 #define SEARCH_SEED 1
 
+/* A choice that writes too much is worse than any step that could be waited for (seconds), and the
+ * worse the more it writes: so a search that has found nothing better goes towards writing less. */
+#define TOO_MUCH 1e12
+/* How often a search is repeated with a lower limit, where the winner of the last one keeps it at
+ * layer level and not at chunk level. */
+#define WRITE_ROUNDS_MAX 4
+
 struct seen {
     struct place_limits limits;
     struct place_choice choice;
@@ -31,7 +40,8 @@ struct search {
     struct seen seen[PLACE_SEARCH_EVALUATIONS_MAX];
     uint32_t seen_count;
     struct place_choice best;
-    double best_score, best_s;
+    double best_score, best_s, best_per_day;
+    double most_per_day; /* bytes that may be written */
     /* Where the descent that goes on is. */
     struct place_limits limits;
     struct place_choice at;
@@ -45,7 +55,8 @@ static const enum place_knob moved[] = {
     KNOB_X_RAM,        KNOB_LO,       KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,
 };
 
-static double simulate(struct search *search, const struct place_choice *choice, double *traffic_s)
+static double simulate(struct search *search, const struct place_choice *choice, double *traffic_s,
+                       struct wear *wear)
 {
     const struct profile_ssd *ssd = &search->place->spec.profile->ssd;
     struct place coarse;
@@ -54,6 +65,7 @@ static double simulate(struct search *search, const struct place_choice *choice,
     double seconds = coarse_step(&coarse, &result, NULL);
     *traffic_s = ((double)result.bytes[LANE_SSD_READ] + (double)result.bytes[LANE_SSD_WRITE]) /
                  ssd->read_bytes_per_s;
+    wear_of(wear, &coarse, result.bytes[LANE_SSD_WRITE], seconds);
     place_deinit(&coarse);
     return seconds;
 }
@@ -63,17 +75,21 @@ static double score_of(struct search *search, const struct place_limits *limits,
                        const struct place_choice *choice)
 {
     double traffic_s;
+    struct wear wear;
     for (uint32_t i = 0; i < search->seen_count; i++)
         if (memcmp(&search->seen[i].choice, choice, sizeof(*choice)) == 0)
             return search->seen[i].score;
     if (search->seen_count == PLACE_SEARCH_EVALUATIONS_MAX)
         return INFINITY;
-    double seconds = simulate(search, choice, &traffic_s);
+    double seconds = simulate(search, choice, &traffic_s, &wear);
     double score = seconds + TRAFFIC_WEIGHT * traffic_s;
+    if (wear.bytes_per_day > search->most_per_day)
+        score = TOO_MUCH * wear.bytes_per_day / search->most_per_day;
     search->seen[search->seen_count++] = (struct seen){*limits, *choice, score, false};
     if (score < search->best_score) {
         search->best_score = score;
         search->best_s = seconds;
+        search->best_per_day = wear.bytes_per_day;
         search->best = *choice;
     }
     return score;
@@ -266,11 +282,13 @@ static void trade(struct search *search)
             }
 }
 
-void place_search(struct place *place, const struct place_limits *limits,
-                  struct place_choice *choice)
+double place_search(struct place *place, const struct place_limits *limits, double most_per_day,
+                    struct place_choice *choice)
 {
     struct search *search = mem_alloc(1, sizeof(*search));
     search->place = place;
+    search->most_per_day = most_per_day;
+    search->best_per_day = INFINITY;
     search->best_score = search->score = INFINITY;
     coarse_init(&search->coarse, place->spec.layout);
     search->best = *choice;
@@ -290,6 +308,59 @@ void place_search(struct place *place, const struct place_limits *limits,
     *choice = search->best;
     place->predicted_s = search->best_s;
     place->evaluations = search->seen_count;
+    double per_day = search->best_per_day;
     coarse_deinit(&search->coarse);
     mem_free(search);
+    return per_day;
+}
+
+/* ---- Within a write budget --------------------------------------------------------------------
+ */
+
+static int refuse_writes(const struct place_spec *spec, double least, struct err *err)
+{
+    char budget[LOG_BYTES_MAX], need[LOG_BYTES_MAX];
+    /* A little more than what was found, as with the other budgets. */
+    uint64_t works = (uint64_t)(least * (1 + 1.0 / 32));
+    return err_set(err, ERR_INPUT,
+                   "the write budget of %s a day is too small: of the placements that fit, the one "
+                   "that spares the drive most writes %s a day, commits included; what lessens it: "
+                   "more RAM (--ram-budget), more tokens a step (--accum)%s; the smallest that "
+                   "works, other options as given: --write-budget %lluM",
+                   log_bytes(budget, spec->write_budget), log_bytes(need, (uint64_t)least),
+                   spec->checkpoint_every ? ", fewer commits (--checkpoint-every)" : "",
+                   (unsigned long long)div_up(works, MIB));
+}
+
+/* What a choice writes a day at chunk level. */
+static double written_per_day(struct place *place, const struct place_choice *choice)
+{
+    struct sched_result result;
+    struct wear wear;
+    uint32_t prefetch = place->spec.prefetch;
+    place_apply(place, choice);
+    double seconds = coarse_step(place, &result, NULL);
+    wear_of(&wear, place, result.bytes[LANE_SSD_WRITE], seconds);
+    place->spec.prefetch = prefetch; /* as asked: another search follows, perhaps */
+    return wear.bytes_per_day;
+}
+
+int place_search_writes(struct place *place, const struct place_limits *limits,
+                        struct place_choice *choice, struct err *err)
+{
+    double budget = (double)place->spec.write_budget, most = budget, least = INFINITY;
+    struct place_choice start = *choice;
+    ASSERT(budget > 0);
+    for (uint32_t round = 0; round < WRITE_ROUNDS_MAX; round++) {
+        *choice = start;
+        double coarse = place_search(place, limits, most, choice);
+        double fine = written_per_day(place, choice);
+        if (fine <= budget || place->nvme_bytes > place->spec.nvme_budget)
+            return 0;
+        least = fmin(least, fine);
+        if (coarse > most)
+            break;
+        most = fmin(most, coarse) * budget / fine;
+    }
+    return refuse_writes(&place->spec, least, err);
 }

@@ -18,9 +18,17 @@
 /* Simulations at most; the search ends before on any model that was tried. */
 #define PLACE_SEARCH_EVALUATIONS_MAX 400
 
-/* place has been place_init'ed and has a profile. choice: in: one that fits; out: the best. Sets
- * place->predicted_s and place->evaluations. */
-void place_search(struct place *place, const struct place_limits *limits,
-                  struct place_choice *choice);
+/* place has been place_init'ed and has a profile. choice: in: one that fits; out: the best of those
+ * that write no more than most_per_day bytes (INFINITY: no limit), or, where none of them was
+ * found, the one that writes least. Sets place->predicted_s and place->evaluations. Returns what
+ * the choice writes a day, at layer level. */
+double place_search(struct place *place, const struct place_limits *limits, double most_per_day,
+                    struct place_choice *choice);
+
+/* The same for place->spec.write_budget, which the choice keeps at chunk level too; else ERR_INPUT,
+ * with the least that was found as the flag that works. A drive that is too small for the choice is
+ * left to the caller to refuse. */
+int place_search_writes(struct place *place, const struct place_limits *limits,
+                        struct place_choice *choice, struct err *err);
 
 #endif

@@ -97,6 +97,7 @@ struct plan_memory {
     uint32_t cell_count, cell_max;
     uint64_t tier_bytes[TIER_COUNT]; /* arenas; TIER_NVME: the scratch file */
     uint64_t content_bytes[TIER_COUNT][CONTENT_COUNT];
+    uint32_t state_slots; /* of the state file: 1 or 2 */
     bool separate_device; /* false: device cells lie in the RAM arena and no copy lane exists */
 
     /* Where everything is: cell numbers. [n] says how many entries a run has. */

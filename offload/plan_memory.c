@@ -221,6 +221,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
 {
     const struct layout *layout = place->spec.layout;
     *memory = (struct plan_memory){
+        .state_slots = place_slots(&place->spec),
         .separate_device = place->separate_device,
         .cell_max = cell_bound(place),
     };

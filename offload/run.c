@@ -149,6 +149,9 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
         .vram_budget = s->vram_budget,
         .nvme_budget = s->nvme_budget,
         .overhead_bytes = overhead_bytes,
+        .write_budget = s->write_budget,
+        .checkpoint_every = (uint32_t)MIN(s->checkpoint_every, UINT32_MAX),
+        .one_slot = s->one_slot,
         .nvme = nvme,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
@@ -216,6 +219,8 @@ int run_check_machine(const struct place *place, uint64_t device_bytes, struct e
 static int build_plans(struct run *run, struct err *err)
 {
     plan_memory_init(&run->memory, &run->place);
+    for (uint32_t c = 0; c < run->layout.chunk_count; c++)
+        run->spills_state |= run->place.resident[c] < PLANE_COUNT;
     uint32_t op_max = 0;
     for (uint32_t v = 0; v < VARIANT_COUNT; v++) {
         const struct plan_request *request = &run_variant[v];
@@ -472,7 +477,11 @@ static int check_run_dir(const struct run *run, bool *has_commit, struct err *er
     if (result < 0)
         return result;
     *has_commit = result == 0;
+    if (manifest.open)
+        result = checkpoint_refuse_open(&manifest, run->settings->run_dir, err);
     checkpoint_unload(&manifest);
+    if (result < 0)
+        return result;
     int64_t told = *has_commit ? -1 : metrics_last_commit(run->settings->run_dir);
     if (told < 0)
         return 0;
@@ -656,6 +665,7 @@ int run_open(struct run *run, struct err *err)
         code = save_plan(run, err);
     if (code == 0)
         code = metrics_open(&run->metrics, run->settings->run_dir, run->done, err);
+    run->metrics.written_bytes += run->tier.written_bytes;
     /* Killed between a commit and its line: what it cost is not known any more. */
     if (code == 0 && run->committed != UINT64_MAX &&
         run->metrics.last_commit != (int64_t)run->committed)

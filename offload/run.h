@@ -44,6 +44,7 @@ struct run {
     struct pool *pool, *cpu_pool;
     struct place place;
     struct plan_memory memory;
+    bool spills_state; /* some planes are on the drive alone: every update writes there */
     struct plan plans[VARIANT_COUNT];
     struct place_least least[VARIANT_COUNT];
     struct tier tier;
@@ -71,7 +72,8 @@ struct run {
     double first_loss, last_loss;
     uint64_t start_ns, start_done;
     uint64_t moved[LANE_COUNT], commit_bytes;
-    struct sched_result line; /* what has run since the last step's line */
+    uint64_t start_written_bytes; /* metrics.written_bytes when the loop began */
+    struct sched_result line;     /* what has run since the last step's line */
     struct place_least line_least;
 };
 

@@ -183,6 +183,7 @@ int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_man
     memcpy(tier->plane_sums, manifest->plane_sums, chunks * PLANE_COUNT * sizeof(uint64_t));
     memset(tier->chunk_slot, (int)manifest->slot, chunks);
     tier->committed_slot = (int)manifest->slot;
+    exec->checkpoint->committed_step = manifest->step;
     for (uint32_t c = 0; c < chunks; c++)
         for (uint32_t p = 0; p < exec->place->resident[c]; p++) {
             uint32_t i = c * PLANE_COUNT + p;

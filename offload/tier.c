@@ -49,6 +49,7 @@ int tier_open(struct tier *tier, const struct layout *layout, const struct plan_
     *tier = (struct tier){
         .layout = layout,
         .memory = memory,
+        .slots = memory->state_slots,
         .state_fd = -1,
         .scratch_fd = -1,
         .committed_slot = -1,
@@ -59,7 +60,8 @@ int tier_open(struct tier *tier, const struct layout *layout, const struct plan_
     int result = file_open_direct(&tier->state_fd, state_path, create, true, err);
     if (result)
         return result;
-    uint64_t bytes = 2 * layout->slot_bytes;
+    uint64_t bytes = tier->slots * layout->slot_bytes;
+    ASSERT(tier->slots == 1 || tier->slots == 2);
     if (create) {
         result = file_allocate(tier->state_fd, state_path, bytes, err);
         if (result == 0)
@@ -70,7 +72,18 @@ int tier_open(struct tier *tier, const struct layout *layout, const struct plan_
         }
     }
     struct stat stat;
-    if (fstat(tier->state_fd, &stat) != 0 || (uint64_t)stat.st_size != bytes)
+    if (fstat(tier->state_fd, &stat) != 0)
+        return err_set_errno(err, errno, "cannot look at %s", state_path);
+    if (tier->slots == 1 && (uint64_t)stat.st_size == 2 * layout->slot_bytes)
+        return err_set(err, ERR_INPUT,
+                       "%s has two slots, and which of them may be given up changes: go on with "
+                       "--nvme-slots 2, or move the state to another folder with --nvme DIR",
+                       state_path);
+    if (tier->slots == 2 && (uint64_t)stat.st_size == layout->slot_bytes) {
+        result = file_allocate(tier->state_fd, state_path, bytes, err);
+        if (result)
+            return result;
+    } else if ((uint64_t)stat.st_size != bytes)
         return err_set(err, ERR_CORRUPT,
                        "%s has not the size of this model's state (%" PRIu64
                        " bytes): it belongs to another model or was cut off",
@@ -105,7 +118,7 @@ void tier_close(struct tier *tier)
 
 uint32_t tier_open_slot(const struct tier *tier)
 {
-    return tier->committed_slot < 0 ? 0 : 1 - (uint32_t)tier->committed_slot;
+    return tier->committed_slot < 0 || tier->slots == 1 ? 0 : 1 - (uint32_t)tier->committed_slot;
 }
 
 static uint32_t chunk_of(const struct tier *tier, uint32_t cell)
@@ -150,6 +163,8 @@ int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_
     struct ring_completion done;
     while (ring_reap(ring, &done, 1, true) == 0)
         ;
+    if (write)
+        tier->written_bytes += done.done_bytes;
     if (!done.error)
         return 0;
     err_set(err, ERR_SYSTEM, "cannot %s %s at offset %" PRIu64 ": %s", write ? "write" : "read",
@@ -157,8 +172,7 @@ int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_
             where.offset + done.done_bytes, ring_explain(ring, done.error));
     /* The kernel may still write into the buffer, so nothing that follows could be trusted. */
     if (done.abandoned)
-        fatal("%s; the last commit is intact: continue with --resume when the drive is well again",
-              err->message);
+        fatal("%s; %s", err->message, tier_commit_note(tier));
     return err->code;
 }
 
@@ -187,21 +201,28 @@ uint64_t tier_cell_sum(uint32_t cell, const void *data, uint64_t bytes)
     return hash_bytes(data, bytes, ((uint64_t)cell << 8) | 0xff);
 }
 
+const char *tier_commit_note(const struct tier *tier)
+{
+    return tier->overwriting ? "the last commit has been overwritten (--nvme-slots 1)"
+                             : "the last commit is intact";
+}
+
 void tier_fail_plane(const struct tier *tier, uint32_t chunk, uint32_t plane)
 {
     struct tier_location at =
         tier_read_at(tier, tier->memory->plane_nvme.first + chunk * PLANE_COUNT + plane);
     fatal("%s is damaged: at offset %" PRIu64 " the checksum of chunk %u (%s) is wrong; the drive "
-          "or its cable returned other bytes than were written; the last commit is intact where "
-          "'spillway check' says so, then --resume",
-          tier->state_path, at.offset, chunk, layout_plane_name[plane]);
+          "or its cable returned other bytes than were written; %s%s",
+          tier->state_path, at.offset, chunk, layout_plane_name[plane], tier_commit_note(tier),
+          tier->overwriting ? "" : " where 'spillway check' says so, then --resume");
 }
 
 void tier_fail_cell(const struct tier *tier, uint32_t cell)
 {
     fatal("%s is damaged: at offset %" PRIu64 " the checksum of a spilled block is wrong; the "
-          "drive or its cable returned other bytes than were written; continue with --resume",
-          tier->scratch_path, tier->memory->cells[cell].offset);
+          "drive or its cable returned other bytes than were written; %s",
+          tier->scratch_path, tier->memory->cells[cell].offset,
+          tier->overwriting ? tier_commit_note(tier) : "continue with --resume");
 }
 
 uint64_t tier_weights_hash(const struct tier *tier)

@@ -7,6 +7,8 @@
  * not committed is the one that updates write; since every update rewrites a whole chunk, the
  * two slots simply change roles at each commit. RAM-resident planes are written into the same slot
  * at their own place when a commit asks for it, so a slot is complete whatever is resident where.
+ * With one slot (--nvme-slots 1) that slot is both: the updates after a commit overwrite it, so the
+ * manifest is marked as open before them (checkpoint_open_commit) and is whole again at the next.
  * Checksums live outside the chunks: in memory for current state, in the manifest for committed
  * state. Refuses: tmpfs and file systems without O_DIRECT (by io/file.c).
  * One thread at a time, except tier_sum_* on different cells.
@@ -25,14 +27,18 @@ struct tier {
     const struct plan_memory *memory; /* borrowed */
     int state_fd, scratch_fd;
     char state_path[FILE_PATH_MAX], scratch_path[FILE_PATH_MAX];
+    uint32_t slots;       /* 1 or 2 */
+    bool overwriting;     /* the only slot was committed and no longer holds it: the mark is made */
     int committed_slot;   /* 0, 1, or -1 before the first commit */
     uint8_t *chunk_slot;  /* owned; [chunk]: where the current NVMe-resident planes are */
     uint64_t *plane_sums; /* owned; [chunk * 4 + plane]: of the current state */
     uint64_t *cell_sums;  /* owned; [cell]: of scratch cells */
+    uint64_t written_bytes; /* by tier_transfer */
 };
 
-/* Opens or creates the state file at state_path (both slots allocated) and the scratch file beside
- * it; the scratch file is unlinked at once, so that a killed run leaves none. */
+/* Opens or creates the state file at state_path (memory->state_slots allocated) and the scratch
+ * file beside it; the scratch file is unlinked at once, so that a killed run leaves none. A file of
+ * one slot is given a second where two are asked for; one of two slots is refused where one is. */
 int tier_open(struct tier *tier, const struct layout *layout, const struct plan_memory *memory,
               const char *state_path, bool create, struct err *err);
 /* Makes the ring know the open files (ring_register_files). It is closed before they are. */
@@ -47,7 +53,7 @@ struct tier_location {
 struct tier_location tier_read_at(const struct tier *tier, uint32_t cell);
 struct tier_location tier_write_at(struct tier *tier, uint32_t cell);
 
-/* The slot that is being written: the one that is not committed. */
+/* The slot that is being written: the one that is not committed, or the only one. */
 uint32_t tier_open_slot(const struct tier *tier);
 
 /* One whole transfer, waited for; for initialisation and resuming, not for steps. An error names
@@ -62,6 +68,10 @@ uint64_t tier_plane_sum(uint32_t chunk, uint32_t plane, const void *data, uint64
 uint64_t tier_part_sum(const void *data, uint64_t bytes);
 uint64_t tier_join_sums(uint32_t chunk, uint32_t plane, const uint64_t *parts, uint32_t count);
 uint64_t tier_cell_sum(uint32_t cell, const void *data, uint64_t bytes);
+
+/* What a message that ends the program says of the last commit: "the last commit is intact", or
+ * that the only slot has been overwritten. */
+const char *tier_commit_note(const struct tier *tier);
 
 /* Fatal, naming file and offset. */
 _Noreturn void tier_fail_plane(const struct tier *tier, uint32_t chunk, uint32_t plane);

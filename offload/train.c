@@ -6,7 +6,9 @@
  * is on the drive: a resumed run finds a line for every step it does not repeat. With --clip 0
  * backward has applied them itself and nothing is ever pending.
  * 3. A loss or norm that is not finite ends the run before its gradients are applied.
- * 4. From the end of the second step on, nothing allocates (check_sealed).
+ * 4. With one slot of state, the manifest is marked before anything of its commit is overwritten,
+ * so that a kill in between is told on resume and never trained on.
+ * 5. From the end of the second step on, nothing allocates (check_sealed).
  */
 #include "offload/train.h"
 
@@ -17,6 +19,7 @@
 #include "io/ring.h"
 #include "offload/run.h"
 #include "offload/state.h"
+#include "offload/wear.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -57,8 +60,21 @@ static void load_tokens(struct run *run, const struct batch_source *source, uint
     }
 }
 
+/* Before a plan that writes into the only slot there is (rule 4). Where RAM holds all state, that
+ * is a commit alone. */
+static void open_commit(struct run *run, const struct plan *plan)
+{
+    bool updates = plan->update || (plan->backward && !run_defers_updates(run));
+    struct err err;
+    if (!plan->commit && !(updates && run->spills_state))
+        return;
+    if (checkpoint_open_commit(&run->checkpoint, &run->tier, &err) != 0)
+        fatal("%s", err.message);
+}
+
 static void run_plan(struct run *run, enum variant variant, struct sched_result *result)
 {
+    open_commit(run, &run->plans[variant]);
     sched_run(&run->sched, &run->plans[variant], engine_real_engine(run->real), run->trace, result);
     const struct place_least *least = &run->least[variant];
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
@@ -71,6 +87,7 @@ static void run_plan(struct run *run, enum variant variant, struct sched_result 
     run->line_least.ssd_read_bytes += least->ssd_read_bytes;
     run->line_least.ssd_write_bytes += least->ssd_write_bytes;
     run->commit_bytes += result->commit_bytes;
+    run->metrics.written_bytes += result->bytes[LANE_SSD_WRITE] + result->commit_bytes;
 }
 
 /* The third step of a call, the first that is steady and in which nothing is touched for the first
@@ -101,8 +118,8 @@ static void check_sealed(struct run *run)
     }
     if (count != run->sealed_count)
         fatal("a bug: step %" PRIu64 " allocated heap memory %" PRIu64
-              " times after memory was sealed; the last commit is intact",
-              run->done, count - run->sealed_count);
+              " times after memory was sealed; %s",
+              run->done, count - run->sealed_count, tier_commit_note(&run->tier));
 }
 
 /* The pending gradients become optim_step scalars of the update that the next plan makes. */
@@ -136,7 +153,10 @@ static bool commit_due(const struct run *run, uint64_t step)
 /* A commit that has just been made, for good measure kept apart. */
 static int keep(struct run *run, uint64_t step, struct err *err)
 {
-    return keep_due(run, step) ? checkpoint_keep(&run->checkpoint, &run->tier, err) : 0;
+    if (!keep_due(run, step))
+        return 0;
+    run->metrics.written_bytes += run->layout.slot_bytes;
+    return checkpoint_keep(&run->checkpoint, &run->tier, err);
 }
 
 /* Applies what is pending and commits when asked to; afterwards nothing is pending. */
@@ -159,9 +179,13 @@ static int flush(struct run *run, bool commit, struct err *err)
     if (!commit || run->committed == run->done)
         return 0;
     uint64_t written = 0, start_ns = clock_ns();
-    int code = state_commit(&run->exec, run->ring, &written, err);
+    int code = checkpoint_open_commit(&run->checkpoint, &run->tier, err);
+    if (code)
+        return code;
+    code = state_commit(&run->exec, run->ring, &written, err);
     run->exec.commit_ns = clock_ns() - start_ns;
     run->commit_bytes += written;
+    run->metrics.written_bytes += written;
     if (code == 0)
         code = log_commit(run, run->done, written, NULL, err);
     return code ? code : keep(run, run->done, err);
@@ -199,7 +223,7 @@ static const char *tensor_of_chunk(const struct run *run, uint32_t chunk)
 static int check_finite(const struct run *run, double loss, struct err *err)
 {
     char commit[64];
-    exec_commit_note(run->committed, commit);
+    exec_commit_note(&run->exec, run->committed, commit);
     if (!isfinite(loss))
         return err_set(err, ERR_INPUT, EXEC_LOSS_MESSAGE, run->done, commit);
     if (!isfinite(run->exec.gradient_norm))
@@ -336,7 +360,7 @@ static int keep_missed(struct run *run, struct err *err)
         return 0;
     run->checkpoint.step = run->done;
     run->checkpoint.weights_hash = tier_weights_hash(&run->tier);
-    return checkpoint_keep(&run->checkpoint, &run->tier, err);
+    return keep(run, run->done, err);
 }
 
 static int loop(struct run *run, struct err *err)
@@ -345,6 +369,7 @@ static int loop(struct run *run, struct err *err)
     log_progress_start(&progress, "training", "steps", (double)run->settings->steps);
     run->start_ns = clock_ns();
     run->start_done = run->done;
+    run->start_written_bytes = run->metrics.written_bytes;
     int code = 0;
     while (run->done < run->settings->steps && code == 0) {
         struct metrics_step m;
@@ -370,6 +395,29 @@ static void print_lane(const struct run *run, const char *name, enum plan_lane l
                log_bytes(each, run->moved[lane] / steps));
 }
 
+/* In powers of 1000, as drives are rated. */
+static void print_written(const struct run *run, double elapsed_s)
+{
+    const struct profile_ssd *ssd = &run->profile.ssd;
+    char budget[LOG_BYTES_MAX];
+    double written = (double)(run->metrics.written_bytes - run->start_written_bytes);
+    double per_day = written / elapsed_s * WEAR_DAY_S;
+    double endurance = (double)ssd->endurance_bytes * ssd->count;
+    printf(
+        "  written to drive   %9.3f GB, %.3f GB since the run began; %.3f TB a day of training\n",
+        written / 1e9, (double)run->metrics.written_bytes / 1e9, per_day / 1e12);
+    if (endurance > 0 && per_day > 0)
+        printf(
+            "  endurance          %9.1f days at this pace, of the %.0f TB that the drive is rated "
+            "for\n",
+            endurance / per_day, endurance / 1e12);
+    if (run->settings->write_budget && per_day > (double)run->settings->write_budget)
+        log_warn(
+            "this was more a day than the %s of --write-budget, which holds for the steps that "
+            "the plan predicts: lower it by as much, or give --checkpoint-every more steps",
+            log_bytes(budget, run->settings->write_budget));
+}
+
 static void print_summary(const struct run *run)
 {
     struct metrics_step m;
@@ -377,7 +425,6 @@ static void print_summary(const struct run *run)
     fill_memory(run, &m);
     double elapsed_s = (double)(clock_ns() - run->start_ns) / 1e9;
     uint64_t steps = run->done - run->start_done;
-    double written = (double)(run->moved[LANE_SSD_WRITE] + run->commit_bytes) / 1e9;
     printf("\n%" PRIu64 " step%s, %" PRIu64 " tokens in %s: %.0f tokens/s\n", steps,
            steps == 1 ? "" : "s", steps * run_tokens_per_step(run), log_duration(a, elapsed_s),
            (double)(steps * run_tokens_per_step(run)) / elapsed_s);
@@ -395,7 +442,7 @@ static void print_summary(const struct run *run)
     print_lane(run, "NVMe -> RAM", LANE_SSD_READ);
     print_lane(run, "RAM -> NVMe", LANE_SSD_WRITE);
     printf("  commits            %12s in all\n", log_bytes(a, run->commit_bytes));
-    printf("  written to drive   %9.3f GB\n", written);
+    print_written(run, elapsed_s);
     printf("step %" PRIu64 " is committed in %s\n", run->committed, run->settings->run_dir);
     if (run->done < run->settings->steps && run->settings->resume_command)
         printf("continue with:\n  %s\n", run->settings->resume_command);
@@ -426,6 +473,14 @@ static void print_io(const struct run *run)
     log_line("%s: %s", run->tier.state_path, drive_note(&drive, note));
 }
 
+static void warn_of_wear(struct run *run)
+{
+    struct wear wear;
+    double step_s = run_predict(run, run_usual(run));
+    wear_of(&wear, &run->place, run->predicted.bytes[LANE_SSD_WRITE], step_s);
+    wear_warn(&wear);
+}
+
 int train_run(struct train_settings *settings, struct err *err)
 {
     struct run *run = NULL;
@@ -437,6 +492,7 @@ int train_run(struct train_settings *settings, struct err *err)
         print_intro(run);
         place_print(&run->place, &run->memory, stderr);
         print_io(run);
+        warn_of_wear(run);
         code = keep_missed(run, err);
     }
     if (code == 0) {

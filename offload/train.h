@@ -25,6 +25,8 @@ struct train_settings {
     const char *run_dir;
     const char *nvme_dir; /* or NULL */
     uint64_t ram_budget, vram_budget, nvme_budget;
+    uint64_t write_budget; /* bytes a day to the drive, as predicted; 0: no limit */
+    bool one_slot;         /* of the state file (tier.h): --nvme-slots 1 */
     int resident_planes;
     uint64_t prefetch;
     enum place_recompute recompute;

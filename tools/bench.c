@@ -308,6 +308,19 @@ static int open_profile(struct command *command, struct err *err)
     return result;
 }
 
+/* Endurance is measured by nothing: what a person has written into the profile (as
+ * docs/machine-profiles.md says) stays, as long as the drive has the same name and size. */
+static void keep_endurance(struct profile_ssd *ssd, const char *path)
+{
+    struct profile before;
+    struct err ignored;
+    if (!ssd->count || ssd->endurance_bytes || !file_exists(path) ||
+        profile_load(&before, path, &ignored) != 0)
+        return;
+    if (strcmp(before.ssd.name, ssd->name) == 0 && before.ssd.capacity_bytes == ssd->capacity_bytes)
+        ssd->endurance_bytes = before.ssd.endurance_bytes;
+}
+
 /* Interrupted in here it could leave a temporary file; it takes some milliseconds. */
 static int save_profile(struct command *command, struct err *err)
 {
@@ -323,6 +336,7 @@ static int save_profile(struct command *command, struct err *err)
         *slash = '\0';
         result = file_make_dirs(folder, err);
     }
+    keep_endurance(&bench->profile.ssd, command->out_path);
     if (result == 0)
         result = profile_save(&bench->profile, command->out_path, err);
     sigprocmask(SIG_SETMASK, &before, NULL);

@@ -29,6 +29,8 @@ void forecast_asked_to_json(struct json_value *object, const struct place_spec *
     }
     set_bytes(object, "ram_budget_bytes", spec->ram_budget);
     set_bytes(object, "vram_budget_bytes", spec->vram_budget);
+    if (spec->write_budget)
+        set_bytes(object, "write_budget_bytes_per_day", spec->write_budget);
     json_set_int(object, "batch", spec->batch);
     json_set_int(object, "accum", spec->accum);
     json_set_int(object, "seq", spec->seq);
@@ -60,10 +62,10 @@ void forecast_to_json(struct json_value *object, const struct forecast *f)
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
         json_set_number(busy, plan_lane_name[lane], f->busy_s[lane]);
     json_set(object, "busy_s", busy);
-    json_set_number(object, "ssd_written_bytes_per_day", f->written_per_day);
+    json_set_number(object, "ssd_written_bytes_per_day", f->wear.bytes_per_day);
     /* JSON has no infinity: what is not known, or without end, is absent. */
-    if (isfinite(f->ssd_days_left))
-        json_set_number(object, "ssd_days_left", f->ssd_days_left);
+    if (isfinite(f->wear.days_left))
+        json_set_number(object, "ssd_days_left", f->wear.days_left);
     if (isfinite(f->hiding_tokens))
         json_set_number(object, "hiding_tokens", f->hiding_tokens);
 }

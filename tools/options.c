@@ -55,6 +55,12 @@ static void fill_table(struct options *o, enum options_command command)
         "a folder on a drive for state that RAM does not hold (default: none)");
     add(o, "nvme-budget", ARGS_SIZE, &o->nvme_budget, "SIZE",
         "space on that drive (default: what is free)");
+    add(o, "nvme-slots", ARGS_U64, &o->nvme_slots, "1|2",
+        "copies of the state: 2, or 1 in half the space, which a kill in a step destroys (default: "
+        "2)");
+    add(o, "write-budget", ARGS_DAILY, &o->write_budget, "SIZE/day",
+        "what may be written to the drive a day, commits included, such as 2T/day (default: no "
+        "limit)");
     add(o, "device", ARGS_STRING, &o->device, "auto|cpu", "default: auto, which is the CPU");
     add(o, "precision", ARGS_STRING, &o->precision, "bf16|fp32",
         "default: bf16 where the processor has bf16 matrix instructions, else fp32");
@@ -83,9 +89,9 @@ static void fill_table(struct options *o, enum options_command command)
     add(o, "eps", ARGS_DOUBLE, &o->eps, "X", "default: 1e-8");
     add(o, "clip", ARGS_DOUBLE, &o->clip, "X",
         "largest global gradient norm; 0: no clipping (default: 1.0)");
+    add(o, "checkpoint-every", ARGS_U64, &o->checkpoint_every, "N",
+        "steps between commits; 0: only at the end (default: 100)");
     if (train) {
-        add(o, "checkpoint-every", ARGS_U64, &o->checkpoint_every, "N",
-            "steps between commits; 0: only at the end (default: 100)");
         add(o, "keep-every", ARGS_U64, &o->keep_every, "N",
             "steps between copies that are kept under RUN/kept; 0: never (default: 0)");
         add(o, "eval-every", ARGS_U64, &o->eval_every, "N",
@@ -152,7 +158,8 @@ static void record_option(struct json_value *record, const struct args_option *o
         return;
     }
     case ARGS_U64:
-    case ARGS_SIZE: {
+    case ARGS_SIZE:
+    case ARGS_DAILY: {
         uint64_t value = *(uint64_t *)option->target;
         if (value <= INT64_MAX)
             json_set_int(record, option->name, (int64_t)value);
@@ -334,6 +341,8 @@ static int check_numbers(const struct options *o, struct err *err)
         result = in_range("seq", o->seq, 1, 65536, err);
     if (result == 0 && was_given(o, "prefetch"))
         result = in_range("prefetch", o->prefetch, 1, 64, err);
+    if (result == 0)
+        result = in_range("nvme-slots", o->nvme_slots, 1, 2, err);
     if (result == 0 && was_given(o, "threads"))
         result = in_range("threads", o->threads, 1, 256, err);
     if (result == 0 && was_given(o, "epochs"))
@@ -407,6 +416,7 @@ static void set_defaults(struct options *o)
     o->eps = 1e-8;
     o->clip = 1.0;
     o->checkpoint_every = 100;
+    o->nvme_slots = 2;
 }
 
 static bool is_folder(const char *path)
@@ -521,6 +531,8 @@ static void fill_settings(struct options *o, struct train_settings *s)
     s->ram_budget = o->ram_budget;
     s->vram_budget = o->vram_budget;
     s->nvme_budget = o->nvme_budget;
+    s->write_budget = o->write_budget;
+    s->one_slot = o->nvme_slots == 1;
     s->prefetch = o->prefetch;
     s->threads = o->threads;
     s->steps = o->steps;
@@ -643,7 +655,8 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     result = choose_nvme(o, train, err);
     if (result)
         return result;
-    if (!o->ram_budget && !was_given(o, "ram-budget") && !options_imagined(o, settings))
+    /* train is always on the machine at hand, whatever profile it predicts by. */
+    if (!o->ram_budget && !was_given(o, "ram-budget") && (train || !options_imagined(o, settings)))
         default_ram(o);
     if (train)
         print_resume_command(o);

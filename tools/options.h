@@ -18,8 +18,9 @@ struct options {
     const char *recompute, *trace;
     struct machine_request machine; /* train: its `machine` alone */
     double tokens;                  /* of the data, for a plan without it */
-    uint64_t ram_budget, vram_budget, nvme_budget;
-    uint64_t seq, batch, accum, steps, lr_steps, epochs, seed, warmup, prefetch, threads;
+    uint64_t ram_budget, vram_budget, nvme_budget, write_budget;
+    uint64_t nvme_slots, seq, batch, accum, steps, lr_steps, epochs, seed, warmup, prefetch,
+        threads;
     uint64_t checkpoint_every, keep_every, eval_every;
     double max_time, lr, min_lr, weight_decay, beta1, beta2, eps, clip;
     bool resume, replay, json, dump;

@@ -20,12 +20,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SECONDS_A_DAY 86400.0
-#define BAR_WIDTH     48
-#define ADVICE_SHOWN  3
-/* Drives that are used up sooner are worth a word on how to spare them, if that helps so much. */
-#define SPARE_BELOW_DAYS 365
-#define SPARING_LEAST    1.2
+#define BAR_WIDTH    48
+#define ADVICE_SHOWN 3
+/* How to spare a drive is worth a word where that helps so much. */
+#define SPARING_LEAST 1.2
 /* Less is no help. */
 #define ADVICE_LEAST 1.02
 
@@ -97,9 +95,11 @@ static void print_tiers(const struct shown *shown)
         uint64_t content[CONTENT_COUNT];
         for (uint32_t c = 0; c < CONTENT_COUNT; c++)
             content[c] = memory.content_bytes[TIER_NVME][c];
-        content[CONTENT_STATE] = 2 * spec->layout->slot_bytes; /* both slots, whatever RAM holds */
+        content[CONTENT_STATE] = place_state_bytes(spec); /* all slots, whatever RAM holds */
         print_tier("NVMe", content, 0, place->nvme_bytes, spec->nvme_budget);
     }
+    if (spec->one_slot)
+        printf("  " PLACE_ONE_SLOT_NOTE "\n");
     plan_memory_deinit(&memory);
     place_print_choice(place, stdout);
 }
@@ -165,8 +165,8 @@ static void print_sparing(const struct shown *shown)
     request.recompute = RECOMPUTE_ALL;
     request.chunks = false;
     if (forecast_make(&spared, &request, &err) == 0 &&
-        spared.ssd_days_left > SPARING_LEAST * now->ssd_days_left) {
-        print_days("  spared", spared.ssd_days_left, "");
+        spared.wear.days_left > SPARING_LEAST * now->wear.days_left) {
+        print_days("  spared", spared.wear.days_left, "");
         printf("               with --recompute all, at %s a step: %.2f times as long\n",
                log_duration(text, spared.predicted_s), spared.predicted_s / now->predicted_s);
     }
@@ -175,17 +175,21 @@ static void print_sparing(const struct shown *shown)
 
 static void print_wear(const struct shown *shown)
 {
-    const struct forecast *f = &shown->forecast;
-    if (f->written_per_day <= 0)
+    const struct wear *wear = &shown->forecast.wear;
+    char text[LOG_BYTES_MAX];
+    uint64_t budget = shown->request.write_budget;
+    if (wear->bytes_per_day <= 0)
         return;
     printf("  written      %10.1f TB a day of training, commits included\n",
-           f->written_per_day / 1e12);
-    if (isfinite(f->ssd_days_left))
-        print_days("endurance", f->ssd_days_left,
-                   f->ssd_days_left < 365 ? " until what the drive is rated for is used up: under "
-                                            "a year"
-                                          : " until what the drive is rated for is used up");
-    if (f->ssd_days_left < SPARE_BELOW_DAYS && shown->request.recompute == RECOMPUTE_AUTO)
+           wear->bytes_per_day / 1e12);
+    if (budget)
+        printf("               of %s a day that --write-budget allows\n", log_bytes(text, budget));
+    if (isfinite(wear->days_left))
+        print_days("endurance", wear->days_left,
+                   wear->days_left < WEAR_WARN_DAYS
+                       ? " until what the drive is rated for is used up: under a year"
+                       : " until what the drive is rated for is used up");
+    if (wear->days_left < WEAR_WARN_DAYS && shown->request.recompute == RECOMPUTE_AUTO)
         print_sparing(shown);
 }
 
@@ -286,6 +290,7 @@ static void print_json(const struct shown *shown)
 
 static void show(const struct shown *shown)
 {
+    wear_warn(&shown->forecast.wear);
     if (shown->options->json)
         print_json(shown);
     else
@@ -312,11 +317,13 @@ static void fill_request(struct shown *shown, const struct forecast_model *model
         .vram_budget = s->vram_budget,
         .nvme_budget = s->nvme_budget == UINT64_MAX || imagined ? 0 : s->nvme_budget,
         .nvme = imagined ? drive : s->nvme_dir != NULL,
+        .one_slot = s->one_slot,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
         .prefetch = (uint32_t)s->prefetch,
         .recompute = s->recompute,
-        .checkpoint_every = (uint32_t)s->checkpoint_every,
+        .write_budget = s->write_budget,
+        .checkpoint_every = (uint32_t)MIN(s->checkpoint_every, UINT32_MAX),
         .chunks = true,
     };
 }
@@ -328,8 +335,7 @@ static int plan_here(struct shown *shown, struct train_settings *settings, struc
     int result = run_plan_open(&run, settings, settings->nvme_dir != NULL, err);
     if (result == 0) {
         shown->ram_peak_bytes = run_expected_ram_bytes(run);
-        forecast_of_place(&shown->forecast, &run->place, true,
-                          (uint32_t)settings->checkpoint_every);
+        forecast_of_place(&shown->forecast, &run->place, true);
         shown->config = &run->config;
         shown->parameters = run->tensors.parameter_count;
         if (settings->data_dir)

@@ -14,7 +14,7 @@
 static struct {
     bool flag, steps_given;
     const char *out;
-    uint64_t steps, ram;
+    uint64_t steps, ram, daily;
     double lr, max_time;
 } got;
 
@@ -23,6 +23,7 @@ static const struct args_option options[] = {
     {"out", ARGS_STRING, &got.out, "RUN", "the folder of the run", NULL},
     {"steps", ARGS_U64, &got.steps, "N", "how many steps (default 100)", &got.steps_given},
     {"ram-budget", ARGS_SIZE, &got.ram, "SIZE", "bytes of RAM", NULL},
+    {"write-budget", ARGS_DAILY, &got.daily, "SIZE/day", "bytes a day", NULL},
     {"lr", ARGS_DOUBLE, &got.lr, "X", "the learning rate", NULL},
     {"max-time", ARGS_DURATION, &got.max_time, "TIME", "when to stop", NULL},
     {"a-name-that-is-longer-than-the-column", ARGS_U64, &got.steps, "N", "long", NULL},
@@ -77,6 +78,12 @@ static void test_values(void **state)
     assert_string_equal(got.out, "");
     assert_int_equal(got.ram, 3 * GIB / 2);
     assert_true(got.steps == UINT64_MAX);
+    assert_int_equal(parse("--write-budget", "2T/day", NULL, NULL), 0);
+    assert_int_equal(got.daily, (uint64_t)2 << 40);
+    assert_int_equal(parse("--write-budget=1.5G", NULL, NULL, NULL), 0);
+    assert_int_equal(got.daily, 3 * GIB / 2);
+    assert_int_equal(parse("--write-budget=0", NULL, NULL, NULL), 0);
+    assert_int_equal(got.daily, 0);
     /* A single dash may begin a value; the last one given counts. */
     assert_int_equal(parse("--out", "-", "--out", "-x"), 0);
     assert_string_equal(got.out, "-x");
@@ -122,6 +129,11 @@ static void test_refusals(void **state)
     refused("--max-time", "8w", "no time");
     refused("--max-time", "8hours", "no time");
     refused("--ram-budget", "", "no size");
+    static const char *const not_daily[] = {"",        "/day",     "2T/week",    "2T/days",
+                                            "2T /day", "/day/day", "2T/day/day", "many/day"};
+    for (size_t i = 0; i < ARRAY_COUNT(not_daily); i++)
+        refused("--write-budget", not_daily[i], "no size a day");
+    refused("--write-budget", "0000000000000000000000000000000000000001T", "no size a day");
     /* Longer than any option, as a name and as a word. */
     char longest[300];
     memset(longest, 'a', sizeof(longest));

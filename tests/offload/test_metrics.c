@@ -108,6 +108,7 @@ static void test_names(void **state)
         "ssd_write_bytes",
         "ssd_read_least_bytes",
         "ssd_write_least_bytes",
+        "ssd_written_total_bytes",
     };
     struct sched_result result = {.bytes = {[LANE_H2D] = 70, [LANE_SSD_READ] = 50},
                                   .busy_ns = {[LANE_CPU] = 1500000000}};
@@ -239,6 +240,32 @@ static void test_cut_back(void **state)
     assert_int_equal(access(scratch_path("run/metrics.jsonl"), F_OK), 0);
 }
 
+/* What a killed run did after its commit is cut off, and was written all the same. */
+static void test_written_bytes(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"step\": 1, \"ssd_written_total_bytes\": 100}\n"
+                               "{\"commit\": 1, \"ssd_written_total_bytes\": 120}\n"
+                               "{\"step\": 2, \"ssd_written_total_bytes\": 220}\n"
+                               "{\"step\": 3, \"ssd_written_total_bytes\": 3";
+    struct metrics metrics;
+    struct err err;
+    write_file(text, sizeof(text) - 1);
+    open_metrics(&metrics, 1);
+    assert_int_equal(metrics.written_bytes, 220);
+    metrics.written_bytes += 5;
+    assert_int_equal(metrics_write_commit(&metrics, 2, 0, 0, 0, NULL, NULL, &err), 0);
+    metrics_close(&metrics);
+    open_metrics(&metrics, 2);
+    assert_int_equal(metrics.written_bytes, 225);
+    assert_int_equal(metrics.last_commit, 2);
+    metrics_close(&metrics);
+    unlink(scratch_path("run/metrics.jsonl"));
+    open_metrics(&metrics, 2);
+    assert_int_equal(metrics.written_bytes, 0);
+    metrics_close(&metrics);
+}
+
 static void test_torn_end(void **state)
 {
     (void)state;
@@ -289,7 +316,7 @@ int main(void)
         cmocka_unit_test(test_names),       cmocka_unit_test(test_extreme_numbers),
         cmocka_unit_test(test_commit_line), cmocka_unit_test(test_cut_back),
         cmocka_unit_test(test_torn_end),    cmocka_unit_test(test_foreign_ends),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_errors),      cmocka_unit_test(test_written_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

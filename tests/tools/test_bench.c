@@ -196,6 +196,29 @@ static void test_part_leaves_the_others(void **state)
     assert_memory_equal(&after.cpu, &before.cpu, sizeof(before.cpu));
 }
 
+/* What a person has written by hand: bench does not know better, as long as it is the same drive.
+ */
+static void test_endurance_stays(void **state)
+{
+    (void)state;
+    struct profile profile;
+    struct err err;
+    command_must(bench_main, "bench ssd --nvme @/drive --out @/worn.json" SHORT);
+    load(&profile, "worn.json");
+    assert_int_equal(profile.ssd.endurance_bytes, 0);
+    profile.ssd.endurance_bytes = profile.ssd.capacity_bytes * 600;
+    uint64_t endurance_bytes = profile.ssd.endurance_bytes;
+    assert_int_equal(profile_save(&profile, scratch_path("worn.json"), &err), 0);
+    command_must(bench_main, "bench ssd --nvme @/drive --out @/worn.json" SHORT);
+    load(&profile, "worn.json");
+    assert_int_equal(profile.ssd.endurance_bytes, endurance_bytes);
+    strcpy(profile.ssd.name, "another");
+    assert_int_equal(profile_save(&profile, scratch_path("worn.json"), &err), 0);
+    command_must(bench_main, "bench ssd --nvme @/drive --out @/worn.json" SHORT);
+    load(&profile, "worn.json");
+    assert_int_equal(profile.ssd.endurance_bytes, 0);
+}
+
 static void test_part_without_out(void **state)
 {
     (void)state;
@@ -218,6 +241,7 @@ int main(void)
         cmocka_unit_test(test_all),
         cmocka_unit_test(test_all_in_config_folder),
         cmocka_unit_test(test_part_leaves_the_others),
+        cmocka_unit_test(test_endurance_stays),
         cmocka_unit_test(test_part_without_out),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
