@@ -20,11 +20,12 @@
 #define RAM_RESERVE      (4 * GIB)
 #define RAM_RESERVE_PART 8 /* at most an eighth */
 
-void forecast_model_init(struct forecast_model *model, const struct config *config)
+void forecast_model_init(struct forecast_model *model, const struct config *config,
+                         enum moments_kind moments)
 {
     *model = (struct forecast_model){.config = *config};
     tensors_init(&model->tensors, &model->config);
-    layout_init(&model->layout, &model->tensors);
+    layout_init(&model->layout, &model->tensors, moments);
 }
 
 void forecast_model_deinit(struct forecast_model *model)
@@ -184,7 +185,7 @@ static double hiding_tokens(const struct forecast *f)
 
 static uint64_t resident_bytes(const struct place *place)
 {
-    uint64_t bytes = place->spec.layout->padded_parameters * LAYOUT_STATE_BYTES;
+    uint64_t bytes = place->spec.layout->slot_bytes;
     for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
         for (uint32_t p = 0; p < PLANE_COUNT; p++)
             bytes -= place_plane_spilled(place, c, p);
