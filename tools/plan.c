@@ -238,15 +238,14 @@ static void print_advice(const struct shown *shown)
 
 static void print_plan(const struct shown *shown)
 {
-    char text[MACHINE_TEXT_MAX];
+    char text[MACHINE_TEXT_MAX], state[32] = "";
     const struct place_spec *spec = &shown->forecast.place.spec;
-    enum moments_kind moments = spec->layout->moments;
-    printf("%s: %" PRIu64 " parameters, %s%s%s, %u x %u x %u x %u tokens (batch x seq x accum x "
+    if (spec->layout->moments != MOMENTS_FP32)
+        snprintf(state, sizeof(state), ", %s moments", moments_name[spec->layout->moments]);
+    printf("%s: %" PRIu64 " parameters, %s%s, %u x %u x %u x %u tokens (batch x seq x accum x "
            "devices)\n",
            shown->config->name, shown->parameters,
-           spec->precision == PRECISION_BF16 ? "bf16" : "fp32",
-           moments != MOMENTS_FP32 ? ", moments in " : "",
-           moments != MOMENTS_FP32 ? moments_name[moments] : "", spec->batch, spec->seq,
+           spec->precision == PRECISION_BF16 ? "bf16" : "fp32", state, spec->batch, spec->seq,
            spec->accum, shown->forecast.devices);
     printf("on %s\n", machine_describe(&shown->options->profile, text, sizeof(text)));
     print_tiers(shown);
