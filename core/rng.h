@@ -13,11 +13,17 @@ enum rng_stream {
     RNG_STREAM_BATCH = 1,
     RNG_STREAM_SPLIT = 2,
     RNG_STREAM_SAMPLE = 3,
-    RNG_STREAM_ROUNDING = 4,
+    RNG_STREAM_ROUNDING = 4, /* and the step in the upper half (model/moments.h) */
     RNG_STREAM_INIT = 1 << 16,
 };
 
 uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t index);
+
+/* All four words of the numbers `first` to first + RNG_MANY - 1, word by word: word w of number
+ * first + i is words[w * RNG_MANY + i]. rng_u64 is words 0 (low) and 1. For loops that need a bit
+ * of chance at every turn: some ten times as fast, by vectors. */
+#define RNG_MANY 64
+void rng_many(uint64_t seed, uint64_t stream, uint64_t first, uint32_t words[4 * RNG_MANY]);
 
 /* Uniform in [0, 1) with 53 random bits. */
 double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index);

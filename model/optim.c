@@ -42,6 +42,7 @@ void optim_step_init(struct optim_step *scalars, const struct optim_settings *se
         .clip_factor = (float)clip_factor,
         .correction1 = (float)(1.0 / (1.0 - pow(settings->beta1, t))),
         .correction2 = (float)(1.0 / (1.0 - pow(settings->beta2, t))),
+        .step = step,
     };
 }
 

@@ -29,6 +29,7 @@ double optim_clip_factor(const struct optim_settings *settings, double norm);
 struct optim_step {
     float lr, beta1, beta2, eps, weight_decay, clip_factor;
     float correction1, correction2; /* 1 / (1 - beta^t), t = step + 1 */
+    uint64_t step;                  /* from 0: for what is rounded by chance (model/moments.h) */
 };
 void optim_step_init(struct optim_step *scalars, const struct optim_settings *settings,
                      uint64_t step, double clip_factor);

@@ -89,7 +89,8 @@ static void find_turn(struct turn *turn, const struct profile *profile, const st
                                                  (double)MAX(place->x_bytes, place->inner_bytes)
                                            : ring;
     double chunk = (double)spec->layout->chunk_count_max;
-    double state = (double)place->state_stages * chunk * LAYOUT_STATE_BYTES;
+    double state = (double)place->state_stages *
+                   (double)layout_state_bytes(spec->layout, spec->layout->chunk_count_max);
     double losses = (double)spec->accum * spec->batch * spec->seq * 4;
     double bytes[LANE_COUNT] = {[LANE_CPU] = staged + (late ? 0 : state)};
     bytes[drive] = spec->nvme ? staged + state : 0;

@@ -111,10 +111,10 @@ static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *t
     size_t used = 0;
     append(checkpoint, &used,
            MANIFEST_HEAD "%*s\", \"step\": %" PRIu64 ", \"tokens\": %" PRIu64
-                         ", \"slot\": %u%s, \"parameters\": %" PRIu64
+                         ", \"slot\": %u%s, \"parameters\": %" PRIu64 ", \"moments\": \"%s\""
                          ",\n\"weights_hash\": \"%016" PRIx64 "\",\n\"state\": ",
            HASH_DIGITS, "", checkpoint->step, checkpoint->tokens, slot, open ? ", \"open\": 1" : "",
-           layout->real_parameters, checkpoint->weights_hash);
+           layout->real_parameters, moments_name[layout->moments], checkpoint->weights_hash);
     append_path(checkpoint, &used, recorded_path(state_path));
     append(checkpoint, &used, ",\n\"sums\": [");
     for (uint32_t i = 0; i < count; i++)
@@ -291,8 +291,10 @@ static int parse_manifest(struct checkpoint_manifest *manifest, const struct jso
     const char *state = json_get_string(root, "state", NULL);
     int64_t step = json_get_int(root, "step", -1), slot = json_get_int(root, "slot", -1);
     size_t count = json_length(sums);
-    if (!hash || !state || step < 0 || slot < 0 || slot > 1 || count % PLANE_COUNT || count == 0 ||
-        !decode_path(manifest->state_path, state))
+    /* Commits from before there were others do not name their kind. */
+    manifest->moments = moments_find(json_get_string(root, "moments", moments_name[MOMENTS_FP32]));
+    if (!hash || manifest->moments == MOMENTS_KIND_COUNT || !state || step < 0 || slot < 0 ||
+        slot > 1 || count % PLANE_COUNT || count == 0 || !decode_path(manifest->state_path, state))
         return damaged(path, err);
     manifest->step = (uint64_t)step;
     manifest->tokens = (uint64_t)json_get_int(root, "tokens", 0);
@@ -364,6 +366,13 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
                          "the commit in %s belongs to another model: it has %" PRIu64
                          " parameters, this one %" PRIu64 ": choose another --out",
                          run_dir, manifest->parameters, layout->real_parameters);
+    if (result == 0 && layout && manifest->moments != layout->moments)
+        result =
+            err_set(err, ERR_INPUT,
+                    "the commit in %s has moments in %s, not in %s: give --optimizer-state %s, "
+                    "or choose another --out",
+                    run_dir, moments_name[manifest->moments], moments_name[layout->moments],
+                    moments_name[manifest->moments]);
     if (result)
         checkpoint_unload(manifest);
     return result;
@@ -471,9 +480,9 @@ int checkpoint_read(struct checkpoint_reader *reader, uint32_t chunk, uint32_t f
     const struct layout_chunk *c = &reader->layout->chunks[chunk];
     uint8_t *to = data;
     for (uint32_t p = first; p < first + count; p++) {
-        uint64_t bytes = c->count * layout_plane_bytes[p];
+        uint64_t bytes = layout_plane_bytes(reader->layout, c->count, p);
         uint64_t offset = reader->manifest.slot * reader->layout->slot_bytes + c->offset +
-                          layout_plane_offset(c, p);
+                          layout_plane_offset(reader->layout, c->count, p);
         for (uint64_t done = 0; done < bytes;) {
             ssize_t n = pread(reader->fd, to + done, bytes - done, (off_t)(offset + done));
             if (n < 0 && errno == EINTR)
@@ -491,7 +500,7 @@ int checkpoint_read(struct checkpoint_reader *reader, uint32_t chunk, uint32_t f
         }
         /* What was read once is not needed again: leave the page cache to others. */
         posix_fadvise(reader->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
-        if (tier_plane_sum(chunk, p, to, bytes) !=
+        if (tier_plane_sum(reader->layout, chunk, p, to) !=
             reader->manifest.plane_sums[chunk * PLANE_COUNT + p]) {
             if (replaced_meanwhile(reader))
                 return 1;

@@ -55,13 +55,14 @@ struct checkpoint_manifest {
     uint32_t slot;
     bool open;           /* its only slot has been overwritten since: there is no commit any more */
     uint64_t parameters; /* real, of the model */
+    enum moments_kind moments;
     char state_path[FILE_PATH_MAX];
     uint64_t *plane_sums; /* owned; [chunk * 4 + plane] */
     uint32_t chunk_count;
 };
 
-/* 0; 1 when the run has no commit yet (manifest is then zeroed); or an error. layout NULL: the
- * number of chunks is not checked. */
+/* 0; 1 when the run has no commit yet (manifest is then zeroed); or an error. layout NULL: it
+ * is not checked that the state is of that model, with moments of that kind. */
 int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
                     const struct layout *layout, struct err *err);
 void checkpoint_unload(struct checkpoint_manifest *manifest);

@@ -96,6 +96,7 @@ void coarse_init(struct coarse *coarse, const struct layout *fine)
     *coarse = (struct coarse){.fine = fine};
     struct layout *layout = &coarse->layout;
     *layout = (struct layout){
+        .moments = fine->moments,
         .group_count = fine->group_count,
         .tied = fine->tied,
         .wte_count = fine->wte_count,
@@ -147,6 +148,20 @@ static uint64_t parameters_taken(const struct layout *fine, uint32_t first, uint
            (after - last) * fine->chunks[end - 1].count;
 }
 
+/* Bytes of a plane of the same chunks that are not taken. */
+static uint64_t plane_left(const struct coarse *coarse, const struct place *fine,
+                           const struct place_choice *choice, uint32_t chunk, uint32_t plane)
+{
+    const struct layout *layout = coarse->fine;
+    uint32_t first = coarse->first_fine[chunk], end = coarse->first_fine[chunk + 1];
+    uint64_t before = place_plane_taken(fine, choice, plane, first);
+    uint64_t last = place_plane_taken(fine, choice, plane, end - 1);
+    uint64_t after = place_plane_taken(fine, choice, plane, end);
+    uint64_t bytes = layout_plane_bytes(layout, layout->chunks[first].count, plane);
+    uint64_t last_bytes = layout_plane_bytes(layout, layout->chunks[end - 1].count, plane);
+    return (end - 1 - first - (last - before)) * bytes + (1 - (after - last)) * last_bytes;
+}
+
 static void fill_chunk(const struct coarse *coarse, const struct place *fine,
                        const struct place_choice *choice, struct place *place, uint32_t chunk)
 {
@@ -156,10 +171,7 @@ static void fill_chunk(const struct coarse *coarse, const struct place *fine,
     uint32_t resident = 0;
     share->chunks = end - first;
     for (uint32_t p = 0; p < PLANE_COUNT; p++) {
-        uint64_t taken = parameters_taken(
-            coarse->fine, first, end, place_plane_taken(fine, choice, p, first),
-            place_plane_taken(fine, choice, p, end - 1), place_plane_taken(fine, choice, p, end));
-        share->plane[p] = (c->count - taken) * layout_plane_bytes[p];
+        share->plane[p] = plane_left(coarse, fine, choice, chunk, p);
         resident += share->plane[p] == 0 && resident == p;
     }
     place->resident[chunk] = (uint8_t)resident;

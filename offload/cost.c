@@ -137,6 +137,14 @@ static double checksums_s(const struct about *a)
     return 2 * bytes / ((rate > 0 ? rate : cpu->checksum_bytes_per_s) * cpu->cores);
 }
 
+static double update_rate(const struct profile_cpu *cpu, enum moments_kind moments)
+{
+    double rate = moments == MOMENTS_BF16   ? cpu->optimizer_bf16_parameters_per_s
+                  : moments == MOMENTS_8BIT ? cpu->optimizer_8bit_parameters_per_s
+                                            : 0;
+    return rate > 0 ? rate : cpu->optimizer_parameters_per_s;
+}
+
 /* One pass of AdamW over a chunk, with the checksums of what came from the drive and goes there. */
 static void cost_update(struct cost *cost, const struct about *a)
 {
@@ -144,11 +152,12 @@ static void cost_update(struct cost *cost, const struct about *a)
     const struct profile_cpu *cpu = &a->profile->cpu;
     const struct layout_chunk *chunk = &a->spec->layout->chunks[a->op->chunk];
     double count = (double)chunk->count, gradient = (double)place->gradient_bytes;
-    cost->work_s = count / cpu->optimizer_parameters_per_s + checksums_s(a);
+    cost->work_s = count / update_rate(cpu, a->spec->layout->moments) + checksums_s(a);
     cost->work_s += (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
     double more = a->profile->device.count - 1; /* gradients of the other devices */
     cost->work_s += more * count * gradient / (cpu->copy_bytes_per_s * cpu->cores);
-    cost->ram_bytes = count * (2 * LAYOUT_STATE_BYTES + gradient * (1 + more));
+    cost->ram_bytes = 2 * (double)layout_state_bytes(a->spec->layout, chunk->count) +
+                      count * gradient * (1 + more);
     cost->cores = cpu->cores;
 }
 
@@ -200,9 +209,10 @@ static double ops_each(const struct about *a)
     if (op->plane_count) {
         /* Where a plane is on the drive, those after it are. */
         uint32_t last = op->plane + op->plane_count - 1u;
-        whole = count * layout_plane_bytes[last];
+        const struct layout *layout = a->spec->layout;
+        whole = (double)layout_plane_bytes(layout, layout->chunks[op->chunk].count, last);
         return place->share[op->chunk].chunks *
-               ((double)place_plane_spilled(place, op->chunk, last) / whole);
+               fmin(1, (double)place_plane_spilled(place, op->chunk, last) / whole);
     }
     bool stash = op->kind == OP_VERIFY;
     if (op->kind == OP_SUM) {

@@ -84,7 +84,8 @@ static void submit_transfer(struct engine_real *real, uint32_t number)
     uint8_t *buffer = exec_cell(exec, op->uses[write ? 0 : 1].cells.first);
     /* A stage holds the image of a whole chunk; a resident plane is its own memory. */
     if (op->plane_count && !(op->flags & OP_COMMITTED))
-        buffer += layout_plane_offset(&exec->layout->chunks[op->chunk], op->plane);
+        buffer +=
+            layout_plane_offset(exec->layout, exec->layout->chunks[op->chunk].count, op->plane);
     struct tier_location where =
         write ? tier_write_at(exec->tier, file_cell) : tier_read_at(exec->tier, file_cell);
     struct ring_transfer transfer = {

@@ -42,6 +42,7 @@ static void cut_segments(struct exec *exec, const struct tensors *tensors)
 int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
 {
     cut_segments(exec, tensors);
+    moments_init(&exec->moments, exec->layout->moments, exec->seed);
     exec->bad_chunk = PLAN_NONE;
     int result = mem_arena_open(&exec->ram, exec->memory->tier_bytes[TIER_RAM], err);
     if (result == 0 && !exec->device_modelled)
@@ -249,7 +250,7 @@ static struct chunk_planes find_planes(const struct exec *exec, uint32_t chunk, 
         if (p < exec->place->resident[chunk])
             planes.plane[p] = exec_cell(exec, first + p);
         else if (stage)
-            planes.plane[p] = stage + layout_plane_offset(c, p);
+            planes.plane[p] = stage + layout_plane_offset(exec->layout, c->count, p);
     }
     return planes;
 }
@@ -273,26 +274,74 @@ struct update_job {
 
 static void sum_part(const struct update_job *job, struct part_sums *sums, uint32_t part)
 {
-    uint64_t first = part * LAYOUT_PART_PARAMETERS;
-    uint64_t count = MIN(LAYOUT_PART_PARAMETERS, job->chunk->count - first);
-    for (uint32_t p = sums->first; p < PLANE_COUNT; p++)
-        sums->sums[p][part] = tier_part_sum(job->planes.plane[p] + first * layout_plane_bytes[p],
-                                            count * layout_plane_bytes[p]);
+    const struct layout *layout = job->exec->layout;
+    bool last = (part + 1) * LAYOUT_PART_PARAMETERS >= job->chunk->count;
+    for (uint32_t p = sums->first; p < PLANE_COUNT; p++) {
+        uint64_t first = layout_part_offset(layout, p, part);
+        uint64_t end = last ? layout_plane_bytes(layout, job->chunk->count, p)
+                            : layout_part_offset(layout, p, part + 1);
+        sums->sums[p][part] = tier_part_sum(job->planes.plane[p] + first, end - first);
+    }
 }
 
-static bool update_segment(const struct update_job *job, const struct exec_segment *segment)
+/* What optim_update takes of the parameters from `first` on, all but the moments. */
+static struct optim_range range_of(const struct update_job *job, uint64_t first, uint64_t count,
+                                   bool decay)
 {
-    uint64_t first = segment->first;
-    struct optim_range range = {
+    return (struct optim_range){
         .hi = (uint16_t *)job->planes.plane[PLANE_HI] + first,
         .lo = (int16_t *)job->planes.plane[PLANE_LO] + first,
-        .m = (float *)job->planes.plane[PLANE_M] + first,
-        .v = (float *)job->planes.plane[PLANE_V] + first,
         .gradient = job->gradient + first * job->exec->place->gradient_bytes,
-        .count = segment->count,
-        .decay = segment->decay,
+        .count = count,
+        .decay = decay,
     };
-    return optim_update(&range, &job->exec->step, job->exec->place->spec.precision);
+}
+
+/* A part whose moments are FP32: they are updated where they lie. */
+static bool update_in_place(const struct update_job *job, uint32_t first, uint32_t end)
+{
+    bool finite = true;
+    for (uint32_t s = first; s < end; s++) {
+        const struct exec_segment *segment = &job->segments[s];
+        struct optim_range range = range_of(job, segment->first, segment->count, segment->decay);
+        range.m = (float *)job->planes.plane[PLANE_M] + segment->first;
+        range.v = (float *)job->planes.plane[PLANE_V] + segment->first;
+        finite &= optim_update(&range, &job->exec->step, job->exec->place->spec.precision);
+    }
+    return finite;
+}
+
+/* A part whose moments are smaller, block by block: loaded as FP32, updated, stored again. A block
+ * may end one segment and begin others. */
+static bool update_blocks(const struct update_job *job, uint32_t first, uint32_t end)
+{
+    const struct exec *exec = job->exec;
+    uint64_t stored = moments_block_bytes(exec->moments.kind);
+    /* Canonical: the group and the place in its vector, whatever the chunks are. */
+    uint64_t origin = ((uint64_t)job->chunk->group << 40) + job->chunk->first;
+    struct moments_values values;
+    bool finite = true;
+    uint64_t at = first < end ? job->segments[first].first / MOMENTS_BLOCK * MOMENTS_BLOCK : 0;
+    for (uint32_t s = first; s < end; at += MOMENTS_BLOCK) {
+        uint8_t *m = job->planes.plane[PLANE_M] + at / MOMENTS_BLOCK * stored;
+        uint8_t *v = job->planes.plane[PLANE_V] + at / MOMENTS_BLOCK * stored;
+        struct moments_place place = {exec->step.step, origin + at};
+        moments_load(&exec->moments, &values, m, v);
+        while (s < end && job->segments[s].first < at + MOMENTS_BLOCK) {
+            const struct exec_segment *segment = &job->segments[s];
+            uint64_t from = MAX(at, segment->first), to = segment->first + segment->count;
+            struct optim_range range =
+                range_of(job, from, MIN(to, at + MOMENTS_BLOCK) - from, segment->decay);
+            range.m = values.m + (from - at);
+            range.v = values.v + (from - at);
+            finite &= optim_update(&range, &exec->step, exec->place->spec.precision);
+            if (to > at + MOMENTS_BLOCK)
+                break; /* it goes on in the next block */
+            s++;
+        }
+        finite &= moments_store(&exec->moments, &values, m, v, &place);
+    }
+    return finite;
 }
 
 /* Everything that is done to a part, while the core's cache holds it. */
@@ -300,11 +349,18 @@ static void update_part(void *context, uint32_t part, uint32_t worker)
 {
     (void)worker;
     struct update_job *job = context;
+    uint64_t start = part * LAYOUT_PART_PARAMETERS;
+    uint32_t first = 0;
+    while (first < job->segment_count && job->segments[first].first < start)
+        first++;
+    uint32_t end = first;
+    while (end < job->segment_count && job->segments[end].first < start + LAYOUT_PART_PARAMETERS)
+        end++;
     sum_part(job, &job->before, part);
-    for (uint32_t s = 0; s < job->segment_count; s++)
-        if (job->segments[s].first / LAYOUT_PART_PARAMETERS == part &&
-            !update_segment(job, &job->segments[s]))
-            __atomic_store_n(&job->failed, true, __ATOMIC_RELAXED);
+    bool finite = job->exec->moments.kind == MOMENTS_FP32 ? update_in_place(job, first, end)
+                                                          : update_blocks(job, first, end);
+    if (!finite)
+        __atomic_store_n(&job->failed, true, __ATOMIC_RELAXED);
     sum_part(job, &job->after, part);
 }
 
@@ -335,8 +391,8 @@ static void run_update(struct exec *exec, const struct plan_op *op)
         if (tier_join_sums(number, p, job.before.sums[p], parts) != sums[p])
             tier_fail_plane(exec->tier, number, p);
     if (job.failed)
-        fatal("a weight of chunk %u is no longer finite after its update: lower --lr; %s", number,
-              tier_commit_note(exec->tier));
+        fatal("a weight or moment of chunk %u is no longer finite after its update: lower --lr; %s",
+              number, tier_commit_note(exec->tier));
     for (uint32_t p = job.after.first; p < PLANE_COUNT; p++)
         sums[p] = tier_join_sums(number, p, job.after.sums[p], parts);
 }
@@ -381,8 +437,8 @@ static void run_verify(struct exec *exec, const struct plan_op *op)
     }
     const struct layout_chunk *chunk = &exec->layout->chunks[op->chunk];
     for (uint32_t p = op->plane; p < (uint32_t)op->plane + op->plane_count; p++) {
-        uint64_t sum = tier_plane_sum(op->chunk, p, data + layout_plane_offset(chunk, p),
-                                      chunk->count * layout_plane_bytes[p]);
+        uint64_t sum = tier_plane_sum(exec->layout, op->chunk, p,
+                                      data + layout_plane_offset(exec->layout, chunk->count, p));
         if (sum != exec->tier->plane_sums[op->chunk * PLANE_COUNT + p])
             tier_fail_plane(exec->tier, op->chunk, p);
     }

@@ -9,6 +9,7 @@
 #include "core/mem.h"
 #include "core/pool.h"
 #include "model/kernels.h"
+#include "model/moments.h"
 #include "model/optim.h"
 #include "offload/plan.h"
 #include "offload/tier.h"
@@ -29,9 +30,11 @@ struct exec {
     struct pool *cpu_pool;
     struct tier *tier;
     struct checkpoint *checkpoint;
+    uint64_t seed;        /* of the run, for what is rounded by chance (model/moments.h) */
     bool device_modelled; /* no op of the compute and copy lanes comes here: the device's arena
                            * is never opened (engine_mixed) */
     struct mem_arena ram, vram;    /* owned; vram is empty without a separate device */
+    struct moments moments;        /* as the layout says */
     struct exec_segment *segments; /* owned */
     uint32_t *chunk_segments;      /* owned; [chunk_count + 1] */
 

@@ -19,11 +19,12 @@
 #define RAM_RESERVE      (4 * GIB)
 #define RAM_RESERVE_PART 8 /* at most an eighth */
 
-void forecast_model_init(struct forecast_model *model, const struct config *config)
+void forecast_model_init(struct forecast_model *model, const struct config *config,
+                         enum moments_kind moments)
 {
     *model = (struct forecast_model){.config = *config};
     tensors_init(&model->tensors, &model->config);
-    layout_init(&model->layout, &model->tensors);
+    layout_init(&model->layout, &model->tensors, moments);
 }
 
 void forecast_model_deinit(struct forecast_model *model)

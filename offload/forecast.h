@@ -16,13 +16,15 @@
 #include "offload/plan.h"
 #include "offload/wear.h"
 
-/* What follows from the model alone: shared by all forecasts of it, also of several threads. */
+/* What follows from the model and the kind of its moments alone: shared by all forecasts of it,
+ * also of several threads. */
 struct forecast_model {
     struct config config;
     struct tensors tensors;
     struct layout layout;
 };
-void forecast_model_init(struct forecast_model *model, const struct config *config);
+void forecast_model_init(struct forecast_model *model, const struct config *config,
+                         enum moments_kind moments);
 void forecast_model_deinit(struct forecast_model *model); /* a zeroed one is legal */
 
 struct forecast_request {

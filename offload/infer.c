@@ -73,8 +73,11 @@ static int read_root(struct infer_model *model, const struct json_value *root, c
         read_settings(model, json_get(root, "options"), json_get_string(root, "precision", "fp32"));
     else
         read_settings(model, record, json_get_string(record, "precision", NULL));
+    enum moments_kind moments = moments_find(json_get_string(root, "moments", moments_name[0]));
+    if (moments == MOMENTS_KIND_COUNT)
+        return err_set(err, ERR_INPUT, "%s was written by another version of spillway", path);
     tensors_init(&model->tensors, &model->config);
-    layout_init(&model->layout, &model->tensors);
+    layout_init(&model->layout, &model->tensors, moments);
     return 0;
 }
 

@@ -2,8 +2,49 @@
 
 #include "core/mem.h"
 
-const uint8_t layout_plane_bytes[PLANE_COUNT] = {2, 2, 4, 4};
 const char *const layout_plane_name[PLANE_COUNT] = {"hi", "lo", "m", "v"};
+
+_Static_assert(LAYOUT_PAD % MOMENTS_BLOCK == 0 && LAYOUT_PART_PARAMETERS % MOMENTS_BLOCK == 0,
+               "chunks and parts consist of whole blocks of moments");
+
+/* ---- Bytes ----------------------------------------------------------------------------------- */
+
+/* Of a plane of `count` parameters, unpadded. */
+static uint64_t bare_bytes(const struct layout *layout, uint64_t count, uint32_t plane)
+{
+    return plane >= PLANE_M ? moments_bytes(layout->moments, count) : count * 2;
+}
+
+uint64_t layout_plane_bytes(const struct layout *layout, uint64_t count, uint32_t plane)
+{
+    ASSERT(count % LAYOUT_PAD == 0 && plane < PLANE_COUNT);
+    return round_up(bare_bytes(layout, count, plane), IO_ALIGN);
+}
+
+uint64_t layout_plane_offset(const struct layout *layout, uint64_t count, uint32_t plane)
+{
+    uint64_t bytes = 0;
+    ASSERT(plane <= PLANE_COUNT);
+    for (uint32_t p = 0; p < plane; p++)
+        bytes += layout_plane_bytes(layout, count, p);
+    return bytes;
+}
+
+uint64_t layout_least_bytes(const struct layout *layout, uint64_t count, uint32_t plane)
+{
+    uint64_t bytes = 0;
+    ASSERT(plane <= PLANE_COUNT);
+    for (uint32_t p = 0; p < plane; p++)
+        bytes += bare_bytes(layout, count, p);
+    return bytes;
+}
+
+uint64_t layout_part_offset(const struct layout *layout, uint32_t plane, uint64_t part)
+{
+    return bare_bytes(layout, part * LAYOUT_PART_PARAMETERS, plane);
+}
+
+/* ---- Chunks ---------------------------------------------------------------------------------- */
 
 static uint64_t gcd(uint64_t a, uint64_t b)
 {
@@ -36,7 +77,7 @@ static void add_chunk(struct layout *layout, uint32_t group, uint64_t first, uin
         .offset = layout->slot_bytes,
     };
     ASSERT(first % LAYOUT_PAD == 0);
-    layout->slot_bytes += chunk->count * LAYOUT_STATE_BYTES;
+    layout->slot_bytes += layout_state_bytes(layout, chunk->count);
     layout->padded_parameters += chunk->count;
     layout->real_parameters += real_count;
     layout->chunk_count_max = MAX(layout->chunk_count_max, chunk->count);
@@ -121,12 +162,12 @@ static void add_group(struct layout *layout, const struct tensors *tensors, uint
     layout->final_count = round_up(count, LAYOUT_PAD);
 }
 
-void layout_init_sized(struct layout *layout, const struct tensors *tensors, uint64_t chunk,
-                       uint64_t tile)
+void layout_init_sized(struct layout *layout, const struct tensors *tensors,
+                       enum moments_kind moments, uint64_t chunk, uint64_t tile)
 {
     ASSERT(chunk >= LAYOUT_PAD && chunk % LAYOUT_PAD == 0);
     ASSERT(tensors->group_count >= 3 && tensors->list[0].dim_count == 2);
-    *layout = (struct layout){.group_count = tensors->group_count};
+    *layout = (struct layout){.moments = moments, .group_count = tensors->group_count};
     const struct tensor_group *last = &tensors->groups[tensors->group_count - 1];
     const struct tensor *wte = &tensors->list[0];
     const struct tensor *wpe = tensors->groups[0].tensor_count > 1 ? &tensors->list[1] : NULL;
@@ -157,13 +198,13 @@ void layout_init_sized(struct layout *layout, const struct tensors *tensors, uin
     ASSERT(!wpe || last_wte->first + last_wte->count == wpe->offset);
 }
 
-void layout_init(struct layout *layout, const struct tensors *tensors)
+void layout_init(struct layout *layout, const struct tensors *tensors, enum moments_kind moments)
 {
     uint64_t chunk = LAYOUT_CHUNK_PARAMETERS;
     while (chunk < LAYOUT_CHUNK_PARAMETERS_MAX &&
            tensors->parameter_count / chunk > LAYOUT_CHUNKS_MANY)
         chunk *= 2;
-    layout_init_sized(layout, tensors, chunk,
+    layout_init_sized(layout, tensors, moments, chunk,
                       MAX(LAYOUT_TILE_PARAMETERS, chunk * LAYOUT_TILE_CHUNKS));
 }
 

@@ -1,12 +1,16 @@
 /*
  * layout: how the parameters of a model are cut into chunks, and where a chunk's state lies in the
- * state file. A function of the model alone: never of budgets or drives.
+ * state file. A function of the model and of the kind of its moments alone: never of budgets or
+ * drives.
  *
  * A group's flat vector (model/tensors.h) is cut into chunks of at most LAYOUT_CHUNK_PARAMETERS; a
  * chunk is what one sequential read, one update and one sequential write serve. Its state is four
  * planes back to back, each a multiple of IO_ALIGN:
  *
  *     hi (2 bytes a parameter) | lo (2) | m (4) | v (4)
+ *
+ * or less of m and v where they are kept in a smaller type (model/moments.h): 2 and 2, or a little
+ * more than 1 and 1, with zeros up to a multiple of IO_ALIGN,
  *
  * so that whatever RAM does not hold (it is filled in that order) is one contiguous run of the
  * file, and the compute weights (bf16: hi; fp32: hi and lo) are one too. Both slots of the state
@@ -20,6 +24,7 @@
 #define SPILLWAY_OFFLOAD_LAYOUT_H
 
 #include "core/base.h"
+#include "model/moments.h"
 #include "model/tensors.h"
 #include <stdbool.h>
 
@@ -39,10 +44,9 @@
 
 enum plane { PLANE_HI, PLANE_LO, PLANE_M, PLANE_V, PLANE_COUNT };
 
-extern const uint8_t layout_plane_bytes[PLANE_COUNT]; /* a parameter: 2, 2, 4, 4 */
 extern const char *const layout_plane_name[PLANE_COUNT];
 
-#define LAYOUT_STATE_BYTES 12 /* a parameter, all planes */
+#define LAYOUT_STATE_BYTES 12 /* a parameter, all planes, where moments are FP32 */
 
 struct layout_chunk {
     uint32_t group;
@@ -66,6 +70,7 @@ struct layout_run {
 };
 
 struct layout {
+    enum moments_kind moments;   /* how m and v are stored */
     struct layout_chunk *chunks; /* owned */
     uint32_t chunk_count;
     uint32_t *group_first_chunk; /* owned; group_count + 1 entries */
@@ -89,11 +94,11 @@ struct layout {
     uint64_t slot_bytes; /* of the state file */
 };
 
-void layout_init(struct layout *layout, const struct tensors *tensors);
+void layout_init(struct layout *layout, const struct tensors *tensors, enum moments_kind moments);
 /* The same with smaller chunks and tiles, for tests that want many of them in a small model. Both
  * in parameters; chunk a multiple of LAYOUT_PAD. */
-void layout_init_sized(struct layout *layout, const struct tensors *tensors, uint64_t chunk,
-                       uint64_t tile);
+void layout_init_sized(struct layout *layout, const struct tensors *tensors,
+                       enum moments_kind moments, uint64_t chunk, uint64_t tile);
 void layout_deinit(struct layout *layout); /* a zeroed one is legal */
 
 /* Tiles of wte and of the head together, and the head's first. */
@@ -106,11 +111,23 @@ static inline uint32_t layout_head_tile(const struct layout *layout, uint32_t ti
     return layout->tied ? tile : layout->tile_count + tile;
 }
 
-/* Offset of a plane within its chunk's state, in bytes. */
-static inline uint64_t layout_plane_offset(const struct layout_chunk *chunk, enum plane plane)
+/* ---- Bytes. count: of a chunk's parameters, padded; plane may be PLANE_COUNT where it is an end
+ * --
+ */
+
+/* Of a plane in the file and in RAM. */
+uint64_t layout_plane_bytes(const struct layout *layout, uint64_t count, uint32_t plane);
+/* Of the planes before this one: where it begins in its chunk's state. */
+uint64_t layout_plane_offset(const struct layout *layout, uint64_t count, uint32_t plane);
+/* Of the planes before this one without any padding, for `count` parameters of the model. */
+uint64_t layout_least_bytes(const struct layout *layout, uint64_t count, uint32_t plane);
+/* Where a part begins in its plane. The last part of a plane goes on to the plane's end. */
+uint64_t layout_part_offset(const struct layout *layout, uint32_t plane, uint64_t part);
+
+/* Of all planes. */
+static inline uint64_t layout_state_bytes(const struct layout *layout, uint64_t count)
 {
-    static const uint8_t before[PLANE_COUNT + 1] = {0, 2, 4, 8, 12};
-    return chunk->count * before[plane];
+    return layout_plane_offset(layout, count, PLANE_COUNT);
 }
 
 #endif

@@ -174,6 +174,22 @@ static uint64_t taken_parameters(const struct place *place, const struct place_c
     return sum;
 }
 
+/* Bytes of a plane that the choice puts into RAM. */
+static uint64_t plane_bytes_taken(const struct place *place, const struct place_choice *choice,
+                                  uint32_t plane)
+{
+    const struct layout *layout = place->spec.layout;
+    uint64_t sum = 0, before = 0;
+    for (uint32_t r = 0; r < layout->run_count; r++) {
+        const struct layout_run *run = &layout->runs[r];
+        uint64_t after =
+            place_plane_taken(place, choice, plane, run->first_chunk + run->chunk_count);
+        sum += (after - before) * layout_plane_bytes(layout, run->each, plane);
+        before = after;
+    }
+    return sum;
+}
+
 uint64_t place_gradients_taken(const struct place *place, const struct place_choice *choice,
                                uint32_t before)
 {
@@ -213,8 +229,7 @@ static void add_state(const struct place *place, const struct place_choice *choi
     const struct layout *layout = place->spec.layout;
     uint64_t chunk = layout->chunk_count_max, each = place->gradient_bytes;
     for (uint32_t p = 0; p < PLANE_COUNT; p++)
-        tiers->bytes[TIER_RAM] +=
-            taken_parameters(place, choice, place_plane_taken, p) * layout_plane_bytes[p];
+        tiers->bytes[TIER_RAM] += plane_bytes_taken(place, choice, p);
     uint64_t in_ram = taken_parameters(place, choice, gradients_taken, 0) * each;
     tiers->bytes[TIER_RAM] += in_ram;
     if (!place->immediate)
@@ -227,7 +242,7 @@ static void add_state(const struct place *place, const struct place_choice *choi
     tiers->bytes[TIER_RAM] += place->gradient_stages * pages(chunk * each);
     tiers->bytes[TIER_DEVICE] += place->gradient_outs * pages(chunk * each);
     tiers->bytes[TIER_RAM] += place->stash_stages * pages(chunk * 4);
-    tiers->bytes[TIER_RAM] += place->state_stages * pages(chunk * LAYOUT_STATE_BYTES);
+    tiers->bytes[TIER_RAM] += place->state_stages * layout_state_bytes(layout, chunk);
     tiers->bytes[TIER_RAM] += place->join_stages * pages(chunk * 4);
 }
 
@@ -397,7 +412,7 @@ static bool compute_binds(const struct place *place)
     uint64_t forward, backward;
     profile_init(&defaults, 2);
     place_flops(spec, &forward, &backward);
-    double state = (double)spec->layout->padded_parameters * LAYOUT_STATE_BYTES;
+    double state = (double)spec->layout->slot_bytes;
     double flops = profile_flops(&defaults, spec->precision, PROFILE_BLOCK_BACKWARD,
                                  spec->config->channels, spec->batch * spec->seq);
     return (double)(forward + backward) / flops >

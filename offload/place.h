@@ -126,7 +126,9 @@ static inline uint64_t place_plane_spilled(const struct place *place, uint32_t c
     if (place->share)
         return place->share[chunk].plane[plane];
     bool resident = plane < place->resident[chunk];
-    return resident ? 0 : place->spec.layout->chunks[chunk].count * layout_plane_bytes[plane];
+    return resident ? 0
+                    : layout_plane_bytes(place->spec.layout,
+                                         place->spec.layout->chunks[chunk].count, plane);
 }
 static inline uint64_t place_gradient_spilled(const struct place *place, uint32_t chunk)
 {

@@ -11,9 +11,13 @@
 /* Unpadded bytes of planes [0, planes) of a chunk that are not in RAM. */
 static uint64_t spilled(const struct place *place, uint32_t chunk, uint32_t planes)
 {
-    uint64_t bytes = 0, real = place->spec.layout->chunks[chunk].real_count;
-    for (uint32_t p = 0; p < planes; p++)
-        bytes += MIN(place_plane_spilled(place, chunk, p), real * layout_plane_bytes[p]);
+    const struct layout *layout = place->spec.layout;
+    uint64_t bytes = 0, real = layout->chunks[chunk].real_count;
+    for (uint32_t p = 0; p < planes; p++) {
+        uint64_t bare =
+            layout_least_bytes(layout, real, p + 1) - layout_least_bytes(layout, real, p);
+        bytes += MIN(place_plane_spilled(place, chunk, p), bare);
+    }
     return bytes;
 }
 

@@ -150,7 +150,7 @@ static struct plan_cells update_chunk(struct builder *b, uint32_t chunk, struct 
     }
     struct plan_op *op = emit_start(&b->emit, OP_UPDATE, LANE_CPU);
     op->chunk = chunk;
-    op->bytes = count * (2 * LAYOUT_STATE_BYTES + place->gradient_bytes);
+    op->bytes = 2 * layout_state_bytes(place->spec.layout, count) + count * place->gradient_bytes;
     emit_writes(op, emit_some(memory->plane_ram, chunk * PLANE_COUNT, resident));
     emit_writes(op, stage);
     emit_reads(op, gradient);

@@ -64,7 +64,8 @@ static void add_planes(struct plan_memory *memory, const struct place *place)
     for (uint32_t plane = 0; plane < PLANE_COUNT; plane++)
         for (uint32_t c = 0; c < layout->chunk_count; c++) {
             bool resident = plane < place->resident[c];
-            uint64_t bytes = resident ? layout->chunks[c].count * layout_plane_bytes[plane] : 0;
+            uint64_t bytes =
+                resident ? layout_plane_bytes(layout, layout->chunks[c].count, plane) : 0;
             memory->cells[first + c * PLANE_COUNT + plane] = (struct plan_cell){
                 .tier = TIER_RAM,
                 .content = CONTENT_STATE,
@@ -80,12 +81,13 @@ static void add_planes(struct plan_memory *memory, const struct place *place)
     ASSERT(memory->cell_count <= memory->cell_max);
     for (uint32_t c = 0; c < layout->chunk_count; c++)
         for (uint32_t plane = 0; plane < PLANE_COUNT; plane++) {
-            uint64_t bytes = layout->chunks[c].count * layout_plane_bytes[plane];
+            uint64_t bytes = layout_plane_bytes(layout, layout->chunks[c].count, plane);
             memory->cells[first + c * PLANE_COUNT + plane] = (struct plan_cell){
                 .tier = TIER_NVME,
                 .content = CONTENT_STATE,
                 .state_file = true,
-                .offset = layout->chunks[c].offset + layout_plane_offset(&layout->chunks[c], plane),
+                .offset = layout->chunks[c].offset +
+                          layout_plane_offset(layout, layout->chunks[c].count, plane),
                 .bytes = bytes,
             };
             if (plane >= place->resident[c])
@@ -229,7 +231,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
     add_planes(memory, place);
     add_gradients(memory, place);
     memory->state_stage = add_ring(memory, TIER_RAM, CONTENT_STAGING, place->state_stages,
-                                   layout->chunk_count_max * LAYOUT_STATE_BYTES);
+                                   layout_state_bytes(layout, layout->chunk_count_max));
     memory->join_stage = add_ring(memory, TIER_RAM, CONTENT_STAGING, place->join_stages,
                                   layout->chunk_count_max * 4);
     add_device_weights(memory, place);

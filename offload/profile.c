@@ -167,6 +167,8 @@ void profile_scale(struct profile *profile, double factor)
                        &device->h2d_both_bytes_per_s,
                        &device->d2h_both_bytes_per_s,
                        &cpu->optimizer_parameters_per_s,
+                       &cpu->optimizer_bf16_parameters_per_s,
+                       &cpu->optimizer_8bit_parameters_per_s,
                        &cpu->cached_checksum_bytes_per_s,
                        &cpu->checksum_bytes_per_s,
                        &cpu->copy_bytes_per_s,

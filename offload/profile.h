@@ -62,8 +62,10 @@ struct profile_device {
 struct profile_cpu {
     char name[PROFILE_NAME_MAX];
     uint32_t cores, threads;
-    uint64_t l2_bytes, l3_bytes;        /* one core's, all of it */
-    double optimizer_parameters_per_s;  /* AdamW in FP32 state, all cores, data in memory */
+    uint64_t l2_bytes, l3_bytes;       /* one core's, all of it */
+    double optimizer_parameters_per_s; /* AdamW in FP32 state, all cores, data in memory */
+    /* With moments in bf16 and in 8 bits; 0: not known, as in FP32. */
+    double optimizer_bf16_parameters_per_s, optimizer_8bit_parameters_per_s;
     double checksum_bytes_per_s;        /* one core, data in memory */
     double cached_checksum_bytes_per_s; /* one core, in passing, as an update does it; 0: not known,
                                          * as in memory */

@@ -68,6 +68,8 @@ static const struct field cpu_fields[] = {
     {MAYBE_SIZE(profile_cpu, l2_bytes, SIZE_MOST)},
     {MAYBE_SIZE(profile_cpu, l3_bytes, SIZE_MOST)},
     {RATE(profile_cpu, optimizer_parameters_per_s)},
+    {MAYBE_RATE(profile_cpu, optimizer_bf16_parameters_per_s)},
+    {MAYBE_RATE(profile_cpu, optimizer_8bit_parameters_per_s)},
     {RATE(profile_cpu, checksum_bytes_per_s)},
     {MAYBE_RATE(profile_cpu, cached_checksum_bytes_per_s)},
     {RATE(profile_cpu, copy_bytes_per_s)},

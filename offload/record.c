@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* Members in the order in which the hash takes them; what is not listed means nothing. */
-static const char *const members[] = {"model", "precision", "text", "options"};
+static const char *const members[] = {"model", "precision", "text", "options", "moments"};
 
 /* Of the members' texts as this program writes them, so that spaces and line ends do not count. */
 static void hash_members(const struct json_value *root, char hash_text[32])

@@ -83,7 +83,7 @@ static int open_model(struct run *run, struct err *err)
                        "may have: take --batch %" PRIu64 " or less, and --accum for the rest",
                        s->batch, s->seq, KERNELS_ROWS_MAX / s->seq);
     tensors_init(&run->tensors, &run->config);
-    layout_init(&run->layout, &run->tensors);
+    layout_init(&run->layout, &run->tensors, s->moments);
     return 0;
 }
 
@@ -398,6 +398,7 @@ static int open_engine(struct run *run, struct err *err)
     run->exec.layout = &run->layout;
     run->exec.kernels = run->kernels;
     run->exec.cpu_pool = run->cpu_pool;
+    run->exec.seed = run->settings->seed;
     run->exec.loss_scale =
         (float)(1.0 / (double)(run->settings->batch * run->settings->seq * run->settings->accum));
     int result = ring_open(&run->ring, 4 * ENGINE_DRIVE_DEPTH, err);
@@ -519,6 +520,7 @@ static int save_config(struct run *run, struct err *err)
     json_set(root, "model", config_to_json(&run->config));
     json_set_string(root, "precision",
                     run->settings->precision == PRECISION_BF16 ? "bf16" : "fp32");
+    json_set_string(root, "moments", moments_name[run->settings->moments]);
     char checksum[32];
     snprintf(checksum, sizeof(checksum), "%016" PRIx64, run->dataset.train.contents_checksum);
     json_set_string(root, "text", checksum);

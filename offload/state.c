@@ -27,13 +27,13 @@ static struct image image_of(const struct exec *exec, uint32_t chunk)
                 exec_cell(exec, exec->memory->plane_ram.first + chunk * PLANE_COUNT + p);
         else
             image.plane[p] = (uint8_t *)exec_cell(exec, exec->memory->state_stage.first) +
-                             layout_plane_offset(c, p);
+                             layout_plane_offset(exec->layout, c->count, p);
     return image;
 }
 
 static uint64_t plane_bytes(const struct exec *exec, uint32_t chunk, uint32_t plane)
 {
-    return exec->layout->chunks[chunk].count * layout_plane_bytes[plane];
+    return layout_plane_bytes(exec->layout, exec->layout->chunks[chunk].count, plane);
 }
 
 /* Sums all planes of the image, writes the spilled ones. */
@@ -45,7 +45,7 @@ static int keep_image(struct exec *exec, struct ring *ring, uint32_t chunk,
     uint64_t bytes = 0;
     for (uint32_t p = 0; p < PLANE_COUNT; p++) {
         exec->tier->plane_sums[chunk * PLANE_COUNT + p] =
-            tier_plane_sum(chunk, p, image->plane[p], plane_bytes(exec, chunk, p));
+            tier_plane_sum(exec->layout, chunk, p, image->plane[p]);
         bytes += p >= resident ? plane_bytes(exec, chunk, p) : 0;
     }
     if (!bytes)
@@ -193,7 +193,7 @@ int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_man
             int result = tier_transfer(tier, ring, false, where, home, bytes, err);
             if (result)
                 return result;
-            if (tier_plane_sum(c, p, home, bytes) != tier->plane_sums[i])
+            if (tier_plane_sum(exec->layout, c, p, home) != tier->plane_sums[i])
                 return err_set(err, ERR_CORRUPT,
                                "%s is damaged: at offset %" PRIu64
                                " the checksum of chunk %u (%s) is wrong",
@@ -231,7 +231,7 @@ int state_commit(struct exec *exec, struct ring *ring, uint64_t *written, struct
             uint32_t i = c * PLANE_COUNT + p;
             void *home = exec_cell(exec, exec->memory->plane_ram.first + i);
             uint64_t bytes = plane_bytes(exec, c, p);
-            tier->plane_sums[i] = tier_plane_sum(c, p, home, bytes);
+            tier->plane_sums[i] = tier_plane_sum(exec->layout, c, p, home);
             struct tier_location where = tier_write_at(tier, exec->memory->plane_nvme.first + i);
             int result = tier_transfer(tier, ring, true, where, home, bytes, err);
             if (result)

@@ -186,13 +186,18 @@ uint64_t tier_join_sums(uint32_t chunk, uint32_t plane, const uint64_t *parts, u
     return hash_bytes(parts, count * sizeof(*parts), ((uint64_t)chunk << 8) | plane);
 }
 
-uint64_t tier_plane_sum(uint32_t chunk, uint32_t plane, const void *data, uint64_t bytes)
+uint64_t tier_plane_sum(const struct layout *layout, uint32_t chunk, uint32_t plane,
+                        const void *data)
 {
-    uint64_t parts[LAYOUT_PARTS_MAX], part = LAYOUT_PART_PARAMETERS * layout_plane_bytes[plane];
-    uint32_t count = 0;
-    ASSERT(bytes <= LAYOUT_PARTS_MAX * part);
-    for (uint64_t at = 0; at < bytes; at += part)
-        parts[count++] = tier_part_sum((const uint8_t *)data + at, MIN(part, bytes - at));
+    uint64_t parts[LAYOUT_PARTS_MAX], parameters = layout->chunks[chunk].count;
+    uint32_t count = (uint32_t)div_up(parameters, LAYOUT_PART_PARAMETERS);
+    ASSERT(count <= LAYOUT_PARTS_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t first = layout_part_offset(layout, plane, i);
+        uint64_t end = i + 1 < count ? layout_part_offset(layout, plane, i + 1)
+                                     : layout_plane_bytes(layout, parameters, plane);
+        parts[i] = tier_part_sum((const uint8_t *)data + first, end - first);
+    }
     return tier_join_sums(chunk, plane, parts, count);
 }
 

@@ -64,7 +64,8 @@ int tier_transfer(struct tier *tier, struct ring *ring, bool write, struct tier_
 /* XXH3 of a plane or scratch cell, seeded by its identity, so that a misplaced block is caught. A
  * plane's is that of the sums of its parts (layout.h), so that whoever passes over the parts can
  * make it on the way: tier_join_sums. */
-uint64_t tier_plane_sum(uint32_t chunk, uint32_t plane, const void *data, uint64_t bytes);
+uint64_t tier_plane_sum(const struct layout *layout, uint32_t chunk, uint32_t plane,
+                        const void *data);
 uint64_t tier_part_sum(const void *data, uint64_t bytes);
 uint64_t tier_join_sums(uint32_t chunk, uint32_t plane, const uint64_t *parts, uint32_t count);
 uint64_t tier_cell_sum(uint32_t cell, const void *data, uint64_t bytes);

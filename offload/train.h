@@ -7,6 +7,7 @@
 
 #include "core/err.h"
 #include "model/config.h"
+#include "model/moments.h"
 #include "model/optim.h"
 #include "offload/place.h"
 
@@ -18,6 +19,7 @@ struct train_settings {
     const char *model_dir; /* initial weights: a Hugging Face folder, or NULL */
     const char *data_dir;
     enum precision precision;
+    enum moments_kind moments; /* how AdamW's moments are stored */
     uint64_t seq, batch, accum, seed;
     struct optim_settings optim; /* total_steps: the horizon of the schedule */
 

@@ -6,7 +6,7 @@
 
 static uint64_t resident_bytes(const struct place *place)
 {
-    uint64_t bytes = place->spec.layout->padded_parameters * LAYOUT_STATE_BYTES;
+    uint64_t bytes = place->spec.layout->slot_bytes;
     for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
         for (uint32_t p = 0; p < PLANE_COUNT; p++)
             bytes -= place_plane_spilled(place, c, p);

@@ -124,7 +124,7 @@ static void model_init(struct model *model, const struct class *class)
     };
     *model = (struct model){.class = class};
     tensors_init(&model->tensors, &config);
-    layout_init(&model->layout, &model->tensors);
+    layout_init(&model->layout, &model->tensors, MOMENTS_FP32);
     struct kernels_shape shape = shape_of(model, class->seq[0]);
     kernels_sizes(&shape, &model->sizes);
     model->block_count = model->layout.block_count;

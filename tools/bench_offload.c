@@ -154,7 +154,7 @@ static int open_model(struct offload *o, struct err *err)
     if (result)
         return result;
     tensors_init(&o->tensors, &o->config);
-    layout_init(&o->layout, &o->tensors);
+    layout_init(&o->layout, &o->tensors, MOMENTS_FP32);
     return 0;
 }
 

@@ -43,6 +43,7 @@ struct optimizer {
     uint32_t chunk_count;
     uint32_t next; /* chunk */
     struct optim_step step;
+    struct moments moments;
     enum precision precision;
     uint64_t sum;   /* so that sums are needed */
     uint8_t *chunk; /* of the job */
@@ -59,13 +60,10 @@ static uint8_t *take_chunk(struct optimizer *o)
 static void fill_chunk(uint8_t *chunk, enum precision precision)
 {
     uint16_t *hi = (uint16_t *)chunk;
-    float *m = (float *)(chunk + LAYOUT_CHUNK_PARAMETERS * 4);
-    float *v = m + LAYOUT_CHUNK_PARAMETERS, *gradient = v + LAYOUT_CHUNK_PARAMETERS;
+    float *gradient = (float *)(chunk + PLANE_STATE);
     for (uint64_t i = 0; i < LAYOUT_CHUNK_PARAMETERS; i++) {
         float sign = i % 3 ? 1 : -1;
         hi[i] = float_to_bf16(sign * 0.02f);
-        m[i] = sign * 1e-3f;
-        v[i] = 1e-6f;
         if (precision == PRECISION_BF16)
             ((uint16_t *)gradient)[i] = float_to_bf16(sign * 1e-3f);
         else
@@ -73,7 +71,57 @@ static void fill_chunk(uint8_t *chunk, enum precision precision)
     }
 }
 
+/* Where a block of a moment is: planes of moments begin where those in FP32 do. */
+static void *block_at(uint8_t *chunk, enum plane plane, uint64_t block, enum moments_kind kind)
+{
+    return chunk + LAYOUT_CHUNK_PARAMETERS * (plane == PLANE_M ? 4 : 8) +
+           block * moments_block_bytes(kind);
+}
+
+/* Moments of all chunks in this kind. */
+static void fill_moments(struct optimizer *o, enum moments_kind kind)
+{
+    struct moments_values values;
+    struct moments_place place = {0};
+    moments_init(&o->moments, kind, 1);
+    for (uint64_t i = 0; i < MOMENTS_BLOCK; i++) {
+        values.m[i] = i % 3 ? 1e-3f : -1e-3f;
+        values.v[i] = 1e-6f;
+    }
+    for (uint32_t c = 0; c < o->chunk_count; c++)
+        for (uint64_t b = 0; b < LAYOUT_CHUNK_PARAMETERS / MOMENTS_BLOCK; b++) {
+            uint8_t *chunk = o->arena.base + c * CHUNK_BYTES;
+            bool finite = moments_store(&o->moments, &values, block_at(chunk, PLANE_M, b, kind),
+                                        block_at(chunk, PLANE_V, b, kind), &place);
+            ASSERT(finite);
+        }
+}
+
 /* ---- What is measured ------------------------------------------------------------------------ */
+
+/* As in offload/exec.c. */
+static void update_blocks(struct optimizer *o, struct optim_range range, uint64_t first)
+{
+    enum moments_kind kind = o->moments.kind;
+    const uint8_t *gradient = range.gradient;
+    struct moments_values values;
+    range.m = values.m;
+    range.v = values.v;
+    range.count = MOMENTS_BLOCK;
+    for (uint64_t done = 0; done < LAYOUT_PART_PARAMETERS; done += MOMENTS_BLOCK) {
+        uint64_t block = (first + done) / MOMENTS_BLOCK;
+        struct moments_place place = {o->step.step, first + done};
+        void *m = block_at(o->chunk, PLANE_M, block, kind);
+        void *v = block_at(o->chunk, PLANE_V, block, kind);
+        moments_load(&o->moments, &values, m, v);
+        range.gradient = gradient + done * precision_bytes(o->precision);
+        bool finite = optim_update(&range, &o->step, o->precision) &&
+                      moments_store(&o->moments, &values, m, v, &place);
+        ASSERT(finite);
+        range.hi += MOMENTS_BLOCK;
+        range.lo += MOMENTS_BLOCK;
+    }
+}
 
 static void update_task(void *context, uint32_t task, uint32_t worker)
 {
@@ -90,6 +138,10 @@ static void update_task(void *context, uint32_t task, uint32_t worker)
         .count = LAYOUT_PART_PARAMETERS,
         .decay = true,
     };
+    if (o->moments.kind != MOMENTS_FP32) {
+        update_blocks(o, range, first);
+        return;
+    }
     ASSERT(optim_update(&range, &o->step, o->precision));
 }
 
@@ -103,7 +155,7 @@ static void sum_part(struct optimizer *o, uint64_t first)
 {
     uint64_t sum = 0, before = 0;
     for (uint32_t p = 0; p < PLANE_COUNT; p++) {
-        uint64_t bytes = layout_plane_bytes[p];
+        uint64_t bytes = p < PLANE_M ? 2 : 4;
         sum += tier_part_sum(o->chunk + before + first * bytes, LAYOUT_PART_PARAMETERS * bytes);
         before += LAYOUT_CHUNK_PARAMETERS * bytes;
     }
@@ -128,9 +180,9 @@ static void run_checked(struct optimizer *o)
 static void run_checksum(struct optimizer *o)
 {
     uint8_t *chunk = take_chunk(o);
-    uint64_t bytes = LAYOUT_CHUNK_PARAMETERS * 4;
-    o->sum += tier_plane_sum(0, PLANE_M, chunk + bytes, bytes);
-    o->sum += tier_plane_sum(0, PLANE_V, chunk + 2 * bytes, bytes);
+    uint64_t part = LAYOUT_PART_PARAMETERS * 4;
+    for (uint64_t i = 0; i < 2 * CHUNK_PARTS; i++)
+        o->sum += tier_part_sum(chunk + LAYOUT_CHUNK_PARAMETERS * 4 + i * part, part);
 }
 
 /* What goes to a device: weights of a chunk. */
@@ -286,21 +338,29 @@ static int measure_all(struct optimizer *o, struct err *err)
 {
     struct bench *bench = o->bench;
     struct profile_cpu *cpu = &bench->profile.cpu;
-    struct bench_samples update = {0}, cached = {0}, sum = {0}, copy = {0}, join = {0},
-                         launch = {0};
-    double parameters = (double)LAYOUT_CHUNK_PARAMETERS, each = bench->seconds / 8;
+    struct bench_samples update = {0}, bf16 = {0}, in_8bit = {0}, cached = {0}, sum = {0},
+                         copy = {0}, join = {0}, launch = {0};
+    double parameters = (double)LAYOUT_CHUNK_PARAMETERS, each = bench->seconds / 10;
     double gradient = precision_bytes(o->precision);
     measure(o, run_update, parameters, 2 * each, "AdamW", &update);
     measure_cached(o, 2 * each, &cached);
     measure(o, run_checksum, parameters * 8, each, "checksums", &sum);
     measure(o, run_copy, parameters * gradient, each, "copies", &copy);
     measure(o, run_join, parameters, each, "joins", &join);
+    fill_moments(o, MOMENTS_BF16);
+    measure(o, run_update, parameters, each, "AdamW, moments in bf16", &bf16);
+    fill_moments(o, MOMENTS_8BIT);
+    measure(o, run_update, parameters, each, "AdamW, moments in 8 bits", &in_8bit);
     bench_step(bench, "handing over");
     int result = bench_launch(&launch, err);
     if (result)
         return result;
     report(bench, &cpu->optimizer_parameters_per_s, BENCH_M_PARAMETERS_S, 24 + gradient, &update,
            "optimizer, all cores");
+    report(bench, &cpu->optimizer_bf16_parameters_per_s, BENCH_M_PARAMETERS_S, 16 + gradient, &bf16,
+           "optimizer, moments in bf16");
+    report(bench, &cpu->optimizer_8bit_parameters_per_s, BENCH_M_PARAMETERS_S, 12 + gradient,
+           &in_8bit, "optimizer, moments in 8 bits");
     report(bench, &cpu->checksum_bytes_per_s, BENCH_GB_S, 1, &sum, "checksum, one core");
     cpu->cached_checksum_bytes_per_s = bench_median(&cached);
     bench_report(bench, BENCH_GB_S, cpu->cached_checksum_bytes_per_s, &cached,
@@ -327,6 +387,7 @@ static int open_chunks(struct optimizer *o, uint32_t threads, struct err *err)
     fill_chunk(o->arena.base, o->precision);
     for (uint32_t i = 1; i < o->chunk_count; i++)
         memcpy(o->arena.base + i * CHUNK_BYTES, o->arena.base, CHUNK_BYTES);
+    fill_moments(o, MOMENTS_FP32);
     return 0;
 }
 
@@ -339,7 +400,7 @@ static void close_chunks(struct optimizer *o)
 int bench_optimizer(struct bench *bench, struct err *err)
 {
     struct optimizer o = {.bench = bench};
-    bench_begin(bench, "optimizer", "figures", 6);
+    bench_begin(bench, "optimizer", "figures", 8);
     int result = open_chunks(&o, bench->threads, err);
     if (result == 0) {
         describe_cpu(bench);

@@ -135,7 +135,7 @@ static int check_commit(void *context, struct checkpoint_reader *reader, struct 
     uint32_t chunk_count = reader->layout->chunk_count;
     struct slot_job job = {
         .reader = reader,
-        .buffer_bytes = reader->layout->chunk_count_max * layout_plane_bytes[PLANE_M],
+        .buffer_bytes = reader->layout->chunk_count_max * 4, /* the largest plane */
         .damage_count = mem_alloc(chunk_count, sizeof(*job.damage_count)),
         .errors = mem_alloc(chunk_count, sizeof(*job.errors)),
     };

@@ -31,6 +31,7 @@ void forecast_asked_to_json(struct json_value *object, const struct place_spec *
     set_bytes(object, "vram_budget_bytes", spec->vram_budget);
     if (spec->write_budget)
         set_bytes(object, "write_budget_bytes_per_day", spec->write_budget);
+    json_set_string(object, "optimizer_state", moments_name[spec->layout->moments]);
     json_set_int(object, "batch", spec->batch);
     json_set_int(object, "accum", spec->accum);
     json_set_int(object, "seq", spec->seq);

@@ -20,10 +20,12 @@
 #define MTS_MOST       20000
 /* Kits of two DIMMs end at 2 x 48 GB; what is more has a DIMM in every slot of a desktop board. */
 #define TWO_DIMMS_BYTES (96 * GIB)
-/* What a pass moves in RAM for a parameter: AdamW reads and writes 12 bytes of state and reads a
- * gradient of 4; a join reads hi and lo and writes 4 bytes. */
-#define OPTIMIZER_BYTES 28.0
-#define JOIN_BYTES      8.0
+/* What a pass moves in RAM for a parameter: AdamW reads and writes 12 bytes of state, or 8 or 6,
+ * and reads a gradient of 4; a join reads hi and lo and writes 4 bytes. */
+#define OPTIMIZER_BYTES      28.0
+#define OPTIMIZER_BF16_BYTES 20.0
+#define OPTIMIZER_8BIT_BYTES 16.0
+#define JOIN_BYTES           8.0
 /* A measured rate within this of what RAM allows was bound by RAM, and goes with it. */
 #define RAM_BOUND 0.8
 /* What no drive on a PCIe 4.0 link of 4 lanes reads. */
@@ -362,6 +364,10 @@ static void limit_by_ram(struct machine *m, double from)
     double to = m->profile.ram.bytes_per_s;
     cpu->optimizer_parameters_per_s =
         with_ram(cpu->optimizer_parameters_per_s, OPTIMIZER_BYTES, from, to);
+    cpu->optimizer_bf16_parameters_per_s =
+        with_ram(cpu->optimizer_bf16_parameters_per_s, OPTIMIZER_BF16_BYTES, from, to);
+    cpu->optimizer_8bit_parameters_per_s =
+        with_ram(cpu->optimizer_8bit_parameters_per_s, OPTIMIZER_8BIT_BYTES, from, to);
     cpu->join_parameters_per_s = with_ram(cpu->join_parameters_per_s, JOIN_BYTES, from, to);
     cpu->copy_bytes_per_s = MIN(cpu->copy_bytes_per_s, to / 2);
     if (device->is_cpu)

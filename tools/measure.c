@@ -47,6 +47,7 @@ static void make_command(struct command *command, const struct measure_run *run)
     add(command, "--nvme", command->tier);
     add(command, "--machine", run->machine);
     add(command, "--precision", run->precision);
+    add(command, "--optimizer-state", run->optimizer_state);
     add(command, "--ram-budget", run->ram_budget);
     add(command, "--vram-budget", run->vram_budget);
     add(command, "--batch", run->batch);

@@ -14,9 +14,9 @@
 
 /* Strings are given to train as they are; NULL: not given. */
 struct measure_run {
-    const char *model, *data, *nvme, *machine, *precision;
+    const char *model, *data, *nvme, *machine, *precision, *optimizer_state;
     const char *ram_budget, *vram_budget, *batch, *accum;
-    const char *out; /* a folder; the run's is made in it */
+    const char *out;     /* a folder; the run's is made in it */
     uint64_t seq, steps; /* steps: MEASURE_WARM_UP_STEPS + 1 to MEASURE_STEPS_MAX */
 };
 

@@ -64,8 +64,8 @@ static void fill_table(struct options *o, enum options_command command)
     add(o, "device", ARGS_STRING, &o->device, "auto|cpu", "default: auto, which is the CPU");
     add(o, "precision", ARGS_STRING, &o->precision, "bf16|fp32",
         "default: bf16 where the processor has bf16 matrix instructions, else fp32");
-    add(o, "optimizer-state", ARGS_STRING, &o->optimizer_state, "fp32",
-        "the moments' type (only fp32 so far)");
+    add(o, "optimizer-state", ARGS_STRING, &o->optimizer_state, "fp32|bf16|8bit",
+        "AdamW's moments, 8, 4 or 2 bytes a parameter beside the weight's 4 (default: fp32)");
     add(o, "seq", ARGS_U64, &o->seq, "T",
         "tokens in a sequence (default: the model's, at most 1024)");
     add(o, "batch", ARGS_U64, &o->batch, "B", "sequences in a micro-batch (default: 4)");
@@ -276,10 +276,9 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
     static const char *const precisions[] = {"fp32", "bf16"};
     static const char *const recomputes[] = {"auto", "all", "none"};
     static const char *const devices[] = {"auto", "cpu"};
-    static const char *const states[] = {"fp32"};
     static const char *const residents[] = {"none",      "hi",   "hi,lo", "hi,lo,m",
                                             "hi,lo,m,v", "auto", "all"};
-    int precision = 0, recompute = 0, resident = 0, ignored = 0;
+    int precision = 0, recompute = 0, resident = 0, moments = 0, ignored = 0;
     if (!o->precision)
         o->precision = o->machine.gpu || kernels_cpu_has_bf16() ? "bf16" : "fp32";
     int result = choice("precision", o->precision, precisions, 2, &precision, err);
@@ -288,10 +287,12 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
     if (result == 0)
         result = choice("device", o->device, devices, 2, &ignored, err);
     if (result == 0)
-        result = choice("optimizer-state", o->optimizer_state, states, 1, &ignored, err);
+        result = choice("optimizer-state", o->optimizer_state, moments_name, MOMENTS_KIND_COUNT,
+                        &moments, err);
     if (result == 0)
         result = choice("resident", o->resident, residents, 7, &resident, err);
     s->precision = precision ? PRECISION_BF16 : PRECISION_FP32;
+    s->moments = (enum moments_kind)moments;
     s->recompute = (enum place_recompute)recompute;
     s->resident_planes = resident == 5 ? PLACE_RESIDENT_AUTO : MIN(resident, PLANE_COUNT);
     return result;

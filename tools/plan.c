@@ -242,13 +242,15 @@ static void print_advice(const struct shown *shown)
 
 static void print_plan(const struct shown *shown)
 {
-    char text[MACHINE_TEXT_MAX];
+    char text[MACHINE_TEXT_MAX], state[32] = "";
     const struct place_spec *spec = &shown->forecast.place.spec;
-    printf("%s: %" PRIu64 " parameters, %s, %u x %u x %u x %u tokens (batch x seq x accum x "
+    if (spec->layout->moments != MOMENTS_FP32)
+        snprintf(state, sizeof(state), ", %s moments", moments_name[spec->layout->moments]);
+    printf("%s: %" PRIu64 " parameters, %s%s, %u x %u x %u x %u tokens (batch x seq x accum x "
            "devices)\n",
            shown->config->name, shown->parameters,
-           spec->precision == PRECISION_BF16 ? "bf16" : "fp32", spec->batch, spec->seq, spec->accum,
-           shown->forecast.devices);
+           spec->precision == PRECISION_BF16 ? "bf16" : "fp32", state, spec->batch, spec->seq,
+           spec->accum, shown->forecast.devices);
     printf("on %s\n", machine_describe(&shown->options->profile, text, sizeof(text)));
     print_tiers(shown);
     print_step(shown);
@@ -340,7 +342,7 @@ static int plan_here(struct shown *shown, struct train_settings *settings, struc
         shown->parameters = run->tensors.parameter_count;
         if (settings->data_dir)
             shown->data_tokens = (double)run->dataset.train.token_count;
-        forecast_model_init(&shown->model, &run->config);
+        forecast_model_init(&shown->model, &run->config, settings->moments);
         fill_request(shown, &shown->model);
         show(shown);
         if (shown->options->dump)
@@ -383,7 +385,7 @@ static int plan_imagined(struct shown *shown, struct train_settings *settings, s
     if (settings->batch * settings->seq > KERNELS_ROWS_MAX)
         return err_set(err, ERR_INPUT, "--batch %" PRIu64 " of --seq %" PRIu64 " is too large",
                        settings->batch, settings->seq);
-    forecast_model_init(&shown->model, &config);
+    forecast_model_init(&shown->model, &config, settings->moments);
     shown->config = &shown->model.config;
     shown->parameters = shown->model.tensors.parameter_count;
     fill_request(shown, &shown->model);

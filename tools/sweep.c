@@ -76,6 +76,7 @@ struct values {
 
 struct survey {
     const char *list[AXIS_COUNT], *model, *data, *out, *nvme, *precision, *machine;
+    const char *optimizer_state;
     uint64_t seq, steps;
     bool measure;
     struct values values[AXIS_COUNT];
@@ -84,6 +85,7 @@ struct survey {
     struct forecast_model shape;
     struct profile base;
     enum precision wanted;
+    enum moments_kind moments;
     struct json_value **rows; /* owned until they are in results */
 };
 
@@ -316,6 +318,7 @@ static int measure_row(struct survey *survey, uint32_t index, struct err *err)
         .out = survey->out,
         .machine = survey->machine,
         .precision = survey->precision,
+        .optimizer_state = survey->optimizer_state,
         .ram_budget = c.value[AXIS_RAM_BUDGET],
         .vram_budget = c.value[AXIS_VRAM_BUDGET],
         .batch = c.value[AXIS_BATCH],
@@ -360,6 +363,7 @@ static struct json_value *make_results(struct survey *survey)
     json_set_string(results, "model", survey->config.name);
     json_set_int(results, "parameters", (int64_t)survey->shape.tensors.parameter_count);
     json_set_string(results, "precision", survey->precision);
+    json_set_string(results, "optimizer_state", survey->optimizer_state);
     json_set_int(results, "seq", (int64_t)survey->seq);
     /* Where every part is said, the machine that was begun with says nothing. */
     bool all = survey->list[AXIS_GPU] && survey->list[AXIS_CPU] && survey->list[AXIS_RAM] &&
@@ -463,6 +467,10 @@ static int choose_model(struct survey *survey, struct err *err)
         return err_set(err, ERR_USAGE, "--precision is '%s'; it may be: fp32, bf16",
                        survey->precision);
     survey->wanted = strcmp(survey->precision, "bf16") == 0 ? PRECISION_BF16 : PRECISION_FP32;
+    survey->moments = moments_find(survey->optimizer_state);
+    if (survey->moments == MOMENTS_KIND_COUNT)
+        return err_set(err, ERR_USAGE, "--optimizer-state is '%s'; it may be: fp32, bf16, 8bit",
+                       survey->optimizer_state);
     int result = config_load(&survey->config, survey->model, err);
     if (result)
         return result;
@@ -501,7 +509,7 @@ static int survey_run(struct survey *survey, struct err *err)
         result = choose_base(survey, err);
     if (result)
         return result;
-    forecast_model_init(&survey->shape, &survey->config);
+    forecast_model_init(&survey->shape, &survey->config, survey->moments);
     result = check_values(survey, err);
     if (result == 0)
         result = file_make_dirs(survey->out, err);
@@ -532,7 +540,7 @@ static void survey_deinit(struct survey *survey)
 
 int sweep_main(int argc, char **argv)
 {
-    struct survey survey = {.steps = 8};
+    struct survey survey = {.steps = 8, .optimizer_state = "fp32"};
     struct err err = {0};
     struct args_option table[AXIS_COUNT + 16];
     size_t count = 0;
@@ -544,6 +552,8 @@ int sweep_main(int argc, char **argv)
         {"machine", ARGS_STRING, &survey.machine, "NAME|FILE", OPTIONS_HELP_MACHINE, NULL},
         {"seq", ARGS_U64, &survey.seq, "T", "tokens in a sequence (default: 1024 at most)", NULL},
         {"precision", ARGS_STRING, &survey.precision, "bf16|fp32", "default: bf16", NULL},
+        {"optimizer-state", ARGS_STRING, &survey.optimizer_state, "fp32|bf16|8bit",
+         "how AdamW's moments are stored (default: fp32)", NULL},
         {"measure", ARGS_FLAG, &survey.measure, NULL, "train each row here, a few steps", NULL},
         {"data", ARGS_STRING, &survey.data, "DIR", "with --measure: prepared data", NULL},
         {"nvme", ARGS_STRING, &survey.nvme, "DIR", "with --measure: folder of the NVMe tier", NULL},

@@ -22,6 +22,26 @@ static void test_known_answers(void **state)
                         words(0x243f6a88, 0x85a308d3)) == words(0xd16cfe09, 0x94fdcceb));
 }
 
+/* Many at once are the same numbers, across the carry into the index's upper half too. */
+static void test_many(void **state)
+{
+    (void)state;
+    static const uint64_t firsts[] = {0, 64, UINT32_MAX - 10, UINT64_MAX - 20};
+    uint32_t many[4 * RNG_MANY];
+    for (size_t f = 0; f < sizeof(firsts) / sizeof(firsts[0]); f++)
+        for (uint64_t round = 0; round < 3; round++) {
+            uint64_t seed = words(0xa4093822, 0x299f31d0) * (round + f);
+            uint64_t stream = round * words(5, 3);
+            rng_many(seed, stream, firsts[f], many);
+            for (uint64_t i = 0; i < RNG_MANY; i++)
+                assert_true(rng_u64(seed, stream, firsts[f] + i) ==
+                            words(many[i], many[RNG_MANY + i]));
+        }
+    rng_many(0, 0, 0, many);
+    assert_int_equal(many[2 * RNG_MANY], 0xbc57ac4c);
+    assert_int_equal(many[3 * RNG_MANY], 0x9b00dbd8);
+}
+
 /* The normal uses the other half of the block too: the known answers' words 2 and 3. */
 static void test_normal_uses_both_halves(void **state)
 {
@@ -96,9 +116,13 @@ static void test_streams_and_seeds_differ(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known_answers), cmocka_unit_test(test_normal_uses_both_halves),
-        cmocka_unit_test(test_uniform),       cmocka_unit_test(test_normal),
-        cmocka_unit_test(test_below),         cmocka_unit_test(test_streams_and_seeds_differ),
+        cmocka_unit_test(test_known_answers),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_normal_uses_both_halves),
+        cmocka_unit_test(test_uniform),
+        cmocka_unit_test(test_normal),
+        cmocka_unit_test(test_below),
+        cmocka_unit_test(test_streams_and_seeds_differ),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -275,8 +275,9 @@ static void test_damaged_planes(void **state)
     for (uint32_t i = 0; i < model.layout.chunk_count * PLANE_COUNT; i++) {
         uint32_t c = i / PLANE_COUNT, p = i % PLANE_COUNT;
         const struct layout_chunk *chunk = &model.layout.chunks[c];
-        uint64_t at = chunk->offset + layout_plane_offset(chunk, (enum plane)p);
-        uint64_t inside = rng_below(2, RNG_STREAM_SAMPLE, i, chunk->count * layout_plane_bytes[p]);
+        uint64_t at = chunk->offset + layout_plane_offset(&model.layout, chunk->count, p);
+        uint64_t inside =
+            rng_below(2, RNG_STREAM_SAMPLE, i, layout_plane_bytes(&model.layout, chunk->count, p));
         char expected[64];
         flip_in_file(box.state_path, at + inside);
         snprintf(expected, sizeof(expected), "at offset %llu the", (unsigned long long)at);

@@ -171,6 +171,7 @@ static void test_tiny(void **state)
         struct coarse coarse;
         struct place init;
         choices_model(&model, names[variant & 1], 2048, 8192);
+        tiny_model_set_moments(&model, (enum moments_kind)(variant % MOMENTS_KIND_COUNT));
         choices_machine(&profile, machines[variant >> 1 & 1]);
         choices_spec(&spec, &model, &profile, 16, 2, 2);
         spec.precision = variant & 4 ? PRECISION_FP32 : PRECISION_BF16;

@@ -412,9 +412,9 @@ static void check_state(struct tiny_box *box, const uint8_t *expected, const uin
             const struct layout_chunk *chunk = &layout->chunks[c];
             uint64_t sum = box->tier.plane_sums[c * PLANE_COUNT + p];
             assert_int_equal(sum, sums[c * PLANE_COUNT + p]);
-            assert_int_equal(
-                sum, tier_plane_sum(c, p, bytes + chunk->offset + layout_plane_offset(chunk, p),
-                                    chunk->count * layout_plane_bytes[p]));
+            assert_int_equal(sum, tier_plane_sum(layout, c, p,
+                                                 bytes + chunk->offset +
+                                                     layout_plane_offset(layout, chunk->count, p)));
         }
     mem_free(bytes);
 }

@@ -4,7 +4,8 @@
  * gradient norms and all four planes of every chunk after several steps. Method: the model of the
  * other tests in chunks of 8192 parameters and tiles of one chunk, walked by the scheduler over
  * engine_real in some hundred placements, most of them in the least memory that works; the
- * reference has everything in RAM.
+ * reference has everything in RAM. With moments in fewer bytes too, where moreover the size of
+ * chunks must not matter: a parameter draws the same random bits in any.
  */
 #include "core/mem.h"
 #include "core/rng.h"
@@ -98,11 +99,14 @@ static void walk(struct tiny_box *box, struct outcome *outcome)
 static void compute(const struct tiny_model *model, const struct place_spec *spec,
                     struct outcome *outcome)
 {
-    static bool created; /* one file serves all: making one durable takes longer than a walk */
+    /* One file serves all of its size: making one durable takes longer than a walk. */
+    static uint64_t created;
     struct tiny_box box;
     struct err err;
-    tiny_box_open(&box, model, spec, "exec", !created);
-    created = true;
+    char name[64];
+    snprintf(name, sizeof(name), "exec-%llu", (unsigned long long)model->layout.slot_bytes);
+    tiny_box_open(&box, model, spec, name, created != model->layout.slot_bytes);
+    created = model->layout.slot_bytes;
     if (state_create(&box.exec, box.ring, &model->tensors, SEED, NULL, &err) != 0)
         fail_msg("%s", err.message);
     walk(&box, outcome);
@@ -170,10 +174,75 @@ static void test_placements(void **state)
     tiny_model_deinit(&model);
 }
 
+static void test_moments(void **state)
+{
+    (void)state;
+    for (uint32_t kind = MOMENTS_BF16; kind < MOMENTS_KIND_COUNT; kind++) {
+        struct tiny_model model;
+        tiny_model_init(&model, 3, 64, 300, 8192, 8192);
+        tiny_model_set_moments(&model, kind);
+        sweep(&model, PRECISION_FP32, 2, true);
+        sweep(&model, PRECISION_BF16, 1, false);
+        tiny_model_deinit(&model);
+    }
+}
+
+/* A plane of the state in canonical order, chunks' padding left out; owned by the caller. */
+static uint8_t *canonical(const struct layout *layout, const uint8_t *state, uint32_t plane,
+                          uint64_t *bytes)
+{
+    uint8_t *out = mem_alloc(layout->slot_bytes, 1);
+    *bytes = 0;
+    for (uint32_t c = 0; c < layout->chunk_count; c++) {
+        const struct layout_chunk *chunk = &layout->chunks[c];
+        uint64_t bare = layout_least_bytes(layout, chunk->count, plane + 1) -
+                        layout_least_bytes(layout, chunk->count, plane);
+        memcpy(out + *bytes,
+               state + chunk->offset + layout_plane_offset(layout, chunk->count, plane), bare);
+        *bytes += bare;
+    }
+    return out;
+}
+
+/* Without clipping: the norm's sum is by chunks. */
+static void test_chunks_do_not_matter(void **state)
+{
+    (void)state;
+    for (uint32_t kind = 0; kind < MOMENTS_KIND_COUNT; kind++) {
+        struct tiny_model model[2];
+        struct outcome outcome[2];
+        for (int i = 0; i < 2; i++) {
+            struct place_spec spec;
+            tiny_model_init(&model[i], 3, 64, 300, i ? 2048 : 8192, 8192);
+            tiny_model_set_moments(&model[i], kind);
+            tiny_spec(&spec, &model[i]);
+            spec.clip = false;
+            spec.ram_budget = GIB;
+            compute(&model[i], &spec, &outcome[i]);
+        }
+        assert_true(model[1].layout.chunk_count > 2 * model[0].layout.chunk_count);
+        for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+            uint64_t bytes[2];
+            uint8_t *a = canonical(&model[0].layout, outcome[0].state, p, &bytes[0]);
+            uint8_t *b = canonical(&model[1].layout, outcome[1].state, p, &bytes[1]);
+            assert_int_equal(bytes[0], bytes[1]);
+            assert_memory_equal(a, b, bytes[0]);
+            mem_free(a);
+            mem_free(b);
+        }
+        for (int i = 0; i < 2; i++) {
+            mem_free(outcome[i].state);
+            tiny_model_deinit(&model[i]);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_placements),
+        cmocka_unit_test(test_moments),
+        cmocka_unit_test(test_chunks_do_not_matter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,6 +34,21 @@ static uint32_t check_run(const struct layout *layout, uint32_t chunk, uint32_t 
     return chunk;
 }
 
+/* Parts follow each other without a gap, and the last ends within the plane's padding. */
+static void check_parts(const struct layout *layout, const struct layout_chunk *c)
+{
+    uint64_t parts = div_up(c->count, LAYOUT_PART_PARAMETERS);
+    for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+        uint64_t bytes = layout_plane_bytes(layout, c->count, p);
+        uint64_t least =
+            layout_least_bytes(layout, c->count, p + 1) - layout_least_bytes(layout, c->count, p);
+        assert_int_equal(layout_part_offset(layout, p, 0), 0);
+        assert_true(layout_part_offset(layout, p, parts - 1) < least);
+        assert_true(least <= layout_part_offset(layout, p, parts));
+        assert_true(least <= bytes && bytes - least < IO_ALIGN);
+    }
+}
+
 static void check_offsets(const struct layout *layout)
 {
     uint64_t offset = 0, padded = 0, real = 0, count_max = 0;
@@ -41,11 +56,12 @@ static void check_offsets(const struct layout *layout)
         const struct layout_chunk *c = &layout->chunks[i];
         assert_int_equal(c->offset, offset);
         for (uint32_t p = 0; p < PLANE_COUNT; p++) {
-            assert_int_equal(c->offset + layout_plane_offset(c, p), offset);
+            assert_int_equal(c->offset + layout_plane_offset(layout, c->count, p), offset);
             assert_int_equal(offset % IO_ALIGN, 0);
-            offset += c->count * layout_plane_bytes[p];
+            offset += layout_plane_bytes(layout, c->count, p);
         }
-        assert_int_equal(offset - c->offset, c->count * LAYOUT_STATE_BYTES);
+        assert_int_equal(offset - c->offset, layout_state_bytes(layout, c->count));
+        check_parts(layout, c);
         padded += c->count;
         real += c->real_count;
         count_max = MAX(count_max, c->count);
@@ -173,6 +189,8 @@ static void test_cuts(void **state)
                     struct tiny_model model;
                     tiny_model_init(&model, 2, channels[c], vocabs[v], chunks[k], tiles[t]);
                     check_layout(&model.layout, &model.tensors, chunks[k], tiles[t], true);
+                    tiny_model_set_moments(&model, (enum moments_kind)((v + k + t) % 3));
+                    check_layout(&model.layout, &model.tensors, chunks[k], tiles[t], true);
                     tiny_model_deinit(&model);
                 }
 }
@@ -189,7 +207,7 @@ static void test_known_models(void **state)
         struct err err;
         assert_int_equal(config_from_name(&config, names[i], &err), 0);
         tensors_init(&tensors, &config);
-        layout_init(&layout, &tensors);
+        layout_init(&layout, &tensors, MOMENTS_FP32);
         check_layout(&layout, &tensors, LAYOUT_CHUNK_PARAMETERS, LAYOUT_TILE_PARAMETERS,
                      !config_has_head(&config));
         assert_true(layout.real_parameters >= config_parameter_count(&config));
@@ -248,6 +266,13 @@ static void test_frozen(void **state)
     assert_int_equal(layout->chunk_count, 19 + 1 + 2 + 1);
     assert_int_equal(layout->chunks[1].offset, (uint64_t)2688 * 96 * 12);
     assert_int_equal(layout->slot_bytes, layout->padded_parameters * 12);
+    tiny_model_set_moments(&model, MOMENTS_BF16);
+    assert_int_equal(layout->chunks[1].offset, (uint64_t)2688 * 96 * 8);
+    assert_int_equal(layout->slot_bytes, layout->padded_parameters * 8);
+    tiny_model_set_moments(&model, MOMENTS_8BIT);
+    /* 1,008 blocks of 260 bytes, and 64 bytes to whole pages. */
+    assert_int_equal(layout->chunks[1].offset, (uint64_t)2688 * 96 * 4 + 2 * 64 * 4096);
+    assert_true(layout->slot_bytes < layout->padded_parameters * 625 / 100);
     tiny_model_deinit(&model);
 }
 

@@ -86,7 +86,7 @@ static uint64_t resident_bytes(const struct place *place)
     uint64_t bytes = 0;
     for (uint32_t c = 0; c < place->spec.layout->chunk_count; c++)
         for (uint32_t p = 0; p < place->resident[c]; p++)
-            bytes += place->spec.layout->chunks[c].count * layout_plane_bytes[p];
+            bytes += layout_plane_bytes(place->spec.layout, place->spec.layout->chunks[c].count, p);
     return bytes;
 }
 
@@ -222,6 +222,17 @@ static void test_kinds(void **state)
     }
 }
 
+/* In bf16 nothing is padded but parameters. */
+static void test_moments(void **state)
+{
+    (void)state;
+    struct tiny_model model;
+    tiny_model_init(&model, 3, 96, 300, 8192, 16384);
+    tiny_model_set_moments(&model, MOMENTS_BF16);
+    sweep(&model, 7, PRECISION_BF16, true);
+    tiny_model_deinit(&model);
+}
+
 static void test_fp32(void **state)
 {
     (void)state;
@@ -307,7 +318,7 @@ static void test_refusals(void **state)
     struct err err;
     assert_int_equal(config_from_name(&config, "gpt2-124m", &err), 0);
     tensors_init(&tensors, &config);
-    layout_init(&layout, &tensors);
+    layout_init(&layout, &tensors, MOMENTS_FP32);
     struct place_spec spec = {
         .config = &config,
         .layout = &layout,
@@ -432,6 +443,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fp32),
+        cmocka_unit_test(test_moments),
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_kinds),
         cmocka_unit_test(test_without_drive),

@@ -108,7 +108,9 @@ static void check_transfer(const struct plan *plan, const struct plan_op *op)
         assert_int_equal(cells_bytes(memory, file), op->bytes);
         assert_int_equal(file.count, op->plane_count);
         if (!(op->flags & OP_COMMITTED))
-            start = layout_plane_offset(&plan->place->spec.layout->chunks[op->chunk], op->plane);
+            start =
+                layout_plane_offset(plan->place->spec.layout,
+                                    plan->place->spec.layout->chunks[op->chunk].count, op->plane);
     }
     assert_true(op->bytes <= cells_bytes(memory, file));
     assert_int_equal(other.count, 1);
@@ -350,7 +352,8 @@ static void check_plans(struct example *e, const struct place_spec *spec)
 }
 
 /* kind: of choices_model; NULL: GPT-2. */
-static void sweep_kind(const char *kind, enum precision precision, bool separate, bool clip)
+static void sweep_moments(const char *kind, enum moments_kind moments, enum precision precision,
+                          bool separate, bool clip)
 {
     static const uint64_t spare_kib[] = {0, 400, 1500, 100000};
     struct example e;
@@ -358,6 +361,7 @@ static void sweep_kind(const char *kind, enum precision precision, bool separate
         choices_model(&e.model, kind, 4096, 8192);
     else
         tiny_model_init(&e.model, 3, 64, 300, 8192, 8192);
+    tiny_model_set_moments(&e.model, moments);
     for (int resident = PLACE_RESIDENT_AUTO; resident <= PLANE_COUNT; resident++)
         for (uint32_t prefetch = 1; prefetch <= 3; prefetch++)
             for (int recompute = RECOMPUTE_AUTO; recompute <= RECOMPUTE_NONE; recompute++) {
@@ -392,6 +396,11 @@ static void sweep_kind(const char *kind, enum precision precision, bool separate
     tiny_model_deinit(&e.model);
 }
 
+static void sweep_kind(const char *kind, enum precision precision, bool separate, bool clip)
+{
+    sweep_moments(kind, MOMENTS_FP32, precision, separate, clip);
+}
+
 static void sweep(enum precision precision, bool separate, bool clip)
 {
     sweep_kind(NULL, precision, separate, clip);
@@ -406,6 +415,15 @@ static void test_kinds(void **state)
     sweep_kind("tiny-llama", PRECISION_BF16, true, false);
     sweep_kind("tiny-tied", PRECISION_BF16, true, true);
     sweep_kind("tiny-tied", PRECISION_FP32, false, false);
+}
+
+/* Planes of other sizes, and in 8 bits padded ones. */
+static void test_moments(void **state)
+{
+    (void)state;
+    sweep_moments(NULL, MOMENTS_BF16, PRECISION_BF16, true, true);
+    sweep_moments(NULL, MOMENTS_8BIT, PRECISION_BF16, false, false);
+    sweep_moments("tiny-llama", MOMENTS_8BIT, PRECISION_FP32, true, true);
 }
 
 static void test_fp32(void **state)
@@ -709,7 +727,8 @@ static void test_budgets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kinds),         cmocka_unit_test(test_fp32),
+        cmocka_unit_test(test_kinds), cmocka_unit_test(test_moments),        cmocka_unit_test(test_fp32),
+        cmocka_unit_test(test_moments),
         cmocka_unit_test(test_bf16),          cmocka_unit_test(test_removed_waits),
         cmocka_unit_test(test_swapped_cells), cmocka_unit_test(test_counts),
         cmocka_unit_test(test_cells),         cmocka_unit_test(test_forward_waits),

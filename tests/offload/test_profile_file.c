@@ -63,6 +63,10 @@ static const struct expected_field expected[] = {
     {"cpu", "l2_bytes", "cpu.l2_bytes", SIZE, true},
     {"cpu", "l3_bytes", "cpu.l3_bytes", SIZE, true},
     {"cpu", "optimizer_parameters_per_s", "cpu.optimizer_parameters_per_s", RATE, false},
+    {"cpu", "optimizer_bf16_parameters_per_s", "cpu.optimizer_bf16_parameters_per_s", MAYBE_RATE,
+     true},
+    {"cpu", "optimizer_8bit_parameters_per_s", "cpu.optimizer_8bit_parameters_per_s", MAYBE_RATE,
+     true},
     {"cpu", "checksum_bytes_per_s", "cpu.checksum_bytes_per_s", RATE, false},
     {"cpu", "cached_checksum_bytes_per_s", "cpu.cached_checksum_bytes_per_s", MAYBE_RATE, true},
     {"cpu", "copy_bytes_per_s", "cpu.copy_bytes_per_s", RATE, false},
@@ -98,6 +102,8 @@ static struct profile odd_machine(void)
     p.device.reserve_bytes = 1000003;
     p.device.overhead_bytes = 1610612735;
     p.device.copy_latency_s = 1.0 / 3e5;
+    p.cpu.optimizer_bf16_parameters_per_s = 2.1e9 / 7;
+    p.cpu.optimizer_8bit_parameters_per_s = 1.9e9 / 7;
     p.cpu.cached_checksum_bytes_per_s = 35.1e9 / 3;
     p.cpu.l2_bytes = 1 << 20;
     p.cpu.l3_bytes = 64 << 20;

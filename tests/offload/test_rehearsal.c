@@ -40,7 +40,7 @@ static void read_plane(struct rehearsal *r, uint32_t chunk, uint32_t plane, void
 {
     struct err err;
     const struct layout *layout = r->place.spec.layout;
-    uint64_t bytes = layout->chunks[chunk].count * layout_plane_bytes[plane];
+    uint64_t bytes = layout_plane_bytes(layout, layout->chunks[chunk].count, plane);
     uint32_t i = chunk * PLANE_COUNT + plane;
     if (plane < r->place.resident[chunk]) {
         memcpy(to, exec_cell(&r->exec, r->memory.plane_ram.first + i), bytes);
@@ -48,7 +48,7 @@ static void read_plane(struct rehearsal *r, uint32_t chunk, uint32_t plane, void
     }
     struct tier_location at = tier_read_at(&r->tier, r->memory.plane_nvme.first + i);
     require(tier_transfer(&r->tier, r->ring, false, at, to, bytes, &err), &err);
-    assert_int_equal(tier_plane_sum(chunk, plane, to, bytes), r->tier.plane_sums[i]);
+    assert_int_equal(tier_plane_sum(layout, chunk, plane, to), r->tier.plane_sums[i]);
 }
 
 /* The second moments: above zero from the first update on, another value in every step. */

@@ -134,9 +134,9 @@ static void check_created(const struct safetensors *weights, expected_fn *expect
             enum plane plane = i % PLANE_COUNT;
             assert_int_equal(
                 box.tier.plane_sums[i],
-                tier_plane_sum(i / PLANE_COUNT, plane,
-                               image + chunk->offset + layout_plane_offset(chunk, plane),
-                               chunk->count * layout_plane_bytes[plane]));
+                tier_plane_sum(&model.layout, i / PLANE_COUNT, plane,
+                               image + chunk->offset +
+                                   layout_plane_offset(&model.layout, chunk->count, plane)));
         }
         if (p == 0)
             hash = tier_weights_hash(&box.tier);
@@ -239,9 +239,10 @@ static uint8_t *randomize(struct tiny_box *box, uint64_t step)
     for (uint32_t i = 0; i < model.layout.chunk_count * PLANE_COUNT; i++) {
         uint32_t c = i / PLANE_COUNT, p = i % PLANE_COUNT;
         const struct layout_chunk *chunk = &model.layout.chunks[c];
-        uint8_t *plane = image + chunk->offset + layout_plane_offset(chunk, p);
-        uint64_t bytes = chunk->count * layout_plane_bytes[p];
-        box->tier.plane_sums[i] = tier_plane_sum(c, p, plane, bytes);
+        uint8_t *plane =
+            image + chunk->offset + layout_plane_offset(&model.layout, chunk->count, p);
+        uint64_t bytes = layout_plane_bytes(&model.layout, chunk->count, p);
+        box->tier.plane_sums[i] = tier_plane_sum(&model.layout, c, p, plane);
         if (p < box->place.resident[c]) {
             memcpy(exec_cell(&box->exec, box->memory.plane_ram.first + i), plane, bytes);
             continue;
@@ -340,7 +341,7 @@ static void test_committed_bytes(void **state)
         must(state_commit(&box.exec, box.ring, &written, &err), &err);
         for (uint32_t c = 0; c < model.layout.chunk_count; c++)
             for (uint32_t i = 0; i < box.place.resident[c]; i++)
-                resident += model.layout.chunks[c].count * layout_plane_bytes[i];
+                resident += layout_plane_bytes(&model.layout, model.layout.chunks[c].count, i);
         assert_int_equal(written, resident);
         assert_int_equal(resident, box.memory.content_bytes[TIER_RAM][CONTENT_STATE]);
         tiny_box_close(&box);
@@ -457,7 +458,8 @@ static void test_damage_is_found_when_loading(void **state)
     for (uint32_t i = 0; i < model.layout.chunk_count * PLANE_COUNT; i += 3) {
         const struct layout_chunk *chunk = &model.layout.chunks[i / PLANE_COUNT];
         enum plane plane = i % PLANE_COUNT;
-        uint64_t at = chunk->offset + layout_plane_offset(chunk, plane), inside = i * 40 + 1;
+        uint64_t at = chunk->offset + layout_plane_offset(&model.layout, chunk->count, plane),
+                 inside = i * 40 + 1;
         char expected[64];
         uint8_t byte = image[at + inside] ^ 0x80;
         assert_int_equal(pwrite(fd, &byte, 1, (off_t)(at + inside)), 1);

@@ -71,7 +71,7 @@ static void test_slots_alternate(void **state)
             for (uint32_t p = 0; p < PLANE_COUNT; p++) {
                 const struct layout_chunk *chunk = &model.layout.chunks[c];
                 uint32_t cell = box.memory.plane_nvme.first + c * PLANE_COUNT + p;
-                uint64_t at = chunk->offset + layout_plane_offset(chunk, p);
+                uint64_t at = chunk->offset + layout_plane_offset(&model.layout, chunk->count, p);
                 /* Not updated yet: read where the commit is. */
                 if (p == 0)
                     assert_int_equal(tier_read_at(tier, cell).offset, open * slot_bytes + at);
@@ -219,18 +219,24 @@ static void test_files_that_are_refused(void **state)
 static void test_sums_know_their_place(void **state)
 {
     (void)state;
-    uint8_t data[512] = {1, 2, 3};
-    uint64_t sum = tier_plane_sum(5, 1, data, sizeof(data));
-    assert_int_equal(sum, tier_plane_sum(5, 1, data, sizeof(data)));
-    assert_true(sum != tier_plane_sum(4, 1, data, sizeof(data)));
-    assert_true(sum != tier_plane_sum(5, 2, data, sizeof(data)));
-    assert_true(sum != tier_cell_sum(5, data, sizeof(data)));
+    struct tiny_model model;
+    tiny_model_init(&model, 1, 32, 300, 2048, 0);
+    const struct layout *layout = &model.layout;
+    uint8_t data[4096] = {1, 2, 3};
+    assert_int_equal(layout_plane_bytes(layout, layout->chunks[2].count, PLANE_LO), sizeof(data));
+    assert_int_equal(layout_plane_bytes(layout, layout->chunks[3].count, PLANE_LO), sizeof(data));
+    uint64_t sum = tier_plane_sum(layout, 2, 1, data);
+    assert_int_equal(sum, tier_plane_sum(layout, 2, 1, data));
+    assert_true(sum != tier_plane_sum(layout, 3, 1, data));
+    assert_true(sum != tier_plane_sum(layout, 2, 0, data));
+    assert_true(sum != tier_cell_sum(2, data, sizeof(data)));
     assert_true(tier_cell_sum(5, data, sizeof(data)) != tier_cell_sum(6, data, sizeof(data)));
     for (size_t bit = 0; bit < 8 * sizeof(data); bit += 37) {
         data[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        assert_true(sum != tier_plane_sum(5, 1, data, sizeof(data)));
+        assert_true(sum != tier_plane_sum(layout, 2, 1, data));
         data[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
+    tiny_model_deinit(&model);
 }
 
 static void test_weights_hash(void **state)
@@ -310,7 +316,8 @@ static void test_fatal_messages(void **state)
     int status = tiny_fork(fail_plane, &box, &output);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
     snprintf(expected, sizeof(expected), "offset %llu ",
-             (unsigned long long)(chunk->offset + layout_plane_offset(chunk, PLANE_V)));
+             (unsigned long long)(chunk->offset +
+                                  layout_plane_offset(&model.layout, chunk->count, PLANE_V)));
     assert_non_null(strstr(output, expected));
     assert_non_null(strstr(output, box.state_path));
     assert_non_null(strstr(output, "chunk 2 (v)"));

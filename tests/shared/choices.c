@@ -27,10 +27,12 @@ void choices_model(struct tiny_model *model, const char *name, uint64_t chunk, u
     else if (config_from_name(&model->config, name, &err) != 0)
         fail_msg("%s", err.message);
     tensors_init(&model->tensors, &model->config);
+    model->chunk = chunk;
+    model->tile = tile;
     if (chunk)
-        layout_init_sized(&model->layout, &model->tensors, chunk, tile);
+        layout_init_sized(&model->layout, &model->tensors, MOMENTS_FP32, chunk, tile);
     else
-        layout_init(&model->layout, &model->tensors);
+        layout_init(&model->layout, &model->tensors, MOMENTS_FP32);
 }
 
 void choices_machine(struct profile *profile, const char *name)

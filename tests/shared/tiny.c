@@ -42,8 +42,18 @@ void tiny_model_init(struct tiny_model *model, uint32_t layers, uint32_t channel
 {
     tiny_config(&model->config, layers, channels, vocab);
     tensors_init(&model->tensors, &model->config);
-    layout_init_sized(&model->layout, &model->tensors, chunk ? chunk : LAYOUT_CHUNK_PARAMETERS,
-                      tile ? tile : LAYOUT_TILE_PARAMETERS);
+    model->chunk = chunk ? chunk : LAYOUT_CHUNK_PARAMETERS;
+    model->tile = tile ? tile : LAYOUT_TILE_PARAMETERS;
+    layout_init_sized(&model->layout, &model->tensors, MOMENTS_FP32, model->chunk, model->tile);
+}
+
+void tiny_model_set_moments(struct tiny_model *model, enum moments_kind moments)
+{
+    layout_deinit(&model->layout);
+    if (model->chunk)
+        layout_init_sized(&model->layout, &model->tensors, moments, model->chunk, model->tile);
+    else
+        layout_init(&model->layout, &model->tensors, moments);
 }
 
 void tiny_model_deinit(struct tiny_model *model)
@@ -186,8 +196,8 @@ uint8_t *tiny_box_state(struct tiny_box *box)
         for (uint32_t p = 0; p < PLANE_COUNT; p++) {
             const struct layout_chunk *chunk = &layout->chunks[c];
             uint32_t i = c * PLANE_COUNT + p;
-            uint64_t bytes = chunk->count * layout_plane_bytes[p];
-            uint8_t *to = state + chunk->offset + layout_plane_offset(chunk, p);
+            uint64_t bytes = layout_plane_bytes(layout, chunk->count, p);
+            uint8_t *to = state + chunk->offset + layout_plane_offset(layout, chunk->count, p);
             if (p < box->place.resident[c]) {
                 memcpy(to, exec_cell(&box->exec, box->memory.plane_ram.first + i), bytes);
                 continue;

@@ -17,10 +17,13 @@ struct tiny_model {
     struct config config;
     struct tensors tensors;
     struct layout layout;
+    uint64_t chunk, tile; /* that it was cut with; 0: as the trainer cuts */
 };
 void tiny_model_init(struct tiny_model *model, uint32_t layers, uint32_t channels, uint32_t vocab,
                      uint64_t chunk, uint64_t tile);
 void tiny_model_deinit(struct tiny_model *model);
+/* Moments of another kind than FP32, before anything is made of the layout. */
+void tiny_model_set_moments(struct tiny_model *model, enum moments_kind moments);
 
 /* What places a tiny model: B 2, T 16, M 1, fp32, a drive, no device of its own, budgets without
  * end, no profile and so no search. */

@@ -60,7 +60,8 @@ static void flip_byte(const char *path, uint64_t offset)
 static uint64_t plane_offset(uint32_t slot, uint32_t chunk, uint32_t plane)
 {
     const struct layout_chunk *c = &model.layout.chunks[chunk];
-    return slot * model.layout.slot_bytes + c->offset + layout_plane_offset(c, plane);
+    return slot * model.layout.slot_bytes + c->offset +
+           layout_plane_offset(&model.layout, c->count, plane);
 }
 
 static void whole(const char *line)
@@ -94,7 +95,8 @@ static void test_every_plane(void **state)
         for (uint32_t p = 0; p < PLANE_COUNT; p++) {
             char said[FILE_PATH_MAX + 64];
             uint64_t offset = plane_offset(manifest.slot, chunks[i], p);
-            uint64_t bytes = model.layout.chunks[chunks[i]].count * layout_plane_bytes[p];
+            uint64_t bytes =
+                layout_plane_bytes(&model.layout, model.layout.chunks[chunks[i]].count, p);
             uint64_t at = offset + (i % 2 ? bytes - 1 : 0); /* the first byte, or the last */
             snprintf(said, sizeof(said), "%s is damaged: at offset %" PRIu64 " ",
                      manifest.state_path, offset);

@@ -248,8 +248,8 @@ static uint64_t plane_offset(uint32_t chunk, uint32_t plane, char state_path[FIL
     assert_int_equal(checkpoint_load(&manifest, scratch_path("run"), &model.layout, &err), 0);
     strcpy(state_path, manifest.state_path);
     const struct layout_chunk *c = &model.layout.chunks[chunk];
-    uint64_t offset =
-        manifest.slot * model.layout.slot_bytes + c->offset + layout_plane_offset(c, plane);
+    uint64_t offset = manifest.slot * model.layout.slot_bytes + c->offset +
+                      layout_plane_offset(&model.layout, c->count, plane);
     checkpoint_unload(&manifest);
     infer_model_close(&model);
     return offset;
