@@ -506,10 +506,11 @@ static int refuse(struct place *place, struct err *err)
     /* What RAM takes from the drive varies with what the program itself takes: by a chunk or so. */
     uint64_t chunk = spec->layout->chunk_count_max * place->gradient_bytes;
     return err_set(err, ERR_INPUT,
-                   "the NVMe budget of %s is too small: %s of the state and what is spilled need "
-                   "%s; the smallest that works, other budgets as given: --nvme-budget %lluM",
+                   "the NVMe budget of %s is too small: state%s and what is spilled need %s; the "
+                   "smallest that works, other budgets as given: --nvme-budget %lluM",
                    log_bytes(have, spec->nvme_budget),
-                   spec->one_slot ? "the slot" : "both slots (--nvme-slots 1: one, not crash-safe)",
+                   spec->one_slot ? ""
+                                  : " in two slots (--nvme-slots 1 takes half, not crash-safe)",
                    log_bytes(need, place->nvme_bytes),
                    (unsigned long long)div_up(with_margin(place->nvme_bytes) + chunk, MIB));
 }

@@ -76,7 +76,7 @@ int tier_open(struct tier *tier, const struct layout *layout, const struct plan_
         return err_set_errno(err, errno, "cannot look at %s", state_path);
     if (tier->slots == 1 && (uint64_t)stat.st_size == 2 * layout->slot_bytes)
         return err_set(err, ERR_INPUT,
-                       "%s has two slots, and which of them may be given up changes: go on with "
+                       "%s has two slots, and the last commit may be in either: go on with "
                        "--nvme-slots 2, or move the state to another folder with --nvme DIR",
                        state_path);
     if (tier->slots == 2 && (uint64_t)stat.st_size == layout->slot_bytes) {

@@ -103,6 +103,35 @@ static void test_same_bits(void **state)
     }
 }
 
+static void test_half_the_budget(void **state)
+{
+    (void)state;
+    struct tiny_model model;
+    struct place_spec spec;
+    struct place place;
+    struct err err;
+    uint64_t bytes[2];
+    tiny_model_init(&model, 3, 64, 300, 0, 0);
+    tiny_spec(&spec, &model);
+    spec.resident_planes = 0;
+    for (int one = 0; one < 2; one++) {
+        spec.one_slot = one;
+        spec.nvme_budget = UINT64_MAX;
+        assert_int_equal(place_choose(&place, &spec, &err), 0);
+        bytes[one] = place.nvme_bytes;
+        place_deinit(&place);
+        spec.nvme_budget = bytes[one];
+        assert_int_equal(place_choose(&place, &spec, &err), 0);
+        place_deinit(&place);
+        spec.nvme_budget--;
+        assert_int_equal(place_choose(&place, &spec, &err), ERR_INPUT);
+        assert_int_equal(strstr(err.message, "--nvme-slots 1") != NULL, !one);
+        place_deinit(&place);
+    }
+    assert_int_equal(bytes[0] - bytes[1], model.layout.slot_bytes);
+    tiny_model_deinit(&model);
+}
+
 /* ---- Runs that die ----------------------------------------------------------------------------
  */
 
@@ -213,6 +242,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_half_the_budget),
         cmocka_unit_test(test_died),
         cmocka_unit_test(test_kept),
     };
