@@ -6,7 +6,7 @@
  *    come, flipped bits, chunks that were read from or written to another place.
  * 3. --resume then ends at the same weights, bit for bit, so the last commit was intact.
  * 4. Nothing hangs: an answer that does not come is waited for no longer than the ring's patience.
- * Method: a run of three steps with a commit at each, all of its state, gradients and activations
+ * Method: a run of three steps with a commit at each, with moments, gradients and activations
  * on the drive, meets the fault in a child, between the kernel's answer and the ring. The sweeps
  * begin with the first transfer of a run and end when it has no more.
  */
@@ -148,13 +148,13 @@ static void train_with_fault(void *context)
     _exit(1);
 }
 
-/* A small run whose state, gradients and activations are all on the drive. */
+/* A small run that has moments on the drive, and at the least budget, gradients and activations. */
 static void faulty_run_init(struct tiny_run *run, const char *name, uint64_t ram_budget)
 {
     tiny_run_init(run, name);
     run->settings.nvme_dir = run->nvme_dir;
     run->settings.prefetch = 1;
-    run->settings.config.layers = 2;
+    run->settings.accum = 4;
     run->settings.resident_planes = 1;
     run->settings.steps = 3;
     run->settings.checkpoint_every = 1;
@@ -195,8 +195,11 @@ static void campaign_open(struct campaign *campaign, double clip)
     run.settings.optim.clip = clip;
     *campaign->fault = (struct fault){.run = &run};
     assert_int_equal(tiny_fork(find_budget, campaign->fault, &output), 0);
+    if (mem_heap_has_stats() && !strstr(output, "2 registered files"))
+        fail_msg("nothing is spilled to a scratch file: %s", output);
     free(output);
-    campaign->ram_budget = campaign->fault->ram_budget + MIB / 4 + tiny_headroom();
+    /* A sanitizer's heap grows with every run of this process, and children have it too. */
+    campaign->ram_budget = mem_heap_has_stats() ? campaign->fault->ram_budget + MIB / 4 : GIB;
     campaign->hash = tiny_hash(&run, &step);
     assert_int_equal(step, 3);
     assert_true(tiny_number(&run, 3, "ssd_read_bytes") > 1e6);
@@ -285,7 +288,7 @@ static void sweep(struct campaign *campaign, struct fault like, uint32_t stride,
         forget(&run);
         like.at += stride;
     } while (struck);
-    assert_true(strikes >= 8);
+    assert_true(strikes >= 3);
 }
 
 static void test_errors(void **state)
@@ -306,7 +309,7 @@ static void test_full_drive(void **state)
     struct campaign campaign;
     campaign_open(&campaign, 1);
     struct fault fault = {.kind = FAULT_ERROR, .write = true, .error = ENOSPC};
-    sweep(&campaign, fault, 3, strerror(ENOSPC));
+    sweep(&campaign, fault, 5, strerror(ENOSPC));
     campaign_close(&campaign);
 }
 
@@ -316,9 +319,9 @@ static void test_files_that_end(void **state)
     struct campaign campaign;
     campaign_open(&campaign, 1);
     struct fault fault = {.kind = FAULT_SHORT};
-    sweep(&campaign, fault, 2, "cut short");
+    sweep(&campaign, fault, 3, "cut short");
     fault.write = true;
-    sweep(&campaign, fault, 3, "cannot write ");
+    sweep(&campaign, fault, 5, "cannot write ");
     campaign_close(&campaign);
 }
 
@@ -328,9 +331,9 @@ static void test_drive_that_does_not_answer(void **state)
     struct campaign campaign;
     campaign_open(&campaign, 1);
     struct fault fault = {.kind = FAULT_SWALLOW};
-    sweep(&campaign, fault, 2, "has not answered for ");
-    fault.write = true;
     sweep(&campaign, fault, 3, "has not answered for ");
+    fault.write = true;
+    sweep(&campaign, fault, 5, "has not answered for ");
     campaign_close(&campaign);
 }
 
@@ -350,7 +353,7 @@ static void test_damaged_reads(void **state)
 {
     (void)state;
     check_damage(1, 1);
-    check_damage(0, 3);
+    check_damage(0, 5);
 }
 
 /* A write that never reached the drive, or reached another place, is found when it is read, at the
@@ -383,8 +386,8 @@ static void check_writes(int kind, uint32_t stride)
 static void test_damaged_writes(void **state)
 {
     (void)state;
-    check_writes(FAULT_LOSE, 3);
-    check_writes(FAULT_SWAP, 3);
+    check_writes(FAULT_LOSE, 4);
+    check_writes(FAULT_SWAP, 4);
 }
 
 /* ---- What is absorbed -------------------------------------------------------------------------

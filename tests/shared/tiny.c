@@ -306,7 +306,9 @@ void tiny_train(struct tiny_run *run)
         fail_msg("%s: %s", run->run_dir, err.message);
 }
 
-uint64_t tiny_headroom(void)
+/* The program's own memory counts, and in a process that has run others before it moves from one
+ * try to the next: a sanitizer's heap by megabytes, since it keeps what was freed. */
+static uint64_t headroom(void)
 {
     return mem_heap_has_stats() ? 0 : 24 * MIB;
 }
@@ -324,7 +326,7 @@ void tiny_train_least(struct tiny_run *run)
         if (vram)
             s->vram_budget = tiny_flag(err.message, "--vram-budget");
         else
-            s->ram_budget = tiny_flag(err.message, "--ram-budget") + tiny_headroom();
+            s->ram_budget = tiny_flag(err.message, "--ram-budget") + headroom();
     }
     fail_msg("no budget works: %s", err.message);
 }

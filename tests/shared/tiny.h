@@ -76,9 +76,6 @@ void tiny_train(struct tiny_run *run);
 /* Starts with budgets that are refused and takes what the refusals say until the run is accepted,
  * which must then succeed. settings.vram_budget 0 stays so. */
 void tiny_train_least(struct tiny_run *run);
-/* What a process that has run others before takes more from one try to the next: the program's own
- * memory counts, and a sanitizer's heap keeps what was freed. */
-uint64_t tiny_headroom(void);
 
 /* What a run has logged, as text: one line per step "step loss grad_norm", one per commit "commit
  * weights_hash", in the order of the file; freed with free. */
