@@ -180,7 +180,7 @@ INLINE bool store(const struct moments *moments, const struct moments_values *va
            store_8bit(v, values->v, &moments->v, false);
 }
 
-/* ---- The three versions -----------------------------------------------------------------------
+/* ---- The two versions -----------------------------------------------------------------------
  */
 
 static void load_plain(const struct moments *moments, struct moments_values *values, const void *m,
@@ -196,8 +196,7 @@ static bool store_plain(const struct moments *moments, const struct moments_valu
 }
 
 #if defined(__x86_64__)
-#define AVX2   __attribute__((target("avx2")))
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#define AVX2 __attribute__((target("avx2")))
 
 AVX2 static void load_avx2(const struct moments *moments, struct moments_values *values,
                            const void *m, const void *v)
@@ -210,34 +209,12 @@ AVX2 static bool store_avx2(const struct moments *moments, const struct moments_
 {
     return store(moments, values, m, v, random);
 }
-
-AVX512 static void load_avx512(const struct moments *moments, struct moments_values *values,
-                               const void *m, const void *v)
-{
-    load(moments, values, m, v);
-}
-
-AVX512 static bool store_avx512(const struct moments *moments, const struct moments_values *values,
-                                void *m, void *v, const uint32_t *random)
-{
-    return store(moments, values, m, v, random);
-}
-
-static bool has_avx512(void)
-{
-    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
-}
 #endif
 
 void moments_load(const struct moments *moments, struct moments_values *values, const void *m,
                   const void *v)
 {
 #if defined(__x86_64__)
-    if (has_avx512()) {
-        load_avx512(moments, values, m, v);
-        return;
-    }
     if (__builtin_cpu_supports("avx2")) {
         load_avx2(moments, values, m, v);
         return;
@@ -250,8 +227,6 @@ static bool store_any(const struct moments *moments, const struct moments_values
                       void *v, const uint32_t *random)
 {
 #if defined(__x86_64__)
-    if (has_avx512())
-        return store_avx512(moments, values, m, v, random);
     if (__builtin_cpu_supports("avx2"))
         return store_avx2(moments, values, m, v, random);
 #endif

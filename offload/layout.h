@@ -111,15 +111,15 @@ static inline uint32_t layout_head_tile(const struct layout *layout, uint32_t ti
     return layout->tied ? tile : layout->tile_count + tile;
 }
 
-/* ---- Bytes. count: of a chunk's parameters, padded; plane may be PLANE_COUNT where it is an end
- * --
+/* ---- Bytes ------------------------------------------------------------------------------------
+ * count: padded parameters of a chunk. Offsets take PLANE_COUNT too, for where the last one ends.
  */
 
 /* Of a plane in the file and in RAM. */
 uint64_t layout_plane_bytes(const struct layout *layout, uint64_t count, uint32_t plane);
 /* Of the planes before this one: where it begins in its chunk's state. */
 uint64_t layout_plane_offset(const struct layout *layout, uint64_t count, uint32_t plane);
-/* Of the planes before this one without any padding, for `count` parameters of the model. */
+/* Of the planes before this one without any padding, for any `count` of parameters. */
 uint64_t layout_least_bytes(const struct layout *layout, uint64_t count, uint32_t plane);
 /* Where a part begins in its plane. The last part of a plane goes on to the plane's end. */
 uint64_t layout_part_offset(const struct layout *layout, uint32_t plane, uint64_t part);

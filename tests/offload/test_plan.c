@@ -727,8 +727,8 @@ static void test_budgets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kinds), cmocka_unit_test(test_moments),        cmocka_unit_test(test_fp32),
-        cmocka_unit_test(test_moments),
+        cmocka_unit_test(test_kinds),         cmocka_unit_test(test_moments),
+        cmocka_unit_test(test_fp32),          cmocka_unit_test(test_moments),
         cmocka_unit_test(test_bf16),          cmocka_unit_test(test_removed_waits),
         cmocka_unit_test(test_swapped_cells), cmocka_unit_test(test_counts),
         cmocka_unit_test(test_cells),         cmocka_unit_test(test_forward_waits),
