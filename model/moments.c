@@ -31,13 +31,6 @@ enum moments_kind moments_find(const char *name)
     return (enum moments_kind)kind;
 }
 
-uint64_t moments_bytes(enum moments_kind kind, uint64_t count)
-{
-    if (kind == MOMENTS_8BIT)
-        return count + div_up(count, MOMENTS_BLOCK) * sizeof(float);
-    return count * moments_block_bytes(kind) / MOMENTS_BLOCK;
-}
-
 /* ---- Maps ------------------------------------------------------------------------------------ */
 
 /* The magnitudes of a map, ascending: zero, the middles of 2^i (unsigned: 2^(i+1)) equal parts of

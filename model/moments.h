@@ -54,7 +54,12 @@ static inline uint64_t moments_block_bytes(enum moments_kind kind)
 }
 
 /* Bytes of one moment of `count` parameters without padding: of the last block, what they take. */
-uint64_t moments_bytes(enum moments_kind kind, uint64_t count);
+static inline uint64_t moments_bytes(enum moments_kind kind, uint64_t count)
+{
+    if (kind == MOMENTS_8BIT)
+        return count + div_up(count, MOMENTS_BLOCK) * sizeof(float);
+    return count * (kind == MOMENTS_FP32 ? 4 : 2);
+}
 
 /* From the magnitude of a scaled value, 0 to 1, to the number of the nearest entry of the map. */
 #define MOMENTS_KEYS 3073

@@ -9,18 +9,6 @@ _Static_assert(LAYOUT_PAD % MOMENTS_BLOCK == 0 && LAYOUT_PART_PARAMETERS % MOMEN
 
 /* ---- Bytes ----------------------------------------------------------------------------------- */
 
-/* Of a plane of `count` parameters, unpadded. */
-static uint64_t bare_bytes(const struct layout *layout, uint64_t count, uint32_t plane)
-{
-    return plane >= PLANE_M ? moments_bytes(layout->moments, count) : count * 2;
-}
-
-uint64_t layout_plane_bytes(const struct layout *layout, uint64_t count, uint32_t plane)
-{
-    ASSERT(count % LAYOUT_PAD == 0 && plane < PLANE_COUNT);
-    return round_up(bare_bytes(layout, count, plane), IO_ALIGN);
-}
-
 uint64_t layout_plane_offset(const struct layout *layout, uint64_t count, uint32_t plane)
 {
     uint64_t bytes = 0;
@@ -30,18 +18,9 @@ uint64_t layout_plane_offset(const struct layout *layout, uint64_t count, uint32
     return bytes;
 }
 
-uint64_t layout_least_bytes(const struct layout *layout, uint64_t count, uint32_t plane)
-{
-    uint64_t bytes = 0;
-    ASSERT(plane <= PLANE_COUNT);
-    for (uint32_t p = 0; p < plane; p++)
-        bytes += bare_bytes(layout, count, p);
-    return bytes;
-}
-
 uint64_t layout_part_offset(const struct layout *layout, uint32_t plane, uint64_t part)
 {
-    return bare_bytes(layout, part * LAYOUT_PART_PARAMETERS, plane);
+    return layout_least_bytes(layout, part * LAYOUT_PART_PARAMETERS, plane);
 }
 
 /* ---- Chunks ---------------------------------------------------------------------------------- */

@@ -115,12 +115,21 @@ static inline uint32_t layout_head_tile(const struct layout *layout, uint32_t ti
  * count: padded parameters of a chunk. Offsets take PLANE_COUNT too, for where the last one ends.
  */
 
+/* Of a plane without any padding, for any `count` of parameters. */
+static inline uint64_t layout_least_bytes(const struct layout *layout, uint64_t count,
+                                          uint32_t plane)
+{
+    return plane >= PLANE_M ? moments_bytes(layout->moments, count) : count * 2;
+}
 /* Of a plane in the file and in RAM. */
-uint64_t layout_plane_bytes(const struct layout *layout, uint64_t count, uint32_t plane);
+static inline uint64_t layout_plane_bytes(const struct layout *layout, uint64_t count,
+                                          uint32_t plane)
+{
+    ASSERT(count % LAYOUT_PAD == 0 && plane < PLANE_COUNT);
+    return round_up(layout_least_bytes(layout, count, plane), IO_ALIGN);
+}
 /* Of the planes before this one: where it begins in its chunk's state. */
 uint64_t layout_plane_offset(const struct layout *layout, uint64_t count, uint32_t plane);
-/* Of the planes before this one without any padding, for any `count` of parameters. */
-uint64_t layout_least_bytes(const struct layout *layout, uint64_t count, uint32_t plane);
 /* Where a part begins in its plane. The last part of a plane goes on to the plane's end. */
 uint64_t layout_part_offset(const struct layout *layout, uint32_t plane, uint64_t part);
 

@@ -14,9 +14,8 @@ static uint64_t spilled(const struct place *place, uint32_t chunk, uint32_t plan
     const struct layout *layout = place->spec.layout;
     uint64_t bytes = 0, real = layout->chunks[chunk].real_count;
     for (uint32_t p = 0; p < planes; p++) {
-        uint64_t bare =
-            layout_least_bytes(layout, real, p + 1) - layout_least_bytes(layout, real, p);
-        bytes += MIN(place_plane_spilled(place, chunk, p), bare);
+        uint64_t away = place_plane_spilled(place, chunk, p);
+        bytes += MIN(away, layout_least_bytes(layout, real, p));
     }
     return bytes;
 }

@@ -195,8 +195,7 @@ static uint8_t *canonical(const struct layout *layout, const uint8_t *state, uin
     *bytes = 0;
     for (uint32_t c = 0; c < layout->chunk_count; c++) {
         const struct layout_chunk *chunk = &layout->chunks[c];
-        uint64_t bare = layout_least_bytes(layout, chunk->count, plane + 1) -
-                        layout_least_bytes(layout, chunk->count, plane);
+        uint64_t bare = layout_least_bytes(layout, chunk->count, plane);
         memcpy(out + *bytes,
                state + chunk->offset + layout_plane_offset(layout, chunk->count, plane), bare);
         *bytes += bare;
