@@ -12,8 +12,8 @@ at_exit+=("rm -f '$nvme/fio.dat'")
 # fio_rate read|write: bytes a second.
 fio_rate() {
     fio --name=drive --filename="$nvme/fio.dat" --size=1G --rw="$1" --bs=3M --iodepth=8 --ioengine=io_uring \
-        --direct=1 --runtime=3 --time_based --output-format=json 2>/dev/null >"$work/fio.json"
-    values "$work/fio.json" bw_bytes | sort -n | tail -n 1
+        --fixedbufs=1 --mem=mmap --iomem_align=2M --direct=1 --runtime=3 --time_based --output-format=json 2>/dev/null >"$work/fio.json"
+    sed -n 's/.*"bw_bytes" : \([0-9]*\).*/\1/p' "$work/fio.json" | sort -n | tail -n 1
 }
 median() { sort -n | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'; }
 fio_rate write >/dev/null # the file's blocks are there
