@@ -16,7 +16,6 @@ make_data
 mkdir -p "$nvme"
 echo "measuring this machine"
 must bench all --nvme "$nvme"
-bytes_of() { echo "$1" | awk '{ u = index("KMGT", substr($1, length($1))); printf "%.0f\n", $1 * 1024 ^ u }'; }
 limit=$(($(bytes_of "$ram") + $(bytes_of "$vram")))
 
 # model NAME LAYERS CHANNELS HEADS
@@ -44,7 +43,7 @@ train_one() {
         check "$name: the cgroup's peak is within the budgets" test "$(group_peak_bytes)" -le "$limit"
         tail -n +3 "$metrics" | grep '"step_s"' >"$work/lines"
         for field in step_s predicted_s bound_s; do
-            declare "$field=$(values "$work/lines" $field | sort -n | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }')"
+            declare "$field=$(values "$work/lines" $field | median)"
         done
         awk -v n="$name" -v s="$step_s" -v p="$predicted_s" -v b="$bound_s" -v l="$(last_value "$work/lines" bound_lane)" \
             -v r="$(last_value "$work/lines" ssd_read_bytes)" -v w="$(last_value "$work/lines" ssd_write_bytes)" \

@@ -11,7 +11,6 @@ mkdir -p "$nvme"
 common=(--model "$model" --data "$work/data" --nvme "$nvme" --seq 128 --batch 1 --vram-budget 1600M)
 run plan "${common[@]}" --ram-budget 1M
 ram=$(least_flag --ram-budget)
-median() { sort -n | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'; }
 # step_of EVERY: the median step of a run that commits so often.
 step_of() {
     rm -rf "$work/run"

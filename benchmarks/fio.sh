@@ -15,7 +15,6 @@ fio_rate() {
         --fixedbufs=1 --mem=mmap --iomem_align=2M --direct=1 --runtime=3 --time_based --output-format=json 2>/dev/null >"$work/fio.json"
     sed -n 's/.*"bw_bytes" : \([0-9]*\).*/\1/p' "$work/fio.json" | sort -n | tail -n 1
 }
-median() { sort -n | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'; }
 fio_rate write >/dev/null # the file's blocks are there
 for _ in $(seq "$rounds"); do
     must bench ssd --nvme "$nvme" --out "$work/machine.json"

@@ -21,7 +21,6 @@ for ((round = 0; round < rounds; round++)); do
     one ram
     one drive --resident none
 done
-quartile() { sort -n "$1" | awk -v q="$2" '{ x[NR] = $1 } END { i = 1 + (NR - 1) * q; l = int(i); h = l < NR ? l + 1 : l; print x[l] + (i - l) * (x[h] - x[l]) }'; }
 for kind in ram drive; do
     printf '%-6s %.3f s a step (%.3f to %.3f), %d steps, bound %s by %s, %s\n' $kind \
         "$(quartile "$work/$kind.step_s" 0.5)" "$(quartile "$work/$kind.step_s" 0.25)" \

@@ -48,7 +48,6 @@ here_must() {
     finish
 }
 
-quartile() { sort -n "$1" | awk -v q="$2" '{ x[NR] = $1 } END { i = 1 + (NR - 1) * q; l = int(i); h = l < NR ? l + 1 : l; print x[l] + (i - l) * (x[h] - x[l]) }'; }
 percent() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", 100 * (a / b - 1) }'; }
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f", a / b }'; }
 

@@ -307,7 +307,6 @@ static void available_read(struct mem_available *available, const char *root)
         fatal("cannot read %s/proc/meminfo; is /proc mounted?", root);
     available->machine_bytes = number_after(text, "MemAvailable:") * KIB;
     available->group_bytes = UINT64_MAX;
-    uint64_t least = UINT64_MAX;
     if (!read_text_in(root, "proc/self/cgroup", text, sizeof(text)))
         return;
     /* Lines are id:controllers:path; the one of version 2 is 0::path. */
@@ -317,14 +316,15 @@ static void available_read(struct mem_available *available, const char *root)
         const char *path = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
         if (path != NULL && path < end) {
             size_t bytes = (size_t)(end - path - 1);
+            uint64_t group = UINT64_MAX;
             if (strncmp(line, "0::", 3) == 0)
-                least = MIN(least, cgroup_available(&cgroup_v2, root, path + 1, bytes));
+                group = cgroup_available(&cgroup_v2, root, path + 1, bytes);
             else if (memmem(controllers, (size_t)(path - controllers), "memory", 6) != NULL)
-                least = MIN(least, cgroup_available(&cgroup_v1, root, path + 1, bytes));
+                group = cgroup_available(&cgroup_v1, root, path + 1, bytes);
+            available->group_bytes = MIN(available->group_bytes, group);
         }
         line = *end != 0 ? end + 1 : end;
     }
-    available->group_bytes = least;
 }
 
 void mem_available_read(struct mem_available *available)

@@ -6,10 +6,7 @@
  * of blocks, works on them with all cores, and (in the second) writes them in the order of the
  * text, so that the files do not depend on the number of threads.
  *
- * The split: a document goes to val where the hash of its first piece is under the fraction asked
- * for, so equal documents fall on the same side. The least and the greatest hash are kept apart,
- * so that both sides get at least one document. A single document (or many that all begin alike)
- * is cut in two instead, before white space.
+ * Which side a document is on: io/split.h. A text that is cut in two is cut before white space.
  */
 #include "core/args.h"
 #include "core/base.h"
@@ -25,6 +22,7 @@
 #include "io/dataset.h"
 #include "io/file.h"
 #include "io/pretoken.h"
+#include "io/split.h"
 #include "tools/commands.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -52,13 +50,11 @@
 #define SAMPLE_SHARE 8
 #define HALVINGS_MAX 64
 
-enum side { SIDE_TRAIN, SIDE_VAL, SIDE_COUNT };
-
 /* A piece of a document in a block. */
 struct segment {
     uint32_t start, bytes; /* in the block's text */
     uint32_t token_count;
-    enum side side;
+    enum split_side side;
     bool ends_document;
 };
 
@@ -68,15 +64,6 @@ struct block {
     struct segment *segments; /* owned [BLOCK_SEGMENTS_MAX] */
     uint32_t segment_count;
     uint32_t *tokens; /* owned [BLOCK_TOKENS_MAX]; of all segments in order */
-};
-
-/* How documents go to train and val; made of the first pass. */
-struct split {
-    uint64_t documents;
-    uint64_t text_bytes;         /* of all documents */
-    uint64_t hash_min, hash_max; /* of the documents */
-    uint64_t val_below;          /* a document whose hash is less goes to val */
-    uint64_t tail_start;         /* text byte where val begins; UINT64_MAX: documents stay whole */
 };
 
 struct prep {
@@ -99,7 +86,7 @@ struct prep {
 
     struct split split;
     uint64_t position;     /* text bytes of documents before the next piece */
-    enum side side;        /* of the document at hand */
+    enum split_side side;  /* of the document at hand */
     double sample;         /* share of the text that teaches the tokenizer */
     uint64_t sample_below; /* a piece whose hash is at most this belongs to it */
     bool tables_full;
@@ -107,7 +94,7 @@ struct prep {
     struct bpe *bpe;
     struct bpe_trainer **trainers; /* one for each thread; NULL where none is needed */
     struct bpe_encoder **encoders;
-    struct shard_writer *writers[SIDE_COUNT];
+    struct shard_writer *writers[SPLIT_SIDE_COUNT];
     bool has_val;
 };
 
@@ -271,7 +258,7 @@ static void blocks_deinit(struct prep *prep)
     mem_free(prep->blocks);
 }
 
-static void add_segment(struct block *block, const char *text, size_t bytes, enum side side,
+static void add_segment(struct block *block, const char *text, size_t bytes, enum split_side side,
                         bool ends_document)
 {
     ASSERT(block->segment_count < BLOCK_SEGMENTS_MAX && bytes <= BLOCK_BYTES - block->text_bytes);
@@ -279,12 +266,6 @@ static void add_segment(struct block *block, const char *text, size_t bytes, enu
     block->segments[block->segment_count++] =
         (struct segment){block->text_bytes, (uint32_t)bytes, 0, side, ends_document};
     block->text_bytes += (uint32_t)bytes;
-}
-
-static enum side side_of(const struct prep *prep, const struct corpus_piece *piece)
-{
-    uint64_t hash = hash_bytes(piece->text, piece->bytes, prep->seed);
-    return hash < prep->split.val_below ? SIDE_VAL : SIDE_TRAIN;
 }
 
 /* Where in the piece val begins, when the text is cut in two: before white space at or before
@@ -302,29 +283,22 @@ static void place_piece(struct prep *prep, struct block *block, const struct cor
 {
     if (prep->split.tail_start == UINT64_MAX) {
         if (piece->first)
-            prep->side = side_of(prep, piece);
+            prep->side =
+                split_side_of(&prep->split, hash_bytes(piece->text, piece->bytes, prep->seed));
         add_segment(block, piece->text, piece->bytes, prep->side, piece->last);
-    } else if (prep->side == SIDE_VAL) {
-        add_segment(block, piece->text, piece->bytes, SIDE_VAL, piece->last);
+    } else if (prep->side == SPLIT_VAL) {
+        add_segment(block, piece->text, piece->bytes, SPLIT_VAL, piece->last);
     } else {
         size_t bytes = train_bytes(prep, piece);
         /* The document in train ends where val begins, whatever comes after. */
         bool cut = bytes < piece->bytes || prep->position + bytes > prep->split.tail_start;
-        add_segment(block, piece->text, bytes, SIDE_TRAIN, piece->last || cut);
+        add_segment(block, piece->text, bytes, SPLIT_TRAIN, piece->last || cut);
         if (cut)
-            prep->side = SIDE_VAL;
+            prep->side = SPLIT_VAL;
         if (bytes < piece->bytes)
-            add_segment(block, piece->text + bytes, piece->bytes - bytes, SIDE_VAL, piece->last);
+            add_segment(block, piece->text + bytes, piece->bytes - bytes, SPLIT_VAL, piece->last);
     }
     prep->position += piece->bytes;
-}
-
-/* What the split has to know of a document. */
-static void notice_document(struct split *split, uint64_t hash)
-{
-    split->hash_min = split->documents == 0 ? hash : MIN(split->hash_min, hash);
-    split->hash_max = split->documents == 0 ? hash : MAX(split->hash_max, hash);
-    split->documents++;
 }
 
 /* The first pass: every piece is looked at, and a sample of them goes to the trainers. */
@@ -332,11 +306,11 @@ static void survey_piece(struct prep *prep, struct block *block, const struct co
 {
     uint64_t hash = hash_bytes(piece->text, piece->bytes, prep->seed);
     if (piece->first)
-        notice_document(&prep->split, hash);
+        split_notice(&prep->split, hash);
     prep->split.text_bytes += piece->bytes;
     /* The bits are mixed anew: which documents teach must not hang on which side they are on. */
     if (prep->trainers != NULL && hash_bytes(&hash, sizeof(hash), 1) <= prep->sample_below)
-        add_segment(block, piece->text, piece->bytes, SIDE_TRAIN, piece->last);
+        add_segment(block, piece->text, piece->bytes, SPLIT_TRAIN, piece->last);
 }
 
 /* Reads into the blocks until they are full or the text ends; 0 or a negative code. A batch of no
@@ -381,7 +355,7 @@ static int run_pass(struct prep *prep, const char *label,
     corpus_rewind(&prep->corpus);
     prep->has_pending = false;
     prep->position = 0;
-    prep->side = SIDE_TRAIN;
+    prep->side = SPLIT_TRAIN;
     int code = 0;
     for (;;) {
         code = fill_blocks(prep, place, err);
@@ -470,20 +444,12 @@ static int no_text(const struct prep *prep, struct err *err)
                    prep->inputs[0], prep->input_count > 1 ? " and the others" : "");
 }
 
-static void plan_split(struct prep *prep)
+static void decide_split(struct prep *prep)
 {
-    struct split *split = &prep->split;
-    split->tail_start = UINT64_MAX;
-    split->val_below = 0;
-    if (prep->val_fraction == 0)
+    const struct split *split = &prep->split;
+    split_decide(&prep->split, prep->val_fraction);
+    if (split->tail_start == UINT64_MAX)
         return;
-    if (split->hash_min < split->hash_max) {
-        uint64_t asked = (uint64_t)(prep->val_fraction * 0x1p64);
-        split->val_below = MIN(MAX(asked, split->hash_min + 1), split->hash_max);
-        return;
-    }
-    split->tail_start =
-        split->text_bytes - (uint64_t)(prep->val_fraction * (double)split->text_bytes);
     log_line("%s, so val is cut off its end%s.",
              split->documents == 1 ? "The text is one document" : "All documents begin alike",
              split->documents == 1 && prep->corpus_split == CORPUS_SPLIT_FILE
@@ -530,7 +496,7 @@ static int survey(struct prep *prep, struct err *err)
     if (code == 0 && prep->split.documents == 0)
         code = no_text(prep, err);
     if (code == 0)
-        plan_split(prep);
+        decide_split(prep);
     return code;
 }
 
@@ -587,9 +553,9 @@ static int write_blocks(struct prep *prep, struct err *err)
 
 static int open_writers(struct prep *prep, struct err *err)
 {
-    static const char *const names[SIDE_COUNT] = {DATASET_TRAIN_FILE, DATASET_VAL_FILE};
+    static const char *const names[SPLIT_SIDE_COUNT] = {DATASET_TRAIN_FILE, DATASET_VAL_FILE};
     int code = 0;
-    for (int side = 0; code == 0 && side < SIDE_COUNT; side++) {
+    for (int side = 0; code == 0 && side < SPLIT_SIDE_COUNT; side++) {
         char path[FILE_PATH_MAX];
         code = file_join(path, prep->out, names[side], err);
         if (code == 0)
@@ -603,12 +569,12 @@ static int open_writers(struct prep *prep, struct err *err)
 static int close_writers(struct prep *prep, struct err *err)
 {
     char val_path[FILE_PATH_MAX];
-    struct shard_writer *train = prep->writers[SIDE_TRAIN], *val = prep->writers[SIDE_VAL];
+    struct shard_writer *train = prep->writers[SPLIT_TRAIN], *val = prep->writers[SPLIT_VAL];
     prep->has_val = shard_writer_token_count(val) > 0;
-    prep->writers[SIDE_TRAIN] = NULL;
+    prep->writers[SPLIT_TRAIN] = NULL;
     int code = shard_writer_close(train, err);
     if (code == 0 && prep->has_val) {
-        prep->writers[SIDE_VAL] = NULL;
+        prep->writers[SPLIT_VAL] = NULL;
         code = shard_writer_close(val, err);
     }
     if (code == 0)
@@ -777,7 +743,7 @@ static int run(struct prep *prep, struct err *err)
         blocks_init(prep);
         code = prepare(prep, err);
     }
-    for (int side = 0; side < SIDE_COUNT; side++)
+    for (int side = 0; side < SPLIT_SIDE_COUNT; side++)
         shard_writer_abort(prep->writers[side]);
     for (uint32_t i = 0; prep->encoders != NULL && i < prep->threads; i++)
         bpe_encoder_free(prep->encoders[i]);

@@ -291,50 +291,45 @@ static void sweep(struct campaign *campaign, struct fault like, uint32_t stride,
     assert_true(strikes >= 3);
 }
 
+/* The fault in every stride-th read, then in every stride-th write, each with what it is to say;
+ * NULL: not that way. */
+static void sweep_both(struct fault fault, uint32_t read_stride, const char *read_words,
+                       uint32_t write_stride, const char *write_words)
+{
+    struct campaign campaign;
+    campaign_open(&campaign, 1);
+    if (read_words)
+        sweep(&campaign, fault, read_stride, read_words);
+    fault.write = true;
+    sweep(&campaign, fault, write_stride, write_words);
+    campaign_close(&campaign);
+}
+
 static void test_errors(void **state)
 {
     (void)state;
-    struct campaign campaign;
-    campaign_open(&campaign, 1);
     struct fault fault = {.kind = FAULT_ERROR, .error = EIO};
-    sweep(&campaign, fault, 1, "cannot read ");
-    fault.write = true;
-    sweep(&campaign, fault, 1, "cannot write ");
-    campaign_close(&campaign);
+    sweep_both(fault, 1, "cannot read ", 1, "cannot write ");
 }
 
 static void test_full_drive(void **state)
 {
     (void)state;
-    struct campaign campaign;
-    campaign_open(&campaign, 1);
-    struct fault fault = {.kind = FAULT_ERROR, .write = true, .error = ENOSPC};
-    sweep(&campaign, fault, 5, strerror(ENOSPC));
-    campaign_close(&campaign);
+    struct fault fault = {.kind = FAULT_ERROR, .error = ENOSPC};
+    sweep_both(fault, 0, NULL, 5, strerror(ENOSPC));
 }
 
 static void test_files_that_end(void **state)
 {
     (void)state;
-    struct campaign campaign;
-    campaign_open(&campaign, 1);
-    struct fault fault = {.kind = FAULT_SHORT};
-    sweep(&campaign, fault, 3, "cut short");
-    fault.write = true;
-    sweep(&campaign, fault, 5, "cannot write ");
-    campaign_close(&campaign);
+    sweep_both((struct fault){.kind = FAULT_SHORT}, 3, "cut short", 5, "cannot write ");
 }
 
 static void test_drive_that_does_not_answer(void **state)
 {
     (void)state;
-    struct campaign campaign;
-    campaign_open(&campaign, 1);
-    struct fault fault = {.kind = FAULT_SWALLOW};
-    sweep(&campaign, fault, 3, "has not answered for ");
-    fault.write = true;
-    sweep(&campaign, fault, 5, "has not answered for ");
-    campaign_close(&campaign);
+    static const char words[] = "has not answered for ";
+    sweep_both((struct fault){.kind = FAULT_SWALLOW}, 3, words, 5, words);
 }
 
 /* Whatever is read is compared with its checksum before it is used. */

@@ -136,6 +136,11 @@ wait_for_steps() {
     [ "$seen" -ge "$2" ]
 }
 
+# quartile FILE SHARE: of the numbers in it, a line each; median: of those on standard input.
+quartile() { sort -n "$1" | awk -v q="$2" '{ x[NR] = $1 } END { i = 1 + (NR - 1) * q; l = int(i); h = l < NR ? l + 1 : l; print x[l] + (i - l) * (x[h] - x[l]) }'; }
+median() { quartile - 0.5; }
+bytes_of() { echo "$1" | awk '{ u = index("KMGT", substr($1, length($1))); printf "%.0f\n", $1 * 1024 ^ u }'; }
+
 # Sanitizers bring memory of their own, so budgets mean nothing there.
 is_sanitized() { grep -aq -e __asan_init -e __tsan_init "$spillway"; }
 is_root() { [ "$(id -u)" -eq 0 ]; }

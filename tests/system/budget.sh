@@ -24,9 +24,6 @@ refusal_of() {
     check "$name in under a second ($ticks ticks)" test "$ticks" -lt 100
     check "$name and writes nothing" test ! -e "$work/refused/metrics.jsonl"
 }
-bytes_of() {
-    echo "$1" | awk '{ u = index("KMGT", substr($1, length($1))); printf "%.0f\n", $1 * 1024 ^ u }'
-}
 percent95() {
     echo $(($(bytes_of "$1") * 95 / 100))
 }
