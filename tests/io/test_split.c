@@ -7,6 +7,8 @@
 #include "io/split.h"
 #include "tests/shared/check.h"
 
+#include <stdbool.h>
+
 #define DOCUMENTS 1000
 
 static struct split noticed(uint64_t seed, uint64_t count, bool backwards)
