@@ -29,8 +29,10 @@
 #define KERNELS_BYTES        (8 * MIB)
 #define KERNELS_WORKER_BYTES (2304 * KIB)
 #define QUICK_ROWS_MAX       4096
-/* Stacks of the lanes, the ring's pages, checksums, the log: measured at gpt-tiny and gpt2-124m. */
-#define ENGINE_BYTES (1536 * KIB)
+/* What is touched in the first step only: stacks of the lanes, the ring's pages, the log; and what
+ * scheduler and engine hold for the ops of a chunk. Measured at gpt-mini and gpt2-124m. */
+#define ENGINE_BYTES       MIB
+#define ENGINE_CHUNK_BYTES (3 * KIB)
 /* What is shorter says nothing about a rate; what differs more is something else than a rate. */
 #define LEARN_SECONDS_MIN 0.002
 #define LEARN_RATIO_MIN   0.05
@@ -601,7 +603,8 @@ uint64_t run_expected_ram_bytes(const struct run *run)
     struct mem_usage usage;
     mem_usage_read(&usage);
     uint64_t arenas = run->memory.tier_bytes[TIER_RAM];
-    return usage.rss_bytes + usage.page_table_bytes + arenas + ENGINE_BYTES;
+    return usage.rss_bytes + usage.page_table_bytes + arenas + ENGINE_BYTES +
+           run->layout.chunk_count * ENGINE_CHUNK_BYTES;
 }
 
 /* ---- From nothing to the first step, and back --------------------------------------------------
