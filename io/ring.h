@@ -44,7 +44,7 @@ struct ring_completion {
 };
 
 #define RING_DEPTH_MAX 4096
-#define RING_FILES_MAX 8
+#define RING_FILES_MAX 16
 
 /* A transfer is late when it has not got further for so many seconds since its submission or its
  * last answer that brought it further. The kernel's NVMe and SCSI drivers give a command 30 s, then

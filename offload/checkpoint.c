@@ -20,8 +20,9 @@
 /* A manifest begins so; then come the digits of the hash of all that follows them. */
 #define MANIFEST_HEAD  "{\"version\": 2, \"hash\": \""
 #define HASH_DIGITS    16
-#define SUM_TEXT_BYTES 20                  /* "16 digits", and a line end now and then */
-#define PATH_TEXT_MAX  (6 * FILE_PATH_MAX) /* every byte as \u0012 */
+#define SUM_TEXT_BYTES 20 /* "16 digits", and a line end now and then */
+/* Of all paths, every byte as \u0012, with their shares. */
+#define PATHS_TEXT_MAX (STRIPE_DRIVES_MAX * (6 * FILE_PATH_MAX + 16))
 
 void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
                      const struct layout *layout)
@@ -30,7 +31,7 @@ void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
     ASSERT(strlen(run_dir) < sizeof(checkpoint->run_dir));
     strcpy(checkpoint->run_dir, run_dir);
     checkpoint->text_max =
-        PATH_TEXT_MAX + 1024 + (size_t)layout->chunk_count * PLANE_COUNT * SUM_TEXT_BYTES;
+        PATHS_TEXT_MAX + 1024 + (size_t)layout->chunk_count * PLANE_COUNT * SUM_TEXT_BYTES;
     checkpoint->text = mem_alloc(checkpoint->text_max, 1);
     /* The pages are counted as the program's own: touch them now. */
     memset(checkpoint->text, ' ', checkpoint->text_max);
@@ -103,8 +104,24 @@ static const char *recorded_path(const char *state_path)
     return strcmp(name, CHECKPOINT_STATE_FILE) == 0 ? name : state_path;
 }
 
+/* A path, or for several drives a list of [path, share]. */
+static void append_files(struct checkpoint *checkpoint, size_t *used,
+                         const struct stripe_files *files)
+{
+    if (files->count == 1) {
+        append_path(checkpoint, used, recorded_path(files->path[0]));
+        return;
+    }
+    for (uint32_t d = 0; d < files->count; d++) {
+        append(checkpoint, used, d ? ", [" : "[[");
+        append_path(checkpoint, used, recorded_path(files->path[d]));
+        append(checkpoint, used, ", %u]", files->share[d]);
+    }
+    append(checkpoint, used, "]");
+}
+
 static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *tier, uint32_t slot,
-                             bool open, const char *state_path)
+                             bool open, const struct stripe_files *files)
 {
     const struct layout *layout = tier->layout;
     uint32_t count = layout->chunk_count * PLANE_COUNT;
@@ -115,7 +132,7 @@ static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *t
                          ",\n\"weights_hash\": \"%016" PRIx64 "\",\n\"state\": ",
            HASH_DIGITS, "", checkpoint->step, checkpoint->tokens, slot, open ? ", \"open\": 1" : "",
            layout->real_parameters, moments_name[layout->moments], checkpoint->weights_hash);
-    append_path(checkpoint, &used, recorded_path(state_path));
+    append_files(checkpoint, &used, files);
     append(checkpoint, &used, ",\n\"sums\": [");
     for (uint32_t i = 0; i < count; i++)
         append(checkpoint, &used, "%s\"%016" PRIx64 "\"", i ? "," : "", tier->plane_sums[i]);
@@ -129,18 +146,15 @@ static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *t
 int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err)
 {
     checkpoint->weights_hash = tier_weights_hash(tier);
+    char path[FILE_PATH_MAX];
     /* A failed flush is never tried again: the kernel may have dropped the pages it could not
      * write. */
-    if (fdatasync(tier->state_fd) != 0)
-        return err_set_errno(err, errno, "cannot flush %s; %s", tier->state_path,
-                             tier->overwriting
-                                 ? tier_commit_note(tier)
-                                 : "the commit before this one is intact: continue with --resume");
-    char path[FILE_PATH_MAX];
-    int result = file_join(path, checkpoint->run_dir, CHECKPOINT_MANIFEST_FILE, err);
+    int result = tier_flush(tier, err);
+    if (result == 0)
+        result = file_join(path, checkpoint->run_dir, CHECKPOINT_MANIFEST_FILE, err);
     if (result)
         return result;
-    size_t bytes = write_manifest(checkpoint, tier, tier_open_slot(tier), false, tier->state_path);
+    size_t bytes = write_manifest(checkpoint, tier, tier_open_slot(tier), false, &tier->files);
     result = file_replace(path, checkpoint->text, bytes, err);
     if (result)
         return result;
@@ -161,7 +175,7 @@ int checkpoint_open_commit(struct checkpoint *checkpoint, struct tier *tier, str
     /* The step is the commit's, not that of the one to come, which the trainer may have set. */
     uint64_t step = checkpoint->step;
     checkpoint->step = checkpoint->committed_step;
-    size_t bytes = write_manifest(checkpoint, tier, 0, true, tier->state_path);
+    size_t bytes = write_manifest(checkpoint, tier, 0, true, &tier->files);
     checkpoint->step = step;
     result = file_replace(path, checkpoint->text, bytes, err);
     if (result == 0)
@@ -169,37 +183,73 @@ int checkpoint_open_commit(struct checkpoint *checkpoint, struct tier *tier, str
     return result;
 }
 
-/* Up to `bytes` from one file to another at the same offset, without passing through our memory;
- * what was copied, or -1. copy_file_range shares blocks where it can, but refuses another kind of
+/* Up to `bytes` from one file to another without passing through our memory; what was copied, or
+ * -1. copy_file_range shares blocks where it can, but refuses another kind of
  * file system, where the run and its NVMe folder may well be; sendfile goes everywhere. */
-static ssize_t copy_range(int in, int out, off_t offset, uint64_t bytes)
+static ssize_t copy_range(int in, uint64_t in_offset, int out, uint64_t out_offset, uint64_t bytes)
 {
-    off_t from = offset, to = offset;
+    off_t from = (off_t)in_offset, to = (off_t)out_offset;
     ssize_t n = copy_file_range(in, &from, out, &to, bytes, 0);
     if (n >= 0 || (errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS))
         return n;
-    return lseek(out, offset, SEEK_SET) < 0 ? -1 : sendfile(out, in, &from, bytes);
+    return lseek(out, (off_t)out_offset, SEEK_SET) < 0 ? -1 : sendfile(out, in, &from, bytes);
 }
 
-/* Copies the committed slot into a file of the same layout. */
-static int copy_slot(const struct tier *tier, const char *path, struct err *err)
+/* Bytes of the committed slot that lie together on a drive, and will in the copy. */
+struct piece {
+    uint32_t drive;
+    uint64_t from, to, bytes; /* offsets in the drive's file and in the copy */
+};
+
+/* The piece that begins with this chunk; moves on to the chunk behind it. */
+static struct piece next_piece(const struct tier *tier, uint32_t *chunk)
 {
-    uint64_t bytes = tier->layout->slot_bytes;
-    uint64_t first = (uint64_t)tier->committed_slot * bytes;
-    int in = open(tier->state_path, O_RDONLY | O_CLOEXEC);
-    int out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    int result = in < 0 || out < 0 || ftruncate(out, (off_t)(tier->slots * bytes)) != 0 ? errno : 0;
-    for (uint64_t done = 0; done < bytes && result == 0;) {
-        ssize_t n = copy_range(in, out, (off_t)(first + done), bytes - done);
+    const struct layout *layout = tier->layout;
+    const struct stripe *stripe = &tier->stripe;
+    uint32_t slot = (uint32_t)tier->committed_slot, d = stripe->drive[*chunk];
+    struct piece piece = {
+        .drive = d,
+        .from = stripe_plane_offset(stripe, layout, slot, *chunk, 0),
+        .to = slot * layout->slot_bytes + layout->chunks[*chunk].offset,
+    };
+    for (; *chunk < layout->chunk_count && stripe->drive[*chunk] == d; ++*chunk)
+        piece.bytes += layout_state_bytes(layout, layout->chunks[*chunk].count);
+    return piece;
+}
+
+static int copy_piece(const struct piece *piece, int in, int out)
+{
+    for (uint64_t done = 0; done < piece->bytes;) {
+        ssize_t n = copy_range(in, piece->from + done, out, piece->to + done, piece->bytes - done);
         if (n < 0 && errno == EINTR)
             continue;
-        result = n < 0 ? errno : n == 0 ? EIO : 0;
-        done += n > 0 ? (uint64_t)n : 0;
+        if (n <= 0)
+            return n < 0 ? errno : EIO;
+        done += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Copies the committed slot into one file, where the layout has its chunks. */
+static int copy_slot(const struct tier *tier, const char *path, struct err *err)
+{
+    int in[STRIPE_DRIVES_MAX], out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int result =
+        out < 0 || ftruncate(out, (off_t)(tier->slots * tier->layout->slot_bytes)) != 0 ? errno : 0;
+    for (uint32_t d = 0; d < tier->files.count; d++) {
+        in[d] = open(tier->files.path[d], O_RDONLY | O_CLOEXEC);
+        if (in[d] < 0 && result == 0)
+            result = errno;
+    }
+    for (uint32_t c = 0; c < tier->layout->chunk_count && result == 0;) {
+        struct piece piece = next_piece(tier, &c);
+        result = copy_piece(&piece, in[piece.drive], out);
     }
     if (result == 0 && fsync(out) != 0)
         result = errno;
-    if (in >= 0)
-        close(in);
+    for (uint32_t d = 0; d < tier->files.count; d++)
+        if (in[d] >= 0)
+            close(in[d]);
     if (out >= 0)
         close(out);
     if (result == 0)
@@ -261,7 +311,11 @@ int checkpoint_keep(struct checkpoint *checkpoint, const struct tier *tier, stru
         result = link_file(checkpoint->run_dir, dir, "tokenizer.json", err);
     if (result)
         return result;
-    size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, false, path);
+    struct stripe_files copy;
+    result = stripe_files_one(&copy, path, err);
+    if (result)
+        return result;
+    size_t bytes = write_manifest(checkpoint, tier, (uint32_t)tier->committed_slot, false, &copy);
     return file_replace(manifest, checkpoint->text, bytes, err);
 }
 
@@ -283,18 +337,41 @@ static bool is_whole(const char *text, size_t bytes)
     return memcmp(text + head, digits, HASH_DIGITS) == 0;
 }
 
+/* What append_files made; false when it is something else. */
+static bool parse_files(struct stripe_files *files, const struct json_value *state)
+{
+    if (json_string(state)) {
+        files->count = files->share[0] = 1;
+        return decode_path(files->path[0], json_string(state));
+    }
+    size_t count = json_length(state);
+    if (count < 1 || count > STRIPE_DRIVES_MAX)
+        return false;
+    files->count = (uint32_t)count;
+    for (size_t d = 0; d < count; d++) {
+        const struct json_value *drive = json_at(state, d);
+        const char *path = json_string(json_at(drive, 0));
+        double share = json_number(json_at(drive, 1), 0);
+        if (!path || !decode_path(files->path[d], path) || !(share >= 1) ||
+            share > STRIPE_SHARE_MAX)
+            return false;
+        files->share[d] = (uint32_t)share;
+    }
+    return true;
+}
+
 static int parse_manifest(struct checkpoint_manifest *manifest, const struct json_value *root,
                           const char *path, struct err *err)
 {
     const struct json_value *sums = json_get(root, "sums");
     const char *hash = json_get_string(root, "weights_hash", NULL);
-    const char *state = json_get_string(root, "state", NULL);
     int64_t step = json_get_int(root, "step", -1), slot = json_get_int(root, "slot", -1);
     size_t count = json_length(sums);
     /* Commits from before there were others do not name their kind. */
     manifest->moments = moments_find(json_get_string(root, "moments", moments_name[MOMENTS_FP32]));
-    if (!hash || manifest->moments == MOMENTS_KIND_COUNT || !state || step < 0 || slot < 0 ||
-        slot > 1 || count % PLANE_COUNT || count == 0 || !decode_path(manifest->state_path, state))
+    if (!hash || manifest->moments == MOMENTS_KIND_COUNT || step < 0 || slot < 0 || slot > 1 ||
+        count % PLANE_COUNT || count == 0 ||
+        !parse_files(&manifest->files, json_get(root, "state")))
         return damaged(path, err);
     manifest->step = (uint64_t)step;
     manifest->tokens = (uint64_t)json_get_int(root, "tokens", 0);
@@ -335,15 +412,20 @@ static int read_manifest(struct checkpoint_manifest *manifest, const char *path,
 }
 
 /* Makes a name alone (see recorded_path) a path. */
-static int resolve_state(struct checkpoint_manifest *manifest, const char *run_dir, struct err *err)
+static int resolve_files(struct stripe_files *files, const char *run_dir, struct err *err)
 {
     char name[FILE_PATH_MAX], real[PATH_MAX];
-    if (strchr(manifest->state_path, '/'))
-        return 0;
-    strcpy(name, manifest->state_path);
-    if (!realpath(run_dir, real))
-        return err_set_errno(err, errno, "cannot resolve %s", run_dir);
-    return file_join(manifest->state_path, real, name, err);
+    for (uint32_t d = 0; d < files->count; d++) {
+        if (strchr(files->path[d], '/'))
+            continue;
+        strcpy(name, files->path[d]);
+        if (!realpath(run_dir, real))
+            return err_set_errno(err, errno, "cannot resolve %s", run_dir);
+        int result = file_join(files->path[d], real, name, err);
+        if (result)
+            return result;
+    }
+    return 0;
 }
 
 int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
@@ -358,7 +440,7 @@ int checkpoint_load(struct checkpoint_manifest *manifest, const char *run_dir,
         return 1;
     result = read_manifest(manifest, path, err);
     if (result == 0)
-        result = resolve_state(manifest, run_dir, err);
+        result = resolve_files(&manifest->files, run_dir, err);
     if (result == 0 && layout &&
         (manifest->chunk_count != layout->chunk_count ||
          manifest->parameters != layout->real_parameters))
@@ -427,7 +509,9 @@ int checkpoint_refuse_open(const struct checkpoint_manifest *manifest, const cha
 int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir,
                            const struct layout *layout, struct err *err)
 {
-    *reader = (struct checkpoint_reader){.layout = layout, .fd = -1};
+    *reader = (struct checkpoint_reader){.layout = layout};
+    for (uint32_t d = 0; d < STRIPE_DRIVES_MAX; d++)
+        reader->fds[d] = -1;
     int result = checkpoint_load(&reader->manifest, run_dir, layout, err);
     if (result == 1)
         return err_set(err, ERR_INPUT,
@@ -442,25 +526,32 @@ int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir
         return result;
     ASSERT(strlen(run_dir) < sizeof(reader->run_dir));
     strcpy(reader->run_dir, run_dir);
-    reader->fd = open(reader->manifest.state_path, O_RDONLY | O_CLOEXEC);
-    if (reader->fd < 0)
-        return err_set_errno(err, errno, "cannot open %s, which holds the state of %s",
-                             reader->manifest.state_path, run_dir);
+    const struct stripe_files *files = &reader->manifest.files;
+    stripe_init(&reader->stripe, layout, files);
+    for (uint32_t d = 0; d < files->count; d++) {
+        reader->fds[d] = open(files->path[d], O_RDONLY | O_CLOEXEC);
+        if (reader->fds[d] < 0)
+            return err_set_errno(err, errno, "cannot open %s, which holds the state of %s",
+                                 files->path[d], run_dir);
+    }
     return 0;
 }
 
 void checkpoint_reader_direct(struct checkpoint_reader *reader)
 {
-    int flags = fcntl(reader->fd, F_GETFL);
-    reader->direct = flags >= 0 && fcntl(reader->fd, F_SETFL, flags | O_DIRECT) == 0;
+    for (uint32_t d = 0; d < reader->manifest.files.count; d++) {
+        int flags = fcntl(reader->fds[d], F_GETFL);
+        reader->direct[d] = flags >= 0 && fcntl(reader->fds[d], F_SETFL, flags | O_DIRECT) == 0;
+    }
 }
 
 void checkpoint_reader_close(struct checkpoint_reader *reader)
 {
-    if (reader->fd > 0)
-        close(reader->fd);
+    for (uint32_t d = 0; d < reader->manifest.files.count; d++)
+        if (reader->fds[d] >= 0)
+            close(reader->fds[d]);
+    stripe_deinit(&reader->stripe);
     checkpoint_unload(&reader->manifest);
-    reader->fd = -1;
 }
 
 static bool replaced_meanwhile(const struct checkpoint_reader *reader)
@@ -474,40 +565,52 @@ static bool replaced_meanwhile(const struct checkpoint_reader *reader)
     return replaced;
 }
 
+/* A plane of a chunk into data, as it is on its drive. */
+static int read_plane(struct checkpoint_reader *reader, uint32_t drive, uint64_t offset,
+                      uint64_t bytes, uint8_t *data, struct err *err)
+{
+    const char *path = reader->manifest.files.path[drive];
+    int fd = reader->fds[drive];
+    for (uint64_t done = 0; done < bytes;) {
+        ssize_t n = pread(fd, data + done, bytes - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        /* A direct read ends within a block at the end of the file only. */
+        if (n < 0 && reader->direct[drive] && done % IO_ALIGN)
+            n = 0;
+        if (n < 0)
+            return err_set_errno(err, errno, "cannot read %s at offset %" PRIu64, path,
+                                 offset + done);
+        if (n == 0)
+            return err_set(err, ERR_CORRUPT, "%s ends at offset %" PRIu64 ", too early", path,
+                           offset + done);
+        done += (uint64_t)n;
+    }
+    /* What was read once is not needed again: leave the page cache to others. */
+    posix_fadvise(fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+    return 0;
+}
+
 int checkpoint_read(struct checkpoint_reader *reader, uint32_t chunk, uint32_t first,
                     uint32_t count, void *data, struct err *err)
 {
-    const struct layout_chunk *c = &reader->layout->chunks[chunk];
+    const struct layout *layout = reader->layout;
+    const struct checkpoint_manifest *manifest = &reader->manifest;
+    uint32_t drive = reader->stripe.drive[chunk];
     uint8_t *to = data;
     for (uint32_t p = first; p < first + count; p++) {
-        uint64_t bytes = layout_plane_bytes(reader->layout, c->count, p);
-        uint64_t offset = reader->manifest.slot * reader->layout->slot_bytes + c->offset +
-                          layout_plane_offset(reader->layout, c->count, p);
-        for (uint64_t done = 0; done < bytes;) {
-            ssize_t n = pread(reader->fd, to + done, bytes - done, (off_t)(offset + done));
-            if (n < 0 && errno == EINTR)
-                continue;
-            /* A direct read ends within a block at the end of the file only. */
-            if (n < 0 && reader->direct && done % IO_ALIGN)
-                n = 0;
-            if (n < 0)
-                return err_set_errno(err, errno, "cannot read %s at offset %" PRIu64,
-                                     reader->manifest.state_path, offset + done);
-            if (n == 0)
-                return err_set(err, ERR_CORRUPT, "%s ends at offset %" PRIu64 ", too early",
-                               reader->manifest.state_path, offset + done);
-            done += (uint64_t)n;
-        }
-        /* What was read once is not needed again: leave the page cache to others. */
-        posix_fadvise(reader->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
-        if (tier_plane_sum(reader->layout, chunk, p, to) !=
-            reader->manifest.plane_sums[chunk * PLANE_COUNT + p]) {
+        uint64_t bytes = layout_plane_bytes(layout, layout->chunks[chunk].count, p);
+        uint64_t offset = stripe_plane_offset(&reader->stripe, layout, manifest->slot, chunk, p);
+        int result = read_plane(reader, drive, offset, bytes, to, err);
+        if (result)
+            return result;
+        if (tier_plane_sum(layout, chunk, p, to) != manifest->plane_sums[chunk * PLANE_COUNT + p]) {
             if (replaced_meanwhile(reader))
                 return 1;
             return err_set(err, ERR_CORRUPT,
                            "%s is damaged: at offset %" PRIu64
                            " the checksum of chunk %u (%s) is wrong",
-                           reader->manifest.state_path, offset, chunk, layout_plane_name[p]);
+                           manifest->files.path[drive], offset, chunk, layout_plane_name[p]);
         }
         to += bytes;
     }

@@ -1,8 +1,8 @@
 /*
- * checkpoint: commits and their manifests: RUN/commit.json says which slot of which state file is
+ * checkpoint: commits and their manifests: RUN/commit.json says which slot of which state files is
  * complete, for which step, and the checksum of every plane in it.
  *
- * A commit is a flush of the state file and one atomic replacement of the manifest; nothing of the
+ * A commit is a flush of the state files and one atomic replacement of the manifest; nothing of the
  * NVMe-resident state is copied. A reader (sample, eval, export, check, --resume) opens the
  * manifest and reads the slot it names; a trainer that goes on meanwhile writes only the other slot
  * until its next commit, after which the reader's checksums catch what has changed and it starts
@@ -36,8 +36,8 @@ void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
                      const struct layout *layout);
 void checkpoint_deinit(struct checkpoint *checkpoint);
 
-/* Flushes the state file, replaces the manifest, and turns the slots around. Everything of the open
- * slot has been written and tier->plane_sums are its sums. */
+/* Flushes the state files, replaces the manifest, and turns the slots around. Everything of the
+ * open slot has been written and tier->plane_sums are its sums. */
 int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err);
 
 /* With one slot, before the first write after a commit: marks the manifest as open, durably. With
@@ -56,7 +56,7 @@ struct checkpoint_manifest {
     bool open;           /* its only slot has been overwritten since: there is no commit any more */
     uint64_t parameters; /* real, of the model */
     enum moments_kind moments;
-    char state_path[FILE_PATH_MAX];
+    struct stripe_files files;
     uint64_t *plane_sums; /* owned; [chunk * 4 + plane] */
     uint32_t chunk_count;
 };
@@ -77,8 +77,9 @@ struct checkpoint_reader {
     struct checkpoint_manifest manifest;
     const struct layout *layout; /* borrowed */
     char run_dir[FILE_PATH_MAX];
-    int fd;
-    bool direct;
+    struct stripe stripe; /* owned */
+    int fds[STRIPE_DRIVES_MAX];
+    bool direct[STRIPE_DRIVES_MAX];
 };
 int checkpoint_reader_open(struct checkpoint_reader *reader, const char *run_dir,
                            const struct layout *layout, struct err *err);

@@ -296,7 +296,7 @@ void engine_model_init(struct engine_model *model, const struct profile *profile
     };
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         bool is_drive = lane == LANE_SSD_READ || lane == LANE_SSD_WRITE;
-        model->engine.depth[lane] = is_drive ? ENGINE_DRIVE_DEPTH : LANE_DEPTH;
+        model->engine.depth[lane] = is_drive ? engine_drive_depth(profile->ssd.count) : LANE_DEPTH;
         model->engine.in_order[lane] = !is_drive;
         model->stretch[lane] = 1;
     }

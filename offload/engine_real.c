@@ -140,8 +140,7 @@ _Noreturn static void transfer_failed(struct engine_real *real, const struct pla
     uint32_t cell = op->uses[write ? 1 : 0].cells.first;
     struct tier_location at = tier_read_at(tier, cell);
     fatal("cannot %s %s at offset %" PRIu64 ": %s; %s%s", write ? "write" : "read",
-          at.fd == tier->state_fd ? tier->state_path : tier->scratch_path,
-          at.offset + completion->done_bytes, ring_explain(real->ring, completion->error),
+          at.path, at.offset + completion->done_bytes, ring_explain(real->ring, completion->error),
           tier_commit_note(tier),
           tier->overwriting ? "" : ": continue with --resume when the drive is well again");
 }

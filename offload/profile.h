@@ -93,12 +93,24 @@ struct profile_ssd {
     double read_latency_s, write_latency_s;
 };
 
+#define PROFILE_DRIVES_MAX 8
+
+/* One of the drives of this machine, as measured by itself; struct profile_ssd has their mean. */
+struct profile_drive {
+    char mount[PROFILE_NAME_MAX]; /* where its file system is mounted: what it is known by */
+    double read_bytes_per_s, write_bytes_per_s;
+    double mixed_read_bytes_per_s, mixed_write_bytes_per_s;
+    double sustained_write_bytes_per_s;
+};
+
 struct profile {
     char name[PROFILE_NAME_MAX];
     struct profile_device device;
     struct profile_cpu cpu;
     struct profile_ram ram;
     struct profile_ssd ssd;
+    struct profile_drive drives[PROFILE_DRIVES_MAX];
+    uint32_t drive_count; /* 0: not measured one by one */
     bool measured; /* by bench, on the machine that it is used on; else defaults or data sheets */
 };
 

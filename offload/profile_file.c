@@ -136,6 +136,17 @@ static const struct field point_fields[] = {
 };
 _Static_assert(PROFILE_KERNEL_COUNT == 6, "a row above for every kernel");
 
+static const struct field drive_fields[] = {
+    {AT(profile_drive, mount), .kind = FIELD_TEXT, .required = true, .least = 1,
+     .most = PROFILE_NAME_MAX - 1},
+    {RATE(profile_drive, read_bytes_per_s)},
+    {RATE(profile_drive, write_bytes_per_s)},
+    {RATE(profile_drive, mixed_read_bytes_per_s)},
+    {RATE(profile_drive, mixed_write_bytes_per_s)},
+    {RATE(profile_drive, sustained_write_bytes_per_s)},
+};
+static const struct fields drive = {drive_fields, ARRAY_COUNT(drive_fields)};
+
 enum section { SECTION_DEVICE, SECTION_CPU, SECTION_RAM, SECTION_SSD, SECTION_COUNT };
 static const struct {
     const char *name;
@@ -152,10 +163,11 @@ static const struct fields point = {point_fields, ARRAY_COUNT(point_fields)};
 
 /* ---- Checking -------------------------------------------------------------------------------- */
 
-#define POINT_NAME_MAX 32
-static struct fields_at at_point(char name[POINT_NAME_MAX], const char *what, uint32_t index)
+#define ENTRY_NAME_MAX 32
+static struct fields_at at_entry(char name[ENTRY_NAME_MAX], const char *what, const char *list,
+                                 uint32_t index)
 {
-    snprintf(name, POINT_NAME_MAX, "device.points[%u]", index);
+    snprintf(name, ENTRY_NAME_MAX, "%s[%u]", list, index);
     return (struct fields_at){what, name};
 }
 
@@ -170,8 +182,9 @@ static int check_points(const struct profile_device *device, const char *what, s
         return err_set(err, ERR_INPUT, "%s: device.points must have from 1 to %d points, not %u",
                        what, PROFILE_POINTS_MAX, device->point_count);
     for (uint32_t i = 0; i < device->point_count; i++) {
-        char name[POINT_NAME_MAX];
-        int rc = fields_check(&point, &device->points[i], at_point(name, what, i), err);
+        char name[ENTRY_NAME_MAX];
+        int rc =
+            fields_check(&point, &device->points[i], at_entry(name, what, "device.points", i), err);
         if (rc)
             return rc;
         for (uint32_t j = 0; j < i; j++)
@@ -248,6 +261,21 @@ static int check_ssd(const struct profile_ssd *ssd, const char *what, struct err
     return ssd->count ? check_pairs(pairs, ARRAY_COUNT(pairs), what, err) : 0;
 }
 
+static int check_drives(const struct profile *profile, const char *what, struct err *err)
+{
+    int rc = 0;
+    ASSERT(profile->drive_count <= PROFILE_DRIVES_MAX);
+    for (uint32_t d = 0; d < profile->drive_count && !rc; d++) {
+        char name[ENTRY_NAME_MAX];
+        rc = fields_check(&drive, &profile->drives[d], at_entry(name, what, "drives", d), err);
+        for (uint32_t e = 0; e < d && !rc; e++)
+            if (strcmp(profile->drives[d].mount, profile->drives[e].mount) == 0)
+                rc = err_set(err, ERR_INPUT, "%s: drives[%u].mount: drives[%u] is the same one",
+                             what, d, e);
+    }
+    return rc;
+}
+
 static const struct fields *fields_of(enum section section, bool has_ssd)
 {
     return section == SECTION_SSD && !has_ssd ? &no_ssd : &sections[section].fields;
@@ -283,6 +311,7 @@ static const struct field root_fields[] = {
     {.name = "cpu", .kind = FIELD_OTHER},
     {.name = "ram", .kind = FIELD_OTHER},
     {.name = "ssd", .kind = FIELD_OTHER},
+    {.name = "drives", .kind = FIELD_OTHER},
     {.name = "board", .kind = FIELD_OTHER},
 };
 static const struct fields root_of_file = {root_fields, ARRAY_COUNT(root_fields)};
@@ -292,7 +321,7 @@ int profile_check(const struct profile *profile, const char *what, struct err *e
     int rc = fields_check(&root_of_file, profile, (struct fields_at){what, "profile"}, err);
     for (uint32_t s = 0; s < SECTION_COUNT && !rc; s++)
         rc = check_section(profile, s, what, err);
-    return rc;
+    return rc ? rc : check_drives(profile, what, err);
 }
 
 /* ---- Reading --------------------------------------------------------------------------------- */
@@ -307,11 +336,33 @@ static int read_points(struct profile_device *device, const struct json_value *a
     device->point_count = (uint32_t)count;
     int rc = 0;
     for (uint32_t i = 0; i < count && !rc; i++) {
-        char name[POINT_NAME_MAX];
-        rc = fields_read(&point, &device->points[i], json_at(array, i), at_point(name, what, i),
-                         err);
+        char name[ENTRY_NAME_MAX];
+        rc = fields_read(&point, &device->points[i], json_at(array, i),
+                         at_entry(name, what, "device.points", i), err);
     }
     return rc;
+}
+
+/* The drives of section ssd one by one, which few files have. */
+static int read_drives(struct profile *profile, const struct json_value *array, const char *what,
+                       struct err *err)
+{
+    size_t count = json_length(array);
+    profile->drive_count = 0;
+    if (!array)
+        return 0;
+    if (json_kind(array) != JSON_KIND_ARRAY || count > PROFILE_DRIVES_MAX)
+        return err_set(err, ERR_INPUT, "%s: drives must be a list of at most %d drives", what,
+                       PROFILE_DRIVES_MAX);
+    for (uint32_t d = 0; d < count; d++) {
+        char name[ENTRY_NAME_MAX];
+        int rc = fields_read(&drive, &profile->drives[d], json_at(array, d),
+                             at_entry(name, what, "drives", d), err);
+        if (rc)
+            return rc;
+        profile->drive_count++;
+    }
+    return check_drives(profile, what, err);
 }
 
 static int read_section(struct profile *profile, enum section section,
@@ -356,6 +407,8 @@ static int read_root(struct profile *profile, const struct json_value *root, con
             continue;
         found++;
         rc = read_section(profile, s, object, what, err);
+        if (!rc && s == SECTION_SSD)
+            rc = read_drives(profile, json_get(root, "drives"), what, err);
     }
     if (!rc && !found)
         rc = err_set(err, ERR_INPUT, "%s: it has none of the sections device, cpu, ram and ssd",
@@ -416,6 +469,17 @@ static struct json_value *written_points(const struct profile_device *device)
     return array;
 }
 
+static struct json_value *written_drives(const struct profile *profile)
+{
+    struct json_value *array = json_new_array();
+    for (uint32_t d = 0; d < profile->drive_count; d++) {
+        struct json_value *object = json_new_object();
+        fields_write(&drive, &profile->drives[d], object);
+        json_append(array, object);
+    }
+    return array;
+}
+
 static void write_date(struct json_value *root)
 {
     char text[32];
@@ -443,6 +507,8 @@ int profile_save(const struct profile *profile, const char *path, struct err *er
             json_set(object, "points", written_points(&profile->device));
         json_set(root, sections[s].name, object);
     }
+    if (profile->drive_count)
+        json_set(root, "drives", written_drives(profile));
     rc = json_save(root, path, err);
     json_free(root);
     return rc;

@@ -37,7 +37,7 @@ int rehearsal_plan(struct rehearsal *r, const struct place_spec *given, struct e
     static const struct plan_request steady = {.update = true, .forward = true, .backward = true};
     struct place_spec spec = *given;
     ASSERT(spec.profile && spec.vram_budget && spec.clip);
-    *r = (struct rehearsal){.tier = {.state_fd = -1, .scratch_fd = -1}};
+    *r = (struct rehearsal){0};
     struct mem_usage usage;
     mem_usage_read(&usage);
     spec.overhead_bytes = usage.rss_bytes + usage.page_table_bytes +
@@ -71,7 +71,10 @@ static int open_tier(struct rehearsal *r, const char *nvme_dir, struct err *err)
         return result;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
-    result = tier_open(&r->tier, r->place.spec.layout, &r->memory, path, true, err);
+    struct stripe_files files;
+    result = stripe_files_one(&files, path, err);
+    if (result == 0)
+        result = tier_open(&r->tier, r->place.spec.layout, &r->memory, &files, true, err);
     unlink(path);
     sigprocmask(SIG_SETMASK, &before, NULL);
     return result;
@@ -180,5 +183,5 @@ void rehearsal_close(struct rehearsal *r)
     plan_memory_deinit(&r->memory);
     sched_deinit(&r->sched);
     place_deinit(&r->place);
-    *r = (struct rehearsal){.tier = {.state_fd = -1, .scratch_fd = -1}};
+    *r = (struct rehearsal){0};
 }

@@ -8,6 +8,7 @@
 #include "io/safetensors.h"
 #include "offload/bound.h"
 #include "offload/forecast.h"
+#include "offload/home.h"
 #include "offload/record.h"
 #include "offload/state.h"
 
@@ -260,54 +261,6 @@ static int save_plan(const struct run *run, struct err *err)
     return 0;
 }
 
-/* Where a run keeps its state: RUN/state.bin, or DIR/spillway-<hash>.state on an NVMe folder. The
- * hash is of the run's folder as it is now, its path and its inode, so that neither a copy of that
- * folder nor a new run under the name of one that was renamed takes another run's file
- * (tests/system/folders.sh). */
-struct state_names {
-    char own[FILE_PATH_MAX]; /* RUN/state.bin */
-    char on_nvme[64];        /* without a folder */
-};
-
-static int state_names(const struct run *run, struct state_names *names, struct err *err)
-{
-    char real[PATH_MAX];
-    struct stat folder;
-    if (!realpath(run->settings->run_dir, real) || stat(real, &folder) != 0)
-        return err_set_errno(err, errno, "cannot resolve %s", run->settings->run_dir);
-    snprintf(names->on_nvme, sizeof(names->on_nvme), "spillway-%016" PRIx64 ".state",
-             hash_bytes(real, strlen(real), folder.st_ino));
-    return file_join(names->own, real, CHECKPOINT_STATE_FILE, err);
-}
-
-static int state_path(const struct run *run, const struct state_names *names,
-                      char path[FILE_PATH_MAX], struct err *err)
-{
-    char real[PATH_MAX];
-    if (!run->settings->nvme_dir) {
-        strcpy(path, names->own);
-        return 0;
-    }
-    if (!realpath(run->settings->nvme_dir, real))
-        return err_set_errno(err, errno, "cannot resolve %s", run->settings->nvme_dir);
-    return file_join(path, real, names->on_nvme, err);
-}
-
-/* The state has moved: its old file is given up, unless another run may still mean it. */
-static void leave_state(const struct state_names *names, const char *old_path)
-{
-    const char *slash = strrchr(old_path, '/');
-    bool own = strcmp(old_path, names->own) == 0 ||
-               strcmp(slash ? slash + 1 : old_path, names->on_nvme) == 0;
-    if (own)
-        unlink(old_path);
-    else
-        log_line(
-            "%s is left as it is: it was made for another folder than this run's; remove it if "
-            "that one is gone",
-            old_path);
-}
-
 static int open_initial_weights(const struct run *run, struct safetensors **weights,
                                 struct err *err)
 {
@@ -318,20 +271,21 @@ static int open_initial_weights(const struct run *run, struct safetensors **weig
     return result ? result : state_check_weights(*weights, &run->tensors, err);
 }
 
-static int open_tier(struct run *run, const char *path, bool create, struct err *err)
+static int open_tier(struct run *run, const struct stripe_files *files, bool create,
+                     struct err *err)
 {
-    int result = tier_open(&run->tier, &run->layout, &run->memory, path, create, err);
+    int result = tier_open(&run->tier, &run->layout, &run->memory, files, create, err);
     if (result == 0)
         tier_register(&run->tier, run->ring);
     return result;
 }
 
-static int start_fresh(struct run *run, const char *path, struct err *err)
+static int start_fresh(struct run *run, const struct stripe_files *files, struct err *err)
 {
     struct safetensors *weights = NULL;
     int result = open_initial_weights(run, &weights, err);
     if (result == 0)
-        result = open_tier(run, path, true, err);
+        result = open_tier(run, files, true, err);
     if (result == 0)
         result =
             state_create(&run->exec, run->ring, &run->tensors, run->settings->seed, weights, err);
@@ -340,38 +294,46 @@ static int start_fresh(struct run *run, const char *path, struct err *err)
     return result;
 }
 
-static int start_from_commit(struct run *run, const struct state_names *names, const char *path,
-                             const struct checkpoint_manifest *manifest, struct err *err)
+/* The state moves to other drives, and only then are the old files given up. */
+static int move_state(struct run *run, const struct home *home,
+                      const struct checkpoint_manifest *manifest, struct err *err)
 {
-    run->done = run->committed = manifest->step;
-    run->checkpoint.tokens = manifest->tokens;
-    if (strcmp(path, manifest->state_path) == 0) {
-        int result = open_tier(run, path, false, err);
-        return result ? result : state_load(&run->exec, run->ring, manifest, err);
-    }
-    /* The state moves to another drive, and only then is the old file given up. */
     struct checkpoint_reader reader;
+    char from[FILE_PATH_MAX], to[FILE_PATH_MAX];
     int result = checkpoint_reader_open(&reader, run->settings->run_dir, &run->layout, err);
     uint64_t written = 0;
-    log_line("moving the state from %s to %s", manifest->state_path, path);
+    log_line("moving the state from %s to %s",
+             stripe_files_text(&manifest->files, from, sizeof(from)),
+             stripe_files_text(&home->files, to, sizeof(to)));
     if (result == 0)
-        result = open_tier(run, path, true, err);
+        result = open_tier(run, &home->files, true, err);
     if (result == 0)
         result = state_move(&run->exec, run->ring, &reader, err);
     run->checkpoint.step = manifest->step;
     if (result == 0)
         result = state_commit(&run->exec, run->ring, &written, err);
     if (result == 0)
-        leave_state(names, manifest->state_path);
+        home_leave(home, &manifest->files);
     checkpoint_reader_close(&reader);
     return result;
+}
+
+static int start_from_commit(struct run *run, const struct home *home,
+                             const struct checkpoint_manifest *manifest, struct err *err)
+{
+    run->done = run->committed = manifest->step;
+    run->checkpoint.tokens = manifest->tokens;
+    if (!stripe_files_same(&home->files, &manifest->files))
+        return move_state(run, home, manifest, err);
+    /* The shares are those that the files were made with. */
+    int result = open_tier(run, &manifest->files, false, err);
+    return result ? result : state_load(&run->exec, run->ring, manifest, err);
 }
 
 static int open_tiers(struct run *run, struct err *err)
 {
     const struct train_settings *s = run->settings;
-    struct state_names names;
-    char path[FILE_PATH_MAX];
+    struct home home;
     struct checkpoint_manifest manifest = {0};
     int result = checkpoint_load(&manifest, s->run_dir, &run->layout, err);
     if (result < 0)
@@ -380,16 +342,13 @@ static int open_tiers(struct run *run, struct err *err)
     run->exec.tier = &run->tier;
     run->exec.checkpoint = &run->checkpoint;
     checkpoint_init(&run->checkpoint, s->run_dir, &run->layout);
-    result = state_names(run, &names, err);
+    result = home_find(&home, s, err);
     if (result == 0)
-        result = state_path(run, &names, path, err);
-    if (result == 0)
-        result = has_commit ? start_from_commit(run, &names, path, &manifest, err)
-                            : start_fresh(run, path, err);
+        result = has_commit ? start_from_commit(run, &home, &manifest, err)
+                            : start_fresh(run, &home.files, err);
     checkpoint_unload(&manifest);
-    /* Killed after a move to a drive had been committed, and before the old file was given up. */
-    if (result == 0 && has_commit && strcmp(path, names.own) != 0)
-        unlink(names.own);
+    if (result == 0 && has_commit)
+        home_clean(&home);
     return result;
 }
 
@@ -403,13 +362,14 @@ static int open_engine(struct run *run, struct err *err)
     run->exec.seed = run->settings->seed;
     run->exec.loss_scale =
         (float)(1.0 / (double)(run->settings->batch * run->settings->seq * run->settings->accum));
-    int result = ring_open(&run->ring, 4 * ENGINE_DRIVE_DEPTH, err);
+    uint32_t depth = engine_drive_depth(run->settings->nvme.count);
+    int result = ring_open(&run->ring, 4 * depth, err);
     if (result == 0)
         result = exec_open(&run->exec, &run->tensors, err);
     if (result == 0)
         result = ring_register(run->ring, &run->exec.ram, 1, err);
     if (result == 0)
-        result = engine_real_open(&run->real, &run->exec, run->ring, ENGINE_DRIVE_DEPTH, err);
+        result = engine_real_open(&run->real, &run->exec, run->ring, depth, err);
     if (result == 0)
         engine_real_reserve(run->real, run->sched.op_max);
     return result;
@@ -506,10 +466,11 @@ static int open_run_dir(struct run *run, struct err *err)
         result = file_lock(&run->lock_fd, s->run_dir, err);
     if (result == 0)
         result = check_run_dir(run, &has_commit, err);
-    if (result == 0 && s->nvme_dir)
-        result = file_make_dirs(s->nvme_dir, err);
-    if (result == 0 && s->nvme_dir)
-        result = file_check_tier(s->nvme_dir, err);
+    for (uint32_t d = 0; d < s->nvme.count && result == 0; d++) {
+        result = file_make_dirs(s->nvme.dir[d], err);
+        if (result == 0)
+            result = file_check_tier(s->nvme.dir[d], err);
+    }
     if (result == 0)
         result = keep_tokenizer(run, has_commit, err);
     /* Another tokenizer makes other tokens too, and is the better thing to be told of. */
@@ -622,7 +583,6 @@ static struct run *new_run(struct train_settings *settings)
         run->stretch[lane] = 1;
     run->lock_fd = -1;
     run->metrics.fd = -1;
-    run->tier.state_fd = run->tier.scratch_fd = -1;
     return run;
 }
 

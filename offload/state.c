@@ -197,7 +197,7 @@ int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_man
                 return err_set(err, ERR_CORRUPT,
                                "%s is damaged: at offset %" PRIu64
                                " the checksum of chunk %u (%s) is wrong",
-                               tier->state_path, where.offset, c, layout_plane_name[p]);
+                               where.path, where.offset, c, layout_plane_name[p]);
         }
     return 0;
 }

@@ -1,7 +1,7 @@
 /*
- * tier: the NVMe tier. Owns the state file (two slots of every chunk's planes), the scratch file
- * (spilled gradients and activations), the checksum of everything in them, and which slot of a
- * chunk is current.
+ * tier: the NVMe tier. Owns the state files (two slots of every chunk's planes), the scratch files
+ * (spilled gradients and activations), one of each on every drive, the checksum of everything in
+ * them, and which slot of a chunk is current. Which drive holds what: offload/stripe.h.
  *
  * Shadow slots (DESIGN section 4): what is committed is never overwritten. The slot that is
  * not committed is the one that updates write; since every update rewrites a whole chunk, the
@@ -19,15 +19,30 @@
 #include "core/err.h"
 #include "io/file.h"
 #include "offload/plan.h"
+#include "offload/stripe.h"
 
 struct ring;
+
+struct tier_drive {
+    int state_fd, scratch_fd;         /* scratch_fd: -1 where nothing is spilled here */
+    char scratch_path[FILE_PATH_MAX]; /* the state's is in files */
+    uint64_t scratch_bytes;
+};
+
+/* Where a scratch cell is: there is one for every cell, so they are kept small. */
+struct tier_scratch {
+    uint64_t drive : 8;
+    uint64_t block : 56; /* of IO_ALIGN bytes */
+};
 
 struct tier {
     const struct layout *layout;      /* borrowed */
     const struct plan_memory *memory; /* borrowed */
-    int state_fd, scratch_fd;
-    char state_path[FILE_PATH_MAX], scratch_path[FILE_PATH_MAX];
-    uint32_t slots;       /* 1 or 2 */
+    struct stripe_files files;
+    struct stripe stripe;
+    struct tier_drive drives[STRIPE_DRIVES_MAX]; /* files.count are there */
+    struct tier_scratch *scratch; /* owned; [cell] of NVMe cells that are not of the state */
+    uint32_t slots;               /* 1 or 2 */
     bool overwriting;     /* the only slot was committed and no longer holds it: the mark is made */
     int committed_slot;   /* 0, 1, or -1 before the first commit */
     uint8_t *chunk_slot;  /* owned; [chunk]: where the current NVMe-resident planes are */
@@ -36,22 +51,27 @@ struct tier {
     uint64_t written_bytes; /* by tier_transfer */
 };
 
-/* Opens or creates the state file at state_path (memory->state_slots allocated) and the scratch
- * file beside it; the scratch file is unlinked at once, so that a killed run leaves none. A file of
- * one slot is given a second where two are asked for; one of two slots is refused where one is. */
+/* Opens or creates the state files (memory->state_slots allocated) and the scratch files beside
+ * them; those are unlinked at once, so that a killed run leaves none. A file of one slot is given a
+ * second where two are asked for; one of two slots is refused where one is. What was created is
+ * removed again after an error. */
 int tier_open(struct tier *tier, const struct layout *layout, const struct plan_memory *memory,
-              const char *state_path, bool create, struct err *err);
+              const struct stripe_files *files, bool create, struct err *err);
 /* Makes the ring know the open files (ring_register_files). It is closed before they are. */
 void tier_register(const struct tier *tier, struct ring *ring);
-void tier_close(struct tier *tier); /* a zeroed one (with fds -1 or 0) is legal after open failed */
+void tier_close(struct tier *tier); /* a zeroed one is legal, and one whose opening failed */
 
 /* Where an NVMe cell (or run of a chunk's planes) is to be read or written now. */
 struct tier_location {
     int fd;
     uint64_t offset;
+    const char *path; /* borrowed from the tier */
 };
 struct tier_location tier_read_at(const struct tier *tier, uint32_t cell);
 struct tier_location tier_write_at(struct tier *tier, uint32_t cell);
+
+/* The state to the drives: whatever was written to it is there when this returns 0. */
+int tier_flush(const struct tier *tier, struct err *err);
 
 /* The slot that is being written: the one that is not committed, or the only one. */
 uint32_t tier_open_slot(const struct tier *tier);

@@ -435,7 +435,7 @@ static void print_summary(const struct run *run)
                log_bytes(b, run->settings->vram_budget));
     printf("  RAM held           %12s of %s (peak, whole process)\n",
            log_bytes(a, m.ram_peak_bytes), log_bytes(b, run->settings->ram_budget));
-    if (run->settings->nvme_dir)
+    if (run->settings->nvme.count)
         printf("  NVMe held          %12s\n", log_bytes(a, run->place.nvme_bytes));
     print_lane(run, "RAM -> VRAM", LANE_H2D);
     print_lane(run, "VRAM -> RAM", LANE_D2H);
@@ -469,8 +469,10 @@ static void print_io(const struct run *run)
     struct drive drive;
     char note[DRIVE_NOTE_MAX];
     log_line("%s", ring_note(run->ring));
-    drive_ask(&drive, run->tier.state_fd);
-    log_line("%s: %s", run->tier.state_path, drive_note(&drive, note));
+    for (uint32_t d = 0; d < run->tier.files.count; d++) {
+        drive_ask(&drive, run->tier.drives[d].state_fd);
+        log_line("%s: %s", run->tier.files.path[d], drive_note(&drive, note));
+    }
 }
 
 static void warn_of_wear(struct run *run)
@@ -485,7 +487,7 @@ int train_run(struct train_settings *settings, struct err *err)
 {
     struct run *run = NULL;
     catch_signals();
-    int code = run_plan_open(&run, settings, settings->nvme_dir != NULL, err);
+    int code = run_plan_open(&run, settings, settings->nvme.count > 0, err);
     if (code == 0)
         code = run_open(run, err);
     if (code == 0) {

@@ -10,8 +10,22 @@
 #include "model/moments.h"
 #include "model/optim.h"
 #include "offload/place.h"
+#include "offload/stripe.h"
 
 struct json_value;
+
+/* Folders of the NVMe tier, one on each drive, and what each takes of the state, relative to each
+ * other (1..STRIPE_SHARE_MAX). Without any, the state that commits is in the run's own folder. */
+struct train_nvme {
+    uint32_t count;
+    const char *dir[STRIPE_DRIVES_MAX]; /* borrowed */
+    uint32_t share[STRIPE_DRIVES_MAX];
+};
+/* One folder, or none for NULL. */
+static inline struct train_nvme train_nvme(const char *dir)
+{
+    return (struct train_nvme){.count = dir != NULL, .dir = {dir}, .share = {1}};
+}
 
 struct train_settings {
     /* Mathematics: fixed for the life of a run. */
@@ -25,7 +39,7 @@ struct train_settings {
 
     /* The rest may change when a run is resumed. */
     const char *run_dir;
-    const char *nvme_dir; /* or NULL */
+    struct train_nvme nvme;
     uint64_t ram_budget, vram_budget, nvme_budget;
     uint64_t write_budget; /* bytes a day to the drive, as predicted; 0: no limit */
     bool one_slot;         /* of the state file (tier.h): --nvme-slots 1 */

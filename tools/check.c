@@ -115,17 +115,23 @@ static void report_manifest(struct check *check, const struct checkpoint_reader 
     report_file(check, path, result, &err);
 }
 
+/* A line for the file on each drive. */
 static void report_slot(struct check *check, const struct slot_job *job)
 {
     const struct checkpoint_reader *reader = job->reader;
-    uint64_t damage_count = 0;
-    struct err first = {0};
-    for (uint32_t c = 0; c < reader->layout->chunk_count; c++) {
-        if (job->damage_count[c] && !damage_count)
-            first = job->errors[c];
-        damage_count += job->damage_count[c];
+    const struct stripe_files *files = &reader->manifest.files;
+    for (uint32_t d = 0; d < files->count; d++) {
+        uint64_t damage_count = 0;
+        struct err first = {0};
+        for (uint32_t c = 0; c < reader->layout->chunk_count; c++) {
+            if (reader->stripe.drive[c] != d || !job->damage_count[c])
+                continue;
+            if (!damage_count)
+                first = job->errors[c];
+            damage_count += job->damage_count[c];
+        }
+        report(check, files->path[d], reader->stripe.slot_bytes[d], damage_count, &first);
     }
-    report(check, reader->manifest.state_path, reader->layout->slot_bytes, damage_count, &first);
 }
 
 static int check_commit(void *context, struct checkpoint_reader *reader, struct err *err)

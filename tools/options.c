@@ -51,10 +51,11 @@ static void fill_table(struct options *o, enum options_command command)
         "RAM for the whole process, such as 900M or 8G (default: 80 % of what is free)");
     add(o, "vram-budget", ARGS_SIZE, &o->vram_budget, "SIZE",
         "the device's own memory, an arena on the CPU device (default: none, RAM serves)");
-    add(o, "nvme", ARGS_STRING, &o->nvme, "DIR",
-        "a folder on a drive for state that RAM does not hold (default: none)");
+    add(o, "nvme", ARGS_STRING, &o->nvme, "DIR[,DIR]",
+        "a folder on a drive for state that RAM does not hold, or one on each of several "
+        "(default: none)");
     add(o, "nvme-budget", ARGS_SIZE, &o->nvme_budget, "SIZE",
-        "space on that drive (default: what is free)");
+        "space on all of them (default: what is free)");
     add(o, "nvme-slots", ARGS_U64, &o->nvme_slots, "1|2",
         "copies of the state: 2, or 1 in half the space, which a kill in a step destroys (default: "
         "2)");
@@ -459,50 +460,37 @@ static int check_out(const struct options *o, struct err *err)
     return result;
 }
 
-/* What is free where `dir` is or would be: to plan makes no folders. */
-static int free_bytes_around(const char *dir, uint64_t *bytes, struct err *err)
-{
-    char path[FILE_PATH_MAX];
-    if (strlen(dir) >= sizeof(path))
-        return err_set(err, ERR_INPUT, "the name of the folder is too long: %s", dir);
-    strcpy(path, dir);
-    while (!file_exists(path)) {
-        char *slash = strrchr(path, '/');
-        if (!slash)
-            strcpy(path, ".");
-        else
-            slash[slash == path] = 0;
-    }
-    return file_free_bytes(path, bytes, err);
-}
-
-/* What a run that goes on holds of its drive already. */
-static uint64_t held_bytes(const struct options *o)
+/* What a run that goes on holds of its drives already. */
+static void held_files(const struct options *o, struct stripe_files *files)
 {
     struct checkpoint_manifest manifest;
     struct err ignored;
-    struct stat file, folder;
+    files->count = 0;
     if (!o->resume || checkpoint_load(&manifest, o->out, NULL, &ignored) != 0)
-        return 0;
-    bool same = stat(manifest.state_path, &file) == 0 && stat(o->nvme, &folder) == 0 &&
-                file.st_dev == folder.st_dev;
+        return;
+    *files = manifest.files;
     checkpoint_unload(&manifest);
-    return same ? (uint64_t)file.st_blocks * 512 : 0;
 }
 
-/* The drive's free space bounds the NVMe budget. */
-static int choose_nvme(struct options *o, bool train, struct err *err)
+/* The drives' free space bounds the NVMe budget. */
+static int choose_nvme(struct options *o, bool train, struct train_settings *s, struct err *err)
 {
     char text[LOG_BYTES_MAX];
-    if (o->nvme && strchr(o->nvme, ',') && !file_exists(o->nvme))
-        return err_set(err, ERR_USAGE, "--nvme takes one folder so far, not a list: %s", o->nvme);
-    if (!o->nvme || o->nvme_budget != UINT64_MAX)
+    struct stripe_files held;
+    s->nvme = nvme_folders(&o->nvme_list);
+    if (!o->nvme)
         return 0;
-    int result = train ? file_make_dirs(o->nvme, err) : 0;
+    nvme_share(&o->nvme_list, &o->profile, &s->nvme);
+    if (train || !options_imagined(o, s))
+        nvme_profile(&o->nvme_list, &o->profile);
+    if (o->nvme_budget != UINT64_MAX)
+        return 0;
+    held_files(o, &held);
+    int result = 0;
+    for (uint32_t d = 0; d < s->nvme.count && train && result == 0; d++)
+        result = file_make_dirs(s->nvme.dir[d], err);
     if (result == 0)
-        result = free_bytes_around(o->nvme, &o->nvme_budget, err);
-    if (result == 0)
-        o->nvme_budget += held_bytes(o);
+        result = nvme_free_bytes(&o->nvme_list, &s->nvme, &held, &o->nvme_budget, err);
     if (result == 0)
         log_line("NVMe budget: %s (what is free there)", log_bytes(text, o->nvme_budget));
     return result;
@@ -528,7 +516,6 @@ static void fill_settings(struct options *o, struct train_settings *s)
         .clip = o->clip,
     };
     s->run_dir = o->out;
-    s->nvme_dir = o->nvme;
     s->ram_budget = o->ram_budget;
     s->vram_budget = o->vram_budget;
     s->nvme_budget = o->nvme_budget;
@@ -620,7 +607,6 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
         result = options_ssd_count(words, args.positional_count, &o->machine.ssds, err);
     if (result)
         return result;
-    make_absolute(&o->nvme, o->nvme_path);
     if (o->machine.machine && file_exists(o->machine.machine))
         make_absolute(&o->machine.machine, o->machine_path);
     make_absolute(&o->data, o->data_path);
@@ -646,14 +632,18 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
         result = choose_steps(o, err);
     if (result == 0)
         result = choose_machine(o, err);
+    if (result == 0)
+        result = nvme_parse(&o->nvme_list, o->nvme, err);
     if (result)
         return result;
+    if (o->nvme)
+        o->nvme = o->nvme_list.text; /* absolute: a run may be resumed from another folder */
     /* Before what is free now takes the place of budgets that were not given: on another day it may
      * be another amount. */
     o->record = json_new_object();
     for (size_t i = 0; i < o->count; i++)
         record_option(o->record, &o->table[i]);
-    result = choose_nvme(o, train, err);
+    result = choose_nvme(o, train, settings, err);
     if (result)
         return result;
     /* train is always on the machine at hand, whatever profile it predicts by. */

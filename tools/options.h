@@ -9,6 +9,7 @@
 #include "io/file.h"
 #include "offload/train.h"
 #include "tools/machine.h"
+#include "tools/nvme.h"
 
 #define OPTIONS_MAX 48
 
@@ -31,7 +32,8 @@ struct options {
     struct json_value *record; /* owned */
     struct json_value *loaded; /* owned: strings of a resumed run are borrowed from it */
     char resume_command[4096];
-    char nvme_path[FILE_PATH_MAX], data_path[FILE_PATH_MAX], machine_path[FILE_PATH_MAX];
+    char data_path[FILE_PATH_MAX], machine_path[FILE_PATH_MAX];
+    struct nvme_list nvme_list;
     struct profile local, profile; /* the machine at hand, and the one that is asked for */
     bool local_measured;
 };

@@ -318,7 +318,7 @@ static void fill_request(struct shown *shown, const struct forecast_model *model
         .ram_budget = s->ram_budget,
         .vram_budget = s->vram_budget,
         .nvme_budget = s->nvme_budget == UINT64_MAX || imagined ? 0 : s->nvme_budget,
-        .nvme = imagined ? drive : s->nvme_dir != NULL,
+        .nvme = imagined ? drive : s->nvme.count > 0,
         .one_slot = s->one_slot,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
@@ -334,7 +334,7 @@ static void fill_request(struct shown *shown, const struct forecast_model *model
 static int plan_here(struct shown *shown, struct train_settings *settings, struct err *err)
 {
     struct run *run = NULL;
-    int result = run_plan_open(&run, settings, settings->nvme_dir != NULL, err);
+    int result = run_plan_open(&run, settings, settings->nvme.count > 0, err);
     if (result == 0) {
         shown->ram_peak_bytes = run_expected_ram_bytes(run);
         forecast_of_place(&shown->forecast, &run->place, true);

@@ -152,7 +152,7 @@ static void train_with_fault(void *context)
 static void faulty_run_init(struct tiny_run *run, const char *name, uint64_t ram_budget)
 {
     tiny_run_init(run, name);
-    run->settings.nvme_dir = run->nvme_dir;
+    run->settings.nvme = train_nvme(run->nvme_dir);
     run->settings.prefetch = 1;
     run->settings.accum = 4;
     run->settings.resident_planes = 1;

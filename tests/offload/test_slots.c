@@ -38,7 +38,7 @@ static void init(struct tiny_run *run, const struct kind *kind, bool one_slot)
     snprintf(name, sizeof(name), "%s-%d", kind->name, one_slot ? 1 : 2);
     tiny_run_init(run, name);
     struct train_settings *s = &run->settings;
-    s->nvme_dir = kind->nvme ? run->nvme_dir : NULL;
+    s->nvme = train_nvme(kind->nvme ? run->nvme_dir : NULL);
     s->resident_planes = kind->resident;
     s->optim.clip = kind->clip;
     s->one_slot = one_slot;
@@ -58,7 +58,7 @@ static uint64_t state_bytes(const struct tiny_run *run)
     struct checkpoint_manifest manifest;
     struct stat file;
     state_of(run, &manifest);
-    assert_int_equal(stat(manifest.state_path, &file), 0);
+    assert_int_equal(stat(manifest.files.path[0], &file), 0);
     checkpoint_unload(&manifest);
     return (uint64_t)file.st_size;
 }
@@ -218,7 +218,7 @@ static void test_kept(void **state)
     uint64_t step;
     tiny_run_init(&run, "kept-one");
     tiny_run_init(&calm, "kept-calm");
-    run.settings.nvme_dir = run.nvme_dir;
+    run.settings.nvme = train_nvme(run.nvme_dir);
     run.settings.resident_planes = 0;
     run.settings.one_slot = true;
     run.settings.keep_every = 4;

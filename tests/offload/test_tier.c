@@ -76,7 +76,7 @@ static void test_slots_alternate(void **state)
                 if (p == 0)
                     assert_int_equal(tier_read_at(tier, cell).offset, open * slot_bytes + at);
                 struct tier_location where = tier_write_at(tier, cell);
-                assert_int_equal(where.fd, tier->state_fd);
+                assert_int_equal(where.fd, tier->drives[0].state_fd);
                 assert_int_equal(where.offset, (1 - open) * slot_bytes + at);
                 assert_int_equal(tier_read_at(tier, cell).offset, where.offset);
             }
@@ -96,13 +96,13 @@ static void test_scratch_cells(void **state)
         if (cell->tier != TIER_NVME || cell->state_file || !cell->bytes)
             continue;
         struct tier_location in = tier_read_at(&box.tier, c), out = tier_write_at(&box.tier, c);
-        assert_true(in.fd == box.tier.scratch_fd && out.fd == in.fd);
+        assert_true(in.fd == box.tier.drives[0].scratch_fd && out.fd == in.fd);
         assert_true(in.offset == cell->offset && out.offset == in.offset);
         found++;
     }
     /* The file has no name: a killed run leaves none behind. */
     struct stat status;
-    assert_int_equal(fstat(box.tier.scratch_fd, &status), 0);
+    assert_int_equal(fstat(box.tier.drives[0].scratch_fd, &status), 0);
     assert_int_equal(status.st_nlink, 0);
     assert_int_equal(status.st_size, box.memory.tier_bytes[TIER_NVME]);
     assert_true(found > 0);
@@ -158,7 +158,7 @@ static void test_committed_slot_is_never_written(void **state)
             tiny_run_init(&run, name);
             snprintf(observer.manifest, sizeof(observer.manifest), "%.4000s/commit.json",
                      run.run_dir);
-            run.settings.nvme_dir = run.nvme_dir;
+            run.settings.nvme = train_nvme(run.nvme_dir);
             run.settings.resident_planes = resident;
             run.settings.checkpoint_every = every;
             run.settings.eval_every = every == 2 ? 3 : 0;
@@ -189,22 +189,22 @@ static void test_files_that_are_refused(void **state)
     struct tier tier;
     struct err err;
     open_box(&box, &model, "refused");
-    assert_true(tier_open(&tier, &model.layout, &box.memory, scratch_path("nowhere/state.bin"),
-                          false, &err) < 0);
+    struct stripe_files files;
+    assert_int_equal(stripe_files_one(&files, scratch_path("nowhere/state.bin"), &err), 0);
+    assert_true(tier_open(&tier, &model.layout, &box.memory, &files, false, &err) < 0);
     tier_close(&tier);
-    assert_true(tier_open(&tier, &model.layout, &box.memory, scratch_path("nowhere/state.bin"),
-                          true, &err) < 0);
+    assert_true(tier_open(&tier, &model.layout, &box.memory, &files, true, &err) < 0);
     tier_close(&tier);
     char longer[FILE_PATH_MAX + 1];
     memset(longer, 'x', FILE_PATH_MAX);
     longer[FILE_PATH_MAX] = 0;
-    assert_int_equal(tier_open(&tier, &model.layout, &box.memory, longer, true, &err), ERR_INPUT);
-    tier_close(&tier);
+    assert_int_equal(stripe_files_one(&files, longer, &err), ERR_INPUT);
+    assert_int_equal(stripe_files_one(&files, box.state_path, &err), 0);
     /* One block short, one block long. */
     for (int blocks = -1; blocks <= 1; blocks += 2) {
         off_t bytes = (off_t)(2 * model.layout.slot_bytes) + blocks * (off_t)IO_ALIGN;
         assert_int_equal(truncate(box.state_path, bytes), 0);
-        assert_int_equal(tier_open(&tier, &model.layout, &box.memory, box.state_path, false, &err),
+        assert_int_equal(tier_open(&tier, &model.layout, &box.memory, &files, false, &err),
                          ERR_CORRUPT);
         assert_non_null(strstr(err.message, box.state_path));
         tier_close(&tier);

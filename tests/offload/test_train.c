@@ -62,7 +62,7 @@ static const struct placement placements[] = {
 static void apply(struct tiny_run *run, const struct placement *p)
 {
     struct train_settings *s = &run->settings;
-    s->nvme_dir = p->nvme ? run->nvme_dir : NULL;
+    s->nvme = train_nvme(p->nvme ? run->nvme_dir : NULL);
     s->vram_budget = p->vram_budget;
     s->resident_planes = p->resident;
     s->prefetch = p->prefetch;
@@ -247,7 +247,7 @@ static char *reference_log(const struct tiny_run *like, const char *name)
     const char *run_dir = run.settings.run_dir;
     run.settings = like->settings;
     run.settings.run_dir = run_dir;
-    run.settings.nvme_dir = NULL;
+    run.settings.nvme = train_nvme(NULL);
     run.settings.resident_planes = PLACE_RESIDENT_AUTO;
     run.settings.checkpoint_every = 1;
     tiny_train(&run);
@@ -310,7 +310,7 @@ static void check_wandering(enum precision precision, uint64_t accum, const char
         const struct placement *p = &placements[(k * 5 + 3) % ARRAY_COUNT(placements)];
         apply(&run, p);
         run.settings.ram_budget = GIB;
-        run.settings.nvme_dir = p->nvme ? drives[k % 2] : NULL;
+        run.settings.nvme = train_nvme(p->nvme ? drives[k % 2] : NULL);
         run.settings.steps = k * 2 + 2;
         run.settings.resume = k > 0;
         if (p->least)
@@ -407,7 +407,7 @@ static void check_kept(const struct tiny_run *run, uint64_t step, const char *re
     struct tiny_run copy = *run;
     strcpy(copy.run_dir, dir);
     copy.settings.run_dir = copy.run_dir;
-    copy.settings.nvme_dir = NULL;
+    copy.settings.nvme = train_nvme(NULL);
     copy.settings.resident_planes = PLACE_RESIDENT_AUTO;
     copy.settings.resume = true;
     copy.settings.keep_every = copy.settings.eval_every = 0;

@@ -49,7 +49,7 @@ static void run_init(struct tiny_run *run, const char *name, enum moments_kind k
 static void apply(struct tiny_run *run, const struct placement *p)
 {
     struct train_settings *s = &run->settings;
-    s->nvme_dir = p->nvme ? run->nvme_dir : NULL;
+    s->nvme = train_nvme(p->nvme ? run->nvme_dir : NULL);
     s->vram_budget = p->vram_budget;
     s->resident_planes = p->resident;
     s->recompute = p->recompute;
@@ -166,7 +166,7 @@ static void test_drive_moves_less(void **state)
         tiny_train(&run);
         assert_int_equal(checkpoint_load(&manifest, run.run_dir, NULL, &err), 0);
         assert_int_equal(manifest.moments, kind);
-        assert_int_equal(stat(manifest.state_path, &status), 0);
+        assert_int_equal(stat(manifest.files.path[0], &status), 0);
         file[kind] = (double)status.st_size;
         written[kind] = tiny_number(&run, STEPS - 1, "ssd_write_bytes");
         checkpoint_unload(&manifest);

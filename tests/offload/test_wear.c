@@ -147,7 +147,7 @@ static void test_total_of_a_run(void **state)
     struct tiny_run run;
     struct tiny_model model;
     tiny_run_init(&run, "wear");
-    run.settings.nvme_dir = run.nvme_dir;
+    run.settings.nvme = train_nvme(run.nvme_dir);
     run.settings.resident_planes = 0;
     run.settings.steps = 6;
     tiny_train(&run);

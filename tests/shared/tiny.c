@@ -134,8 +134,9 @@ static void open_tier(struct tiny_box *box, const char *name, bool create)
     require(file_make_dirs(scratch_path(dir), &err), &err);
     ASSERT(realpath(scratch_path(dir), box->run_dir) != NULL);
     require(file_join(box->state_path, box->run_dir, "tier.state", &err), &err);
-    require(tier_open(&box->tier, &box->model->layout, &box->memory, box->state_path, create, &err),
-            &err);
+    struct stripe_files files;
+    require(stripe_files_one(&files, box->state_path, &err), &err);
+    require(tier_open(&box->tier, &box->model->layout, &box->memory, &files, create, &err), &err);
 }
 
 void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,

@@ -69,7 +69,7 @@ struct tiny_run {
     char run_dir[FILE_PATH_MAX], nvme_dir[FILE_PATH_MAX];
 };
 /* 3 layers, 64 channels, T 16, B 2, M 1, fp32, 1 thread, no drive, 20 steps, one commit at the end.
- * The folders are run-<name> and nvme-<name>; settings.nvme_dir is NULL. */
+ * The folders are run-<name> and nvme-<name>; settings.nvme is empty. */
 void tiny_run_init(struct tiny_run *run, const char *name);
 /* train_run, which must succeed. */
 void tiny_train(struct tiny_run *run);

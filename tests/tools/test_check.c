@@ -77,7 +77,7 @@ static void test_whole_run(void **state)
 {
     (void)state;
     whole("check @/run");
-    assert_non_null(strstr(command_out(), manifest.state_path));
+    assert_non_null(strstr(command_out(), manifest.files.path[0]));
     assert_non_null(strstr(command_out(), "run/commit.json"));
     assert_non_null(strstr(command_out(), "run/tokenizer.json"));
     assert_non_null(strstr(command_out(), "run/kept/step-00000002/state.bin"));
@@ -99,11 +99,11 @@ static void test_every_plane(void **state)
                 layout_plane_bytes(&model.layout, model.layout.chunks[chunks[i]].count, p);
             uint64_t at = offset + (i % 2 ? bytes - 1 : 0); /* the first byte, or the last */
             snprintf(said, sizeof(said), "%s is damaged: at offset %" PRIu64 " ",
-                     manifest.state_path, offset);
-            flip_byte(manifest.state_path, at);
+                     manifest.files.path[0], offset);
+            flip_byte(manifest.files.path[0], at);
             command_refused(check_main, "check @/run", 1, said);
             assert_non_null(strstr(command_out(), ": 1 damaged"));
-            flip_byte(manifest.state_path, at);
+            flip_byte(manifest.files.path[0], at);
         }
     whole("check @/run");
 }
@@ -114,17 +114,17 @@ static void test_counts_all_names_first(void **state)
     uint32_t last = model.layout.chunk_count - 1;
     char said[64];
     snprintf(said, sizeof(said), "at offset %" PRIu64 " ", plane_offset(manifest.slot, 2, PLANE_M));
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, 2, PLANE_M));
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, 2, PLANE_M) + 1);
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, 2, PLANE_V));
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, last, PLANE_LO));
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, 2, PLANE_M));
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, 2, PLANE_M) + 1);
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, 2, PLANE_V));
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, last, PLANE_LO));
     command_refused(check_main, "check @/run", 1, said);
     assert_non_null(strstr(command_out(), "(3 places)"));
     assert_non_null(strstr(command_out(), ": 3 damaged"));
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, 2, PLANE_M));
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, 2, PLANE_M) + 1);
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, 2, PLANE_V));
-    flip_byte(manifest.state_path, plane_offset(manifest.slot, last, PLANE_LO));
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, 2, PLANE_M));
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, 2, PLANE_M) + 1);
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, 2, PLANE_V));
+    flip_byte(manifest.files.path[0], plane_offset(manifest.slot, last, PLANE_LO));
     whole("check @/run");
 }
 
@@ -132,9 +132,9 @@ static void test_counts_all_names_first(void **state)
 static void test_other_slot(void **state)
 {
     (void)state;
-    flip_byte(manifest.state_path, plane_offset(1 - manifest.slot, 0, PLANE_HI));
+    flip_byte(manifest.files.path[0], plane_offset(1 - manifest.slot, 0, PLANE_HI));
     whole("check @/run");
-    flip_byte(manifest.state_path, plane_offset(1 - manifest.slot, 0, PLANE_HI));
+    flip_byte(manifest.files.path[0], plane_offset(1 - manifest.slot, 0, PLANE_HI));
 }
 
 static void test_kept_commit(void **state)
@@ -145,7 +145,7 @@ static void test_kept_commit(void **state)
     struct err err;
     assert_int_equal(
         checkpoint_load(&kept, scratch_path("run/kept/step-00000002"), &model.layout, &err), 0);
-    strcpy(path, kept.state_path);
+    strcpy(path, kept.files.path[0]);
     uint64_t at = plane_offset(kept.slot, 1, PLANE_HI);
     checkpoint_unload(&kept);
     flip_byte(path, at);

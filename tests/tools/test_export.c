@@ -246,7 +246,7 @@ static uint64_t plane_offset(uint32_t chunk, uint32_t plane, char state_path[FIL
     struct checkpoint_manifest manifest;
     assert_int_equal(infer_model_open(&model, scratch_path("run"), NULL, &err), 0);
     assert_int_equal(checkpoint_load(&manifest, scratch_path("run"), &model.layout, &err), 0);
-    strcpy(state_path, manifest.state_path);
+    strcpy(state_path, manifest.files.path[0]);
     const struct layout_chunk *c = &model.layout.chunks[chunk];
     uint64_t offset = manifest.slot * model.layout.slot_bytes + c->offset +
                       layout_plane_offset(&model.layout, c->count, plane);
