@@ -155,6 +155,15 @@ double profile_flops(const struct profile *profile, enum precision precision,
     return factor / mix(widths.low, widths.high, low_s, high_s, channels);
 }
 
+static void scale_drive(struct profile_drive *drive, double factor)
+{
+    drive->read_bytes_per_s *= factor;
+    drive->write_bytes_per_s *= factor;
+    drive->mixed_read_bytes_per_s *= factor;
+    drive->mixed_write_bytes_per_s *= factor;
+    drive->sustained_write_bytes_per_s *= factor;
+}
+
 void profile_scale(struct profile *profile, double factor)
 {
     ASSERT(factor > 0);
@@ -188,4 +197,6 @@ void profile_scale(struct profile *profile, double factor)
     for (uint32_t p = 0; p < device->point_count; p++)
         for (uint32_t k = 0; k < PROFILE_KERNEL_COUNT; k++)
             device->points[p].flops_per_s[k] *= factor;
+    for (uint32_t d = 0; d < profile->drive_count; d++)
+        scale_drive(&profile->drives[d], factor);
 }

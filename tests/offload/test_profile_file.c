@@ -88,6 +88,12 @@ static const struct expected_field expected[] = {
     {"ssd", "endurance_bytes", "ssd.endurance_bytes", SIZE, true},
     {"ssd", "read_latency_s", "ssd.read_latency_s", LATENCY, false},
     {"ssd", "write_latency_s", "ssd.write_latency_s", LATENCY, false},
+    {"drives", "mount", "drives[0].mount", NAME, false},
+    {"drives", "read_bytes_per_s", "drives[0].read_bytes_per_s", RATE, false},
+    {"drives", "write_bytes_per_s", "drives[0].write_bytes_per_s", RATE, false},
+    {"drives", "mixed_read_bytes_per_s", "drives[0].mixed_read_bytes_per_s", RATE, false},
+    {"drives", "mixed_write_bytes_per_s", "drives[0].mixed_write_bytes_per_s", RATE, false},
+    {"drives", "sustained_write_bytes_per_s", "drives[0].sustained_write_bytes_per_s", RATE, false},
 };
 
 /* A machine in which no field is 0, and no figure a short decimal. */
@@ -112,6 +118,10 @@ static struct profile odd_machine(void)
     p.ssd.fast_cache_bytes = 113000000001;
     p.ssd.capacity_bytes = 2000398934016;
     p.ssd.endurance_bytes = (uint64_t)1200000000000000;
+    p.drive_count = 2;
+    p.drives[0] =
+        (struct profile_drive){"/mnt/a \xc4\x8d", 7e9 / 3, 6e9 / 7, 3e9 / 7, 2e9 / 7, 1e9 / 7};
+    p.drives[1] = (struct profile_drive){"/", 6e9 / 7, 5e9 / 7, 2e9 / 7, 1e9 / 7, 1e9 / 9};
     profile_scale(&p, 1 / 0.7);
     return p;
 }
@@ -186,6 +196,24 @@ static void test_without_a_drive(void **state)
     assert_int_equal(profile_merge(&p, root, "x", &err), 0);
     assert_int_equal(p.ssd.count, 0);
     json_free(root);
+}
+
+/* A drive of a catalogue is none of this machine's. */
+static void test_another_drive(void **state)
+{
+    (void)state;
+    struct profile p = odd_machine();
+    struct err err = {0};
+    const char *text = "{\"spillway_profile\":1,\"ssd\":{\"count\":0}}";
+    struct json_value *root = json_parse(text, strlen(text), "x", &err);
+    assert_non_null(root);
+    assert_int_equal(profile_merge(&p, root, "x", &err), 0);
+    assert_int_equal(p.drive_count, 0);
+    json_free(root);
+    p = odd_machine();
+    strcpy(p.drives[1].mount, p.drives[0].mount);
+    assert_int_equal(profile_save(&p, scratch_path("twice.json"), &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "drives[1].mount"));
 }
 
 /* The text with another value for the first such field of a section; to be freed. */
@@ -481,6 +509,7 @@ int main(void)
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_digits),
         cmocka_unit_test(test_without_a_drive),
+        cmocka_unit_test(test_another_drive),
         cmocka_unit_test(test_every_field_refuses),
         cmocka_unit_test(test_typos_are_refused),
         cmocka_unit_test(test_the_file_itself),

@@ -29,23 +29,23 @@ kill_case() {
     shift
     rm -rf "$calm" "$run_dir"
     start_ns=$(date +%s%N)
-    must "${common[@]}" --nvme "$work/nvme-calm" "$@" --out "$calm"
+    must "${common[@]}" --nvme "$work/nvme-calm${second:+,$work/calm-$second}" "$@" --out "$calm"
     run_ms=$((($(date +%s%N) - start_ns) / 1000000))
     while [ $hit -lt "$kills" ] && [ $attempt -lt $((kills * 20)) ]; do
         attempt=$((attempt + 1))
         # Each round begins anew or goes on from what the last kill left, as a die says.
-        [ $((RANDOM % 3)) -ne 0 ] || rm -rf "$run_dir" "$work/nvme-run"
-        "$spillway" "${common[@]}" --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume \
+        [ $((RANDOM % 3)) -ne 0 ] || rm -rf "$run_dir" "$work"/nvme-run "$work"/run-*
+        "$spillway" "${common[@]}" --nvme "$work/nvme-run${second:+,$work/run-$second}" "$@" --out "$run_dir" --resume \
             >"$work/out" 2>"$work/err" </dev/null &
         kill_after $((RANDOM * run_ms / 32768 + 1)) $! 2>/dev/null
         case $status in
         137) hit=$((hit + 1)) ;;
-        0) rm -rf "$run_dir" "$work/nvme-run" ;;
+        0) rm -rf "$run_dir" "$work"/nvme-run "$work"/run-* ;;
         *) bad=$((bad + 1)) && not_ok "$name: resume number $attempt" "exit status $status" ;;
         esac
     done
     check "$name: $hit kills in $attempt runs" test $hit -ge "$kills" -a $bad -eq 0
-    must "${common[@]}" --nvme "$work/nvme-run" "$@" --out "$run_dir" --resume
+    must "${common[@]}" --nvme "$work/nvme-run${second:+,$work/run-$second}" "$@" --out "$run_dir" --resume
     same "$name: the weights are those of the undisturbed run" \
         "$(last_value "$run_dir/metrics.jsonl" weights_hash)" \
         "$(last_value "$calm/metrics.jsonl" weights_hash)"
@@ -54,9 +54,11 @@ kill_case() {
     same "$name: $steps steps" "$(values "$run_dir/metrics.jsonl" loss | wc -l)" $steps
     run check "$run_dir"
     check "$name: every checksum holds" test $status -eq 0
-    rm -rf "$work/nvme-calm" "$work/nvme-run"
+    rm -rf "$work"/nvme-* "$work"/run-* "$work"/calm-*
 }
+second= # the name of another folder, as on another drive
 kill_case "all on the drive" --resident none
+second=drive kill_case "on two drives" --resident none
 # Evaluations lie between a step's end and its commit, and here take most of the time.
 kill_case "all in RAM, evaluating each step" --eval-every 1
 
