@@ -11,6 +11,7 @@
 #include "core/topo.h"
 #include "io/file.h"
 #include "offload/profile_file.h"
+#include "tools/bench_drives.h"
 #include "tools/commands.h"
 #include "tools/local.h"
 
@@ -193,12 +194,12 @@ static int bench_pcie(struct bench *bench, struct err *err)
 
 static const struct part {
     const char *word;
-    int (*run)(struct bench *bench, struct err *err);
-    double share; /* of the seconds of `all` */
+    int (*run)(struct bench *bench, struct err *err); /* NULL: of drives (bench_drives) */
+    double share;                                     /* of the seconds of `all` */
     bool in_all, writes;
 } parts[] = {
     {"ram", bench_ram, 0.14, true, true},         {"optimizer", bench_optimizer, 0.07, true, true},
-    {"compute", bench_compute, 0.50, true, true}, {"ssd", bench_ssd, 0.28, true, true},
+    {"compute", bench_compute, 0.50, true, true}, {"ssd", NULL, 0.28, true, true},
     {"pcie", bench_pcie, 0.01, true, false},
 };
 
@@ -211,7 +212,8 @@ static const struct part *find_part(const char *word)
 }
 
 struct command {
-    const char *word, *out;
+    const char *word, *out, *nvme;
+    struct nvme_list drives; /* of nvme */
     uint64_t threads;
     double seconds;
     bool seconds_given;
@@ -224,11 +226,11 @@ static int run_part(struct command *command, const struct part *part, struct err
     struct bench *bench = &command->bench;
     bool all = !bench->alone;
     bench->seconds = command->seconds * (all || !command->seconds_given ? part->share : 1);
-    if (all && part->run == bench_ssd && !bench->nvme_dir) {
+    if (!part->run && !command->drives.count) {
         log_line("the drive is not measured: give --nvme DIR, a folder on it");
         return 0;
     }
-    int result = part->run(bench, err);
+    int result = part->run ? part->run(bench, err) : bench_drives(bench, &command->drives, err);
     /* Threads that are started later would inherit what a bound pool has left of this one. */
     topo_unbind_thread();
     return result;
@@ -390,23 +392,20 @@ static int measure(struct command *command, struct err *err)
 
 /* ---- The command line ------------------------------------------------------------------------ */
 
-static int check_drive(const struct bench *bench, struct err *err)
+static int check_drive(const struct bench *bench, const char *dir, struct err *err)
 {
     uint64_t need = bench->file_bytes + bench->sustained_bytes, free_bytes;
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
-    if (strchr(bench->nvme_dir, ','))
-        return err_set(err, ERR_USAGE, "--nvme: one drive is measured at a time; give one folder");
-    if (!file_exists(bench->nvme_dir))
-        return err_set(err, ERR_INPUT, "--nvme: there is no folder %s: make it first",
-                       bench->nvme_dir);
-    int result = file_check_tier(bench->nvme_dir, err);
+    if (!file_exists(dir))
+        return err_set(err, ERR_INPUT, "--nvme: there is no folder %s: make it first", dir);
+    int result = file_check_tier(dir, err);
     if (result == 0)
-        result = file_free_bytes(bench->nvme_dir, &free_bytes, err);
+        result = file_free_bytes(dir, &free_bytes, err);
     if (result == 0 && need > free_bytes)
         result = err_set(err, ERR_INPUT,
                          "the drive of %s has %s free and the test file needs %s: give a smaller "
                          "--size or --sustained",
-                         bench->nvme_dir, log_bytes(a, free_bytes), log_bytes(b, need));
+                         dir, log_bytes(a, free_bytes), log_bytes(b, need));
     return result;
 }
 
@@ -420,8 +419,8 @@ static int check_options(struct command *command, struct err *err)
                        "optimizer, all or offload",
                        command->word);
     bench->alone = !all;
-    bool drive = all || find_part(command->word)->run == bench_ssd;
-    if (!all && drive && !bench->nvme_dir)
+    bool drive = all || !find_part(command->word)->run;
+    if (!all && drive && !command->nvme)
         return err_set(err, ERR_USAGE, "--nvme is missing: --nvme DIR, a folder on the drive");
     if (command->threads > topo_open()->thread_count)
         return err_set(err, ERR_USAGE, "--threads is at most %u here", topo_open()->thread_count);
@@ -434,14 +433,18 @@ static int check_options(struct command *command, struct err *err)
         return err_set(err, ERR_USAGE, "--sustained must be more than --size");
     bench->file_bytes = bench->file_bytes / MIB * MIB;
     bench->sustained_bytes = bench->sustained_bytes / MIB * MIB;
-    return drive && bench->nvme_dir ? check_drive(bench, err) : 0;
+    int result = drive ? nvme_parse(&command->drives, command->nvme, err) : 0;
+    for (uint32_t d = 0; d < command->drives.count && result == 0; d++)
+        result = check_drive(bench, command->drives.dir[d], err);
+    return result;
 }
 
 static int parse(struct command *command, int argc, char **argv, struct err *err)
 {
     struct bench *bench = &command->bench;
     const struct args_option options[] = {
-        {"nvme", ARGS_STRING, &bench->nvme_dir, "DIR", "a folder on the drive to measure", NULL},
+        {"nvme", ARGS_STRING, &command->nvme, "DIR[,DIR]",
+         "a folder on the drive to measure, or one on each of several", NULL},
         {"out", ARGS_STRING, &command->out, "PROFILE.json",
          "where to write; a part replaces its own figures there (default of all: "
          "~/.config/spillway/machine.json)",

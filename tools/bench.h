@@ -54,7 +54,7 @@ struct bench_row {
 
 struct bench {
     struct profile profile; /* parts write their figures here */
-    const char *nvme_dir;   /* NULL: no drive is measured */
+    const char *nvme_dir;   /* the drive that bench_ssd measures */
     uint32_t threads;
     uint64_t file_bytes;      /* of the drive's test file */
     uint64_t sustained_bytes; /* 0: the sustained rate is not measured */

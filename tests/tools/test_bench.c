@@ -84,7 +84,7 @@ static void test_bad_words(void **state)
     command_refused(bench_main, "bench gpu", 2, "\"gpu\"");
     command_refused(bench_main, "bench ram ssd", 2, "ssd");
     command_refused(bench_main, "bench ssd", 2, "--nvme");
-    command_refused(bench_main, "bench ssd --nvme @/drive,@/drive", 2, "one drive");
+    command_refused(bench_main, "bench ssd --nvme @/drive,@/none", 1, "@/none");
     command_refused(bench_main, "bench ssd --nvme @/drive --size 1M", 2, "16M");
     command_refused(bench_main, "bench ssd --nvme @/drive --size 16M --sustained 1M", 2,
                     "--sustained");
@@ -219,6 +219,27 @@ static void test_endurance_stays(void **state)
     assert_int_equal(profile.ssd.endurance_bytes, 0);
 }
 
+/* Two folders of one drive are one drive; a drive that was measured before stays known. */
+static void test_several_drives(void **state)
+{
+    (void)state;
+    struct profile before, after;
+    struct err err;
+    profile_init(&before, 3);
+    before.measured = true;
+    before.drive_count = 1;
+    before.drives[0] = (struct profile_drive){"/mnt/other", 4e9, 3e9, 2e9, 1e9, 1e9};
+    assert_int_equal(profile_save(&before, scratch_path("several.json"), &err), 0);
+    assert_int_equal(mkdir(scratch_path("second"), 0755), 0);
+    command_must(bench_main, "bench ssd --nvme @/drive,@/second --out @/several.json" SHORT);
+    load(&after, "several.json");
+    assert_int_equal(after.ssd.count, 1);
+    assert_int_equal(after.drive_count, 2);
+    assert_memory_equal(&after.drives[0], &before.drives[0], sizeof(before.drives[0]));
+    assert_true(after.drives[1].mixed_read_bytes_per_s == after.ssd.mixed_read_bytes_per_s);
+    assert_int_equal(count_entries(scratch_path("second")), 0);
+}
+
 static void test_part_without_out(void **state)
 {
     (void)state;
@@ -242,6 +263,7 @@ int main(void)
         cmocka_unit_test(test_all_in_config_folder),
         cmocka_unit_test(test_part_leaves_the_others),
         cmocka_unit_test(test_endurance_stays),
+        cmocka_unit_test(test_several_drives),
         cmocka_unit_test(test_part_without_out),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
