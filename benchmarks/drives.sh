@@ -43,7 +43,7 @@ must_in_group() {
 both=$work/a/tier,$work/b/tier
 mkdir "$work/a/tier" "$work/b/tier"
 must_in_group bench ssd --nvme "$both" --out "$work/machine.json" --seconds 20
-grep -A 8 '"drives"' "$work/machine.json" | grep -E '"(mount|mixed)' | sed "s|$work||"
+grep -A 20 '"drives"' "$work/machine.json" | grep -E '"(mount|mixed)' | sed "s|$work||"
 common=(--model gpt2-124m --data "$work/data" --seq 64 --batch 1 --vram-budget 500M --resident none
     --ram-budget 70M --steps "$steps" --checkpoint-every 0)
 
