@@ -3,6 +3,7 @@
 #include "core/hash.h"
 #include "core/json.h"
 #include "core/mem.h"
+#include "core/watch.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -37,8 +38,33 @@ void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
     memset(checkpoint->text, ' ', checkpoint->text_max);
 }
 
+int checkpoint_watch(struct checkpoint *checkpoint, struct err *err)
+{
+    return watch_open(&checkpoint->watch, WATCH_PATIENCE_NS, err);
+}
+
+/* Over a flush or a manifest's replacement. */
+static void begin_watch(const struct checkpoint *checkpoint, const struct tier *tier)
+{
+    char text[512];
+    if (checkpoint->watch)
+        watch_begin(checkpoint->watch,
+                    "the drive has not answered for %d s while a commit was flushed to %s and its "
+                    "manifest written in %s; %s",
+                    (int)(WATCH_PATIENCE_NS / 1000000000),
+                    stripe_files_text(&tier->files, text, sizeof(text)), checkpoint->run_dir,
+                    tier_commit_note(tier));
+}
+
+static void end_watch(const struct checkpoint *checkpoint)
+{
+    if (checkpoint->watch)
+        watch_end(checkpoint->watch);
+}
+
 void checkpoint_deinit(struct checkpoint *checkpoint)
 {
+    watch_close(checkpoint->watch);
     mem_free(checkpoint->text);
     *checkpoint = (struct checkpoint){0};
 }
@@ -143,7 +169,7 @@ static size_t write_manifest(struct checkpoint *checkpoint, const struct tier *t
     return used;
 }
 
-int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err)
+static int flush_and_name(struct checkpoint *checkpoint, struct tier *tier, struct err *err)
 {
     checkpoint->weights_hash = tier_weights_hash(tier);
     char path[FILE_PATH_MAX];
@@ -155,7 +181,14 @@ int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct e
     if (result)
         return result;
     size_t bytes = write_manifest(checkpoint, tier, tier_open_slot(tier), false, &tier->files);
-    result = file_replace(path, checkpoint->text, bytes, err);
+    return file_replace(path, checkpoint->text, bytes, err);
+}
+
+int checkpoint_commit(struct checkpoint *checkpoint, struct tier *tier, struct err *err)
+{
+    begin_watch(checkpoint, tier);
+    int result = flush_and_name(checkpoint, tier, err);
+    end_watch(checkpoint);
     if (result)
         return result;
     tier->committed_slot = (int)tier_open_slot(tier);
@@ -177,7 +210,9 @@ int checkpoint_open_commit(struct checkpoint *checkpoint, struct tier *tier, str
     checkpoint->step = checkpoint->committed_step;
     size_t bytes = write_manifest(checkpoint, tier, 0, true, &tier->files);
     checkpoint->step = step;
+    begin_watch(checkpoint, tier);
     result = file_replace(path, checkpoint->text, bytes, err);
+    end_watch(checkpoint);
     if (result == 0)
         tier->overwriting = true;
     return result;

@@ -22,12 +22,16 @@
 /* The state of a run without an NVMe folder, and of a kept commit, in the run's own folder. */
 #define CHECKPOINT_STATE_FILE "state.bin"
 
+struct watch;
+
 struct checkpoint {
     char run_dir[FILE_PATH_MAX];
     uint64_t step;   /* of the commit that is being made: set by the trainer beforehand */
     uint64_t tokens; /* trained on so far, with that step */
     char *text;      /* owned; room for the manifest: a commit allocates nothing */
     size_t text_max;
+    struct watch
+        *watch; /* owned; over flushes and manifests. NULL: they may take as long as they like */
     uint64_t weights_hash;   /* of the last commit */
     uint64_t committed_step; /* its step: also set by whoever loads one (state_load) */
 };
@@ -35,6 +39,8 @@ struct checkpoint {
 void checkpoint_init(struct checkpoint *checkpoint, const char *run_dir,
                      const struct layout *layout);
 void checkpoint_deinit(struct checkpoint *checkpoint);
+/* From now on a commit that the drive never answers ends the program with a sentence. */
+int checkpoint_watch(struct checkpoint *checkpoint, struct err *err);
 
 /* Flushes the state files, replaces the manifest, and turns the slots around. Everything of the
  * open slot has been written and tier->plane_sums are its sums. */

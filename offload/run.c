@@ -342,7 +342,9 @@ static int open_tiers(struct run *run, struct err *err)
     run->exec.tier = &run->tier;
     run->exec.checkpoint = &run->checkpoint;
     checkpoint_init(&run->checkpoint, s->run_dir, &run->layout);
-    result = home_find(&home, s, err);
+    result = checkpoint_watch(&run->checkpoint, err);
+    if (result == 0)
+        result = home_find(&home, s, err);
     if (result == 0)
         result = has_commit ? start_from_commit(run, &home, &manifest, err)
                             : start_fresh(run, &home.files, err);

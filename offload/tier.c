@@ -37,10 +37,11 @@ static int open_scratch(struct tier_drive *drive, const char *state_path, struct
 {
     if (!drive->scratch_bytes)
         return 0;
-    int written =
-        snprintf(drive->scratch_path, sizeof(drive->scratch_path), "%s.scratch", state_path);
-    if (written >= (int)sizeof(drive->scratch_path))
+    static const char end[] = ".scratch";
+    if (strlen(state_path) + sizeof(end) > sizeof(drive->scratch_path))
         return err_set(err, ERR_INPUT, "the path %s is too long", state_path);
+    strcpy(drive->scratch_path, state_path);
+    strcat(drive->scratch_path, end);
     int result = file_open_direct(&drive->scratch_fd, drive->scratch_path, true, true, err);
     if (result)
         return result;

@@ -483,6 +483,9 @@ static int choose_model(struct survey *survey, struct err *err)
                        survey->seq, survey->config.positions, survey->config.name);
     if (survey->measure && (!survey->data || !survey->nvme))
         return err_set(err, ERR_USAGE, "--measure trains: it needs --data DIR and --nvme DIR");
+    if (survey->nvme && strchr(survey->nvme, ',') && !file_exists(survey->nvme))
+        return err_set(err, ERR_USAGE, "--nvme of a sweep is one folder, not a list: %s",
+                       survey->nvme);
     if (survey->measure &&
         (survey->steps <= MEASURE_WARM_UP_STEPS || survey->steps > MEASURE_STEPS_MAX))
         return err_set(err, ERR_USAGE,
