@@ -20,7 +20,7 @@
 
 #define FUZZ_ROUNDS 20000
 
-enum shape { NAME, TRUTH, WHOLE, SIZE, RATE, MAYBE_RATE, LATENCY, CHOICE };
+enum shape { NAME, TRUTH, WHOLE, SIZE, RATE, MAYBE_RATE, LATENCY, DEPTH, CHOICE };
 
 struct expected_field {
     const char *section, *field, *shown;
@@ -88,6 +88,7 @@ static const struct expected_field expected[] = {
     {"ssd", "endurance_bytes", "ssd.endurance_bytes", SIZE, true},
     {"ssd", "read_latency_s", "ssd.read_latency_s", LATENCY, false},
     {"ssd", "write_latency_s", "ssd.write_latency_s", LATENCY, false},
+    {"ssd", "queue_depth", "ssd.queue_depth", DEPTH, true},
 };
 
 /* A machine in which no field is 0, and no figure a short decimal. */
@@ -112,6 +113,7 @@ static struct profile odd_machine(void)
     p.ssd.fast_cache_bytes = 113000000001;
     p.ssd.capacity_bytes = 2000398934016;
     p.ssd.endurance_bytes = (uint64_t)1200000000000000;
+    p.ssd.queue_depth = 5;
     profile_scale(&p, 1 / 0.7);
     return p;
 }
@@ -231,6 +233,7 @@ static void test_every_field_refuses(void **state)
         [RATE] = {"0", "-1e9", "1e30", "\"1e9\"", "false"},
         [MAYBE_RATE] = {"-1e9", "1e30", "\"1e9\"", "false"},
         [LATENCY] = {"-1e-6", "11", "1e300", "\"0\"", "true"},
+        [DEPTH] = {"-1", "2.5", "65", "\"3\"", "true"},
         [CHOICE] = {"\"fp16\"", "1", "\"\""},
     };
     char *text = saved_text(), member[256];
