@@ -11,16 +11,19 @@
 
 #include "offload/plan.h"
 
-/* Transfers in flight on each drive in each direction. A chunk's transfer keeps a drive busy by
- * itself; two more hide the way back. More of them only end later: a virtual drive that tells of
- * what it has done when its queue is empty made steps 7 % longer with 8 than with 2 or 3. */
-#define ENGINE_DRIVE_DEPTH 3
-#define ENGINE_DRIVES_MAX  8 /* more are no faster */
+/* Transfers in flight on each drive in each direction, where nothing better is known. A chunk's
+ * transfer keeps a drive busy by itself; two more hide the way back. More of them only end later: a
+ * virtual drive that tells of what it has done when its queue is empty made steps 7 % longer with 8
+ * than with 2 or 3. */
+#define ENGINE_DRIVE_DEPTH     3
+#define ENGINE_DRIVE_DEPTH_MAX 24 /* of all drives together; more are no faster */
 
-/* Of the drive lanes, all drives together. */
-static inline uint32_t engine_drive_depth(uint32_t drive_count)
+/* Of the drive lanes, all drives together. queue_depth: what `bench ssd` has found best for one
+ * drive; 0: not known. */
+static inline uint32_t engine_drive_depth(uint32_t queue_depth, uint32_t drive_count)
 {
-    return ENGINE_DRIVE_DEPTH * MIN(MAX(drive_count, 1), ENGINE_DRIVES_MAX);
+    uint32_t each = queue_depth ? queue_depth : ENGINE_DRIVE_DEPTH;
+    return MIN(each * MAX(drive_count, 1), ENGINE_DRIVE_DEPTH_MAX);
 }
 
 struct engine_completion {

@@ -294,9 +294,10 @@ void engine_model_init(struct engine_model *model, const struct profile *profile
         .engine = {.begin = begin, .submit = submit, .reap = reap, .now_ns = now_ns},
         .profile = profile,
     };
+    uint32_t drive_depth = engine_drive_depth(profile->ssd.queue_depth, profile->ssd.count);
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         bool is_drive = lane == LANE_SSD_READ || lane == LANE_SSD_WRITE;
-        model->engine.depth[lane] = is_drive ? engine_drive_depth(profile->ssd.count) : LANE_DEPTH;
+        model->engine.depth[lane] = is_drive ? drive_depth : LANE_DEPTH;
         model->engine.in_order[lane] = !is_drive;
         model->stretch[lane] = 1;
     }

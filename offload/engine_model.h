@@ -23,7 +23,7 @@
 #include "offload/engine.h"
 #include "offload/profile.h"
 
-#define ENGINE_MODEL_DEPTH_MAX (ENGINE_DRIVE_DEPTH * ENGINE_DRIVES_MAX)
+#define ENGINE_MODEL_DEPTH_MAX ENGINE_DRIVE_DEPTH_MAX
 
 struct engine_model_op {
     uint32_t op;

@@ -17,7 +17,6 @@
 #include <stdatomic.h>
 
 #define LANE_DEPTH       4
-#define DRIVE_DEPTH_MAX  64
 #define LANE_STACK_BYTES (512 * KIB)
 
 /* Deadlines that do not wait, and that do not come. */
@@ -139,8 +138,8 @@ _Noreturn static void transfer_failed(struct engine_real *real, const struct pla
     struct tier *tier = real->exec->tier;
     uint32_t cell = op->uses[write ? 1 : 0].cells.first;
     struct tier_location at = tier_read_at(tier, cell);
-    fatal("cannot %s %s at offset %" PRIu64 ": %s; %s%s", write ? "write" : "read",
-          at.path, at.offset + completion->done_bytes, ring_explain(real->ring, completion->error),
+    fatal("cannot %s %s at offset %" PRIu64 ": %s; %s%s", write ? "write" : "read", at.path,
+          at.offset + completion->done_bytes, ring_explain(real->ring, completion->error),
           tier_commit_note(tier),
           tier->overwriting ? "" : ": continue with --resume when the drive is well again");
 }
@@ -207,7 +206,7 @@ static int start_lane(struct engine_real *real, enum plan_lane which, struct err
 int engine_real_open(struct engine_real **out, struct exec *exec, struct ring *ring,
                      uint32_t drive_depth, struct err *err)
 {
-    ASSERT(drive_depth > 0 && drive_depth <= DRIVE_DEPTH_MAX);
+    ASSERT(drive_depth > 0 && drive_depth <= ENGINE_DRIVE_DEPTH_MAX);
     struct engine_real *real = mem_alloc(1, sizeof(*real));
     *out = real;
     real->engine =

@@ -21,7 +21,7 @@
 
 /* Short of nothing, this many chunk states are in flight between drives and optimizer: what keeps
  * each drive busy in both directions and two that are updated, about 24 MiB with one drive. */
-#define STATE_STAGES_MAX(drives) (2 + 2 * ENGINE_DRIVE_DEPTH * (drives))
+#define STATE_STAGES_MAX(depth) (2 + 2 * (depth))
 /* With less, read, update and write of different chunks wait for one another: 2 made the smallest
  * placements 1.5 times as slow as the drive allows. */
 #define STATE_STAGES_MIN 4
@@ -306,10 +306,10 @@ bool place_measure(struct place *place, const struct place_choice *choice)
 /* ---- Choices ----------------------------------------------------------------------------------
  */
 
-static uint32_t drives_of(const struct place_spec *spec)
+static uint32_t drive_depth(const struct place_spec *spec)
 {
-    uint32_t count = spec->profile ? spec->profile->ssd.count : 1;
-    return MIN(MAX(count, 1), ENGINE_DRIVES_MAX);
+    const struct profile_ssd *ssd = spec->profile ? &spec->profile->ssd : NULL;
+    return engine_drive_depth(ssd ? ssd->queue_depth : 0, ssd ? ssd->count : 1);
 }
 
 /* Whether a knob means anything here, and how far it goes. */
@@ -324,7 +324,9 @@ uint32_t place_knob_max(const struct place *place, enum place_knob knob)
     case KNOB_GRADIENT_SLOTS:
         return 1;
     case KNOB_STATE_STAGES:
-        return spec->nvme ? STATE_STAGES_MAX(drives_of(spec)) - STATE_STAGES_MIN : 0;
+        return spec->nvme
+                   ? MAX(STATE_STAGES_MAX(drive_depth(spec)), STATE_STAGES_MIN) - STATE_STAGES_MIN
+                   : 0;
     case KNOB_GRADIENT_RING:
         return separate || spec->nvme ? layout->block_chunks : 0;
     case KNOB_HI:

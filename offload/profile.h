@@ -84,6 +84,8 @@ struct profile_ram {
 struct profile_ssd {
     char name[PROFILE_NAME_MAX];
     uint32_t count; /* drives, striped; 0: there is none. The figures below are of one drive. */
+    uint32_t queue_depth; /* transfers of a step in flight in each direction that serve it best; 0:
+                           * not known, and ENGINE_DRIVE_DEPTH (offload/engine.h) is taken */
     double read_bytes_per_s, write_bytes_per_s;
     double mixed_read_bytes_per_s, mixed_write_bytes_per_s; /* both going on, equal amounts */
     double sustained_write_bytes_per_s; /* past the fast cache: what a run of weeks gets */
@@ -92,6 +94,8 @@ struct profile_ssd {
     uint64_t endurance_bytes;           /* rated: TBW; 0: not known */
     double read_latency_s, write_latency_s;
 };
+/* The ring and the tier have room for no more. */
+#define PROFILE_QUEUE_DEPTH_MAX 64
 
 #define PROFILE_DRIVES_MAX 8
 

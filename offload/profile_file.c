@@ -97,6 +97,7 @@ static const struct field ssd_fields[] = {
     {MAYBE_SIZE(profile_ssd, endurance_bytes, ENDURANCE_MOST)},
     {LATENCY(profile_ssd, read_latency_s)},
     {LATENCY(profile_ssd, write_latency_s)},
+    {MAYBE_COUNT(profile_ssd, queue_depth, PROFILE_QUEUE_DEPTH_MAX)},
 };
 
 /* A machine without a drive has no figures of one: {"count": 0} is enough. */
@@ -114,6 +115,7 @@ static const struct field no_ssd_fields[] = {
     {MAYBE_SIZE(profile_ssd, endurance_bytes, ENDURANCE_MOST)},
     {AT(profile_ssd, read_latency_s), .kind = FIELD_DOUBLE, .most = LATENCY_MOST},
     {AT(profile_ssd, write_latency_s), .kind = FIELD_DOUBLE, .most = LATENCY_MOST},
+    {MAYBE_COUNT(profile_ssd, queue_depth, PROFILE_QUEUE_DEPTH_MAX)},
 };
 
 static const char *const precision_names[] = {[PRECISION_FP32] = "fp32", [PRECISION_BF16] = "bf16"};

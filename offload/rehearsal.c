@@ -99,6 +99,11 @@ static void fill_gradients(const struct rehearsal *r)
             fill_gradient(r, runs[i].first + c);
 }
 
+static uint32_t drive_depth(const struct rehearsal *r)
+{
+    return engine_drive_depth(r->place.spec.profile->ssd.queue_depth, 1);
+}
+
 static int open_memory(struct rehearsal *r, const struct tensors *tensors, struct err *err)
 {
     r->exec = (struct exec){
@@ -110,7 +115,7 @@ static int open_memory(struct rehearsal *r, const struct tensors *tensors, struc
         .committed_step = UINT64_MAX,
         .device_modelled = true,
     };
-    int result = ring_open(&r->ring, 4 * ENGINE_DRIVE_DEPTH, err);
+    int result = ring_open(&r->ring, 4 * drive_depth(r), err);
     if (result == 0)
         result = exec_open(&r->exec, tensors, err);
     if (result == 0)
@@ -126,7 +131,7 @@ static int open_engine(struct rehearsal *r, struct err *err)
         .exec = &r->exec,
         .ring = r->ring,
         .profile = r->place.spec.profile,
-        .drive_depth = ENGINE_DRIVE_DEPTH,
+        .drive_depth = drive_depth(r),
         .op_max = r->sched.op_max,
         .modelled = {[LANE_COMPUTE] = true, [LANE_H2D] = true, [LANE_D2H] = true},
     };

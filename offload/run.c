@@ -364,7 +364,7 @@ static int open_engine(struct run *run, struct err *err)
     run->exec.seed = run->settings->seed;
     run->exec.loss_scale =
         (float)(1.0 / (double)(run->settings->batch * run->settings->seq * run->settings->accum));
-    uint32_t depth = engine_drive_depth(run->settings->nvme.count);
+    uint32_t depth = engine_drive_depth(run->profile.ssd.queue_depth, run->settings->nvme.count);
     int result = ring_open(&run->ring, 4 * depth, err);
     if (result == 0)
         result = exec_open(&run->exec, &run->tensors, err);

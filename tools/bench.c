@@ -7,11 +7,16 @@
 #include "tools/bench.h"
 
 #include "core/args.h"
+#include "core/json.h"
 #include "core/mem.h"
 #include "core/topo.h"
 #include "io/file.h"
+#include "offload/engine.h"
+#include "offload/layout.h"
 #include "offload/profile_file.h"
+#include "tools/bench_drive.h"
 #include "tools/bench_drives.h"
+#include "tools/bench_table.h"
 #include "tools/commands.h"
 #include "tools/local.h"
 
@@ -25,6 +30,7 @@
 #include <unistd.h>
 
 #define SECONDS_DEFAULT 60.0
+#define BLOCK_DEFAULT   (LAYOUT_CHUNK_PARAMETERS * LAYOUT_STATE_BYTES)
 #define FILE_BYTES_MIN  (16 * MIB)
 #define COLD_FACTOR     8 /* times the third-level caches */
 #define COLD_BYTES_MIN  (128 * MIB)
@@ -160,6 +166,27 @@ static void print_table(const struct bench *bench)
     printf("(spread: the middle half of the samples lies within this of the median)\n");
 }
 
+/* What print_table tells, beside what the part has put there. */
+static void print_json(const struct bench *bench)
+{
+    struct json_value *figures = json_new_array();
+    for (uint32_t i = 0; i < bench->row_count; i++) {
+        const struct bench_row *row = &bench->rows[i];
+        struct json_value *object = json_new_object();
+        json_set_string(object, "figure", row->figure);
+        json_set_number(object, "value", row->value);
+        if (row->limit > 0)
+            json_set_number(object, "limit", row->limit);
+        if (row->spread >= 0)
+            json_set_number(object, "spread", row->spread);
+        json_append(figures, object);
+    }
+    json_set(bench->json, "figures", figures);
+    char *text = json_text(bench->json, true);
+    printf("%s\n", text);
+    mem_free(text);
+}
+
 /* ---- PCI ------------------------------------------------------------------------------------- */
 
 static void print_device(const struct topo_device *device)
@@ -216,7 +243,7 @@ struct command {
     struct nvme_list drives; /* of nvme */
     uint64_t threads;
     double seconds;
-    bool seconds_given;
+    bool seconds_given, json;
     char out_path[FILE_PATH_MAX];
     struct bench bench;
 };
@@ -266,7 +293,7 @@ static void existing_folder(char folder[FILE_PATH_MAX], const char *path)
 }
 
 /* Before a minute of measuring, and without making anything yet. */
-static int check_writable(const char *path, struct err *err)
+static int check_writable(const char *path, const char *what, struct err *err)
 {
     char folder[FILE_PATH_MAX];
     existing_folder(folder, path);
@@ -276,10 +303,10 @@ static int check_writable(const char *path, struct err *err)
     if (length + 2 < sizeof(folder) && folder[length - 1] != '/')
         strcpy(folder + length, "/");
     if (access(folder, W_OK | X_OK) != 0)
-        return err_set_errno(err, errno, "cannot write the profile %s: in %s", path, folder);
+        return err_set_errno(err, errno, "cannot write the %s %s: in %s", what, path, folder);
     folder[length] = '\0';
     if (access(path, F_OK) == 0 && strcmp(path, folder) == 0)
-        return err_set(err, ERR_INPUT, "%s is a folder: give --out a file's name", path);
+        return err_set(err, ERR_INPUT, "%s is a folder: the %s needs a file's name", path, what);
     return 0;
 }
 
@@ -299,7 +326,7 @@ static int open_profile(struct command *command, struct err *err)
         if (result)
             return result;
     }
-    int result = check_writable(command->out_path, err);
+    int result = check_writable(command->out_path, "profile", err);
     if (result || !bench->alone || !file_exists(command->out_path)) {
         snprintf(bench->profile.name, PROFILE_NAME_MAX, "%.*s", PROFILE_NAME_MAX - 1,
                  topo->cpu_model);
@@ -342,7 +369,7 @@ static int save_profile(struct command *command, struct err *err)
     if (result == 0)
         result = profile_save(&bench->profile, command->out_path, err);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    if (result == 0)
+    if (result == 0 && !bench->json)
         printf("\nwritten: %s\n", command->out_path);
     return result;
 }
@@ -381,10 +408,15 @@ static int measure(struct command *command, struct err *err)
     if (result)
         return result;
     complete_profile(&bench->profile, !bench->alone);
-    print_table(bench);
-    printf("measured in %s\n", log_duration(took, bench_seconds_since(start_ns)));
+    if (bench->json) {
+        print_json(bench);
+    } else {
+        print_table(bench);
+        printf("measured in %s\n", log_duration(took, bench_seconds_since(start_ns)));
+    }
     if (bench->alone && !command->out) {
-        printf("\nNothing is written without --out PROFILE.json\n");
+        if (!bench->json && !bench->ssd.cell)
+            printf("\nNothing is written without --out PROFILE.json\n");
         return 0;
     }
     return save_profile(command, err);
@@ -407,6 +439,54 @@ static int check_drive(const struct bench *bench, const char *dir, struct err *e
                          "--size or --sustained",
                          dir, log_bytes(a, free_bytes), log_bytes(b, need));
     return result;
+}
+
+static bool is_way(const char *word)
+{
+    return strcmp(word, "read") == 0 || strcmp(word, "write") == 0 || strcmp(word, "mixed") == 0;
+}
+
+static int check_cell(const struct command *command, struct err *err)
+{
+    const struct bench *bench = &command->bench;
+    const struct bench_ssd_request *ssd = &bench->ssd;
+    if (command->out || ssd->table || bench->sustained_bytes)
+        return err_set(err, ERR_USAGE,
+                       "--block, --depth and --way measure nothing of a profile: leave out --out, "
+                       "--table and --sustained");
+    if (ssd->way && !is_way(ssd->way))
+        return err_set(err, ERR_USAGE, "--way is '%.40s'; it may be: read, write, mixed", ssd->way);
+    if (ssd->depth < 1 || ssd->depth > BENCH_DRIVE_DEPTH_MAX)
+        return err_set(err, ERR_USAGE, "--depth may be 1 to %d", BENCH_DRIVE_DEPTH_MAX);
+    if (!ssd->block_bytes || ssd->block_bytes % IO_ALIGN)
+        return err_set(err, ERR_USAGE, "--block must be a multiple of %uK",
+                       (unsigned)(IO_ALIGN / KIB));
+    if (ssd->block_bytes > bench->file_bytes / 2 / ssd->depth)
+        return err_set(err, ERR_USAGE,
+                       "transfers of that --block and --depth need a larger file: give --size");
+    return 0;
+}
+
+/* For more than the profile's figures. */
+static bool ssd_is_asked(const struct command *command)
+{
+    const struct bench_ssd_request *ssd = &command->bench.ssd;
+    return ssd->table || ssd->plot || ssd->cell || command->json;
+}
+
+static int check_ssd_options(struct command *command, struct err *err)
+{
+    const struct bench *bench = &command->bench;
+    const struct bench_ssd_request *ssd = &bench->ssd;
+    if (ssd_is_asked(command) && strcmp(command->word, "ssd") != 0)
+        return err_set(err, ERR_USAGE,
+                       "--table, --plot, --block, --depth, --way and --json are for 'bench ssd'");
+    if (ssd->plot && !ssd->table)
+        return err_set(err, ERR_USAGE, "--plot draws a table: give --table too");
+    int result = ssd->plot ? bench_table_check_plot(ssd->plot, err) : 0;
+    if (result == 0 && ssd->plot)
+        result = check_writable(ssd->plot, "plot", err);
+    return result == 0 && ssd->cell ? check_cell(command, err) : result;
 }
 
 static int check_options(struct command *command, struct err *err)
@@ -433,7 +513,14 @@ static int check_options(struct command *command, struct err *err)
         return err_set(err, ERR_USAGE, "--sustained must be more than --size");
     bench->file_bytes = bench->file_bytes / MIB * MIB;
     bench->sustained_bytes = bench->sustained_bytes / MIB * MIB;
-    int result = drive ? nvme_parse(&command->drives, command->nvme, err) : 0;
+    int result = check_ssd_options(command, err);
+    if (result == 0 && drive)
+        result = nvme_parse(&command->drives, command->nvme, err);
+    if (result == 0 && command->drives.count > 1 && ssd_is_asked(command))
+        result =
+            err_set(err, ERR_USAGE,
+                    "--table, --plot, --block, --depth, --way and --json are of one drive: give "
+                    "--nvme one folder");
     for (uint32_t d = 0; d < command->drives.count && result == 0; d++)
         result = check_drive(bench, command->drives.dir[d], err);
     return result;
@@ -442,6 +529,7 @@ static int check_options(struct command *command, struct err *err)
 static int parse(struct command *command, int argc, char **argv, struct err *err)
 {
     struct bench *bench = &command->bench;
+    bool block = false, depth = false;
     const struct args_option options[] = {
         {"nvme", ARGS_STRING, &command->nvme, "DIR[,DIR]",
          "a folder on the drive to measure, or one on each of several", NULL},
@@ -451,26 +539,43 @@ static int parse(struct command *command, int argc, char **argv, struct err *err
          NULL},
         {"threads", ARGS_U64, &command->threads, "N", "cores to use (default: all)", NULL},
         {"seconds", ARGS_DOUBLE, &command->seconds, "X",
-         "about how long to measure (default: 60 for all)", &command->seconds_given},
+         "about how long to measure (default: 60 for all, 17 for ssd)", &command->seconds_given},
         {"size", ARGS_SIZE, &bench->file_bytes, "SIZE",
          "of the test file on the drive (default: 1G)", NULL},
         {"sustained", ARGS_SIZE, &bench->sustained_bytes, "SIZE",
          "write that much at a stretch to see what the drive does past its fast cache (default: "
          "not measured)",
          NULL},
+        {"table", ARGS_FLAG, &bench->ssd.table, NULL,
+         "ssd: reading, writing and both at every size and depth too, with latencies (three times "
+         "as long again)",
+         NULL},
+        {"plot", ARGS_STRING, &bench->ssd.plot, "FILE.png|.svg",
+         "ssd: draw the table into this file (by gnuplot)", NULL},
+        {"block", ARGS_SIZE, &bench->ssd.block_bytes, "SIZE",
+         "ssd: measure transfers of this size alone, and nothing for the profile (default: 3M)",
+         &block},
+        {"depth", ARGS_U64, &bench->ssd.depth, "N",
+         "ssd: measure so many in flight in each direction alone (default: 3)", &depth},
+        {"way", ARGS_STRING, &bench->ssd.way, "read|write|mixed",
+         "ssd: measure this alone (default: each in turn)", NULL},
+        {"json", ARGS_FLAG, &command->json, NULL,
+         "ssd: print what was measured as JSON and not as tables", NULL},
     };
     struct args_command args = {
         .name = "bench",
         .summary = "Measures this machine, and writes the profile by which steps are predicted.",
         .usage = "ssd|ram|pcie|compute|optimizer|all [options]\n"
                  "       spillway bench offload --help",
-        .example = "spillway bench all --nvme /mnt/nvme",
+        .example = "spillway bench all --nvme /mnt/nvme\n"
+                   "  spillway bench ssd --nvme /mnt/nvme --table --plot drive.png",
         .options = options,
         .option_count = ARRAY_COUNT(options),
         .positional = &command->word,
         .positional_max = 1,
     };
     int result = args_parse(&args, argc, argv, err);
+    bench->ssd.cell = block || depth || bench->ssd.way;
     if (result == 0 && args.positional_count == 0)
         result = err_set(err, ERR_USAGE,
                          "say what to measure: ssd, ram, pcie, compute, optimizer, all or "
@@ -487,9 +592,14 @@ int bench_main(int argc, char **argv)
     struct err err = {0};
     command->seconds = SECONDS_DEFAULT;
     command->bench.file_bytes = GIB;
+    command->bench.ssd.block_bytes = BLOCK_DEFAULT;
+    command->bench.ssd.depth = ENGINE_DRIVE_DEPTH;
     int result = parse(command, argc, argv, &err);
+    if (result == 0 && command->json)
+        command->bench.json = json_new_object();
     if (result == 0)
         result = measure(command, &err);
+    json_free(command->bench.json);
     mem_free(command);
     return commands_status(result, &err);
 }

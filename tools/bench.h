@@ -16,6 +16,8 @@
 #include "core/log.h"
 #include "offload/profile.h"
 
+struct json_value;
+
 /* ---- Samples --------------------------------------------------------------------------------- */
 
 #define BENCH_SAMPLES_MAX 256
@@ -52,6 +54,16 @@ struct bench_row {
 
 #define BENCH_ROWS_MAX 64
 
+/* What only `bench ssd` is asked for. */
+struct bench_ssd_request {
+    bool table;
+    bool cell;            /* only one size and depth is measured, and nothing of the profile */
+    uint64_t block_bytes; /* of that cell */
+    uint64_t depth;       /* in each direction */
+    const char *way;      /* read, write or mixed; NULL: each in turn */
+    const char *plot;     /* a file to draw the table into, or NULL */
+};
+
 struct bench {
     struct profile profile; /* parts write their figures here */
     const char *nvme_dir;   /* the drive that bench_ssd measures */
@@ -60,7 +72,9 @@ struct bench {
     uint64_t sustained_bytes; /* 0: the sustained rate is not measured */
     double seconds;           /* that the part which runs should take, about */
     bool alone;               /* it was asked for by its own name */
-    bool ram_known;           /* profile.ram was measured, now or by an earlier run */
+    struct bench_ssd_request ssd;
+    struct json_value *json; /* borrowed: what is told goes into it instead of to stdout; or NULL */
+    bool ram_known;          /* profile.ram was measured, now or by an earlier run */
 
     struct log_progress progress;
     double done_units;
@@ -106,6 +120,15 @@ struct bench_updates;
 int bench_updates_open(struct bench_updates **updates, uint32_t threads, struct err *err);
 void bench_updates_run(struct bench_updates *updates);   /* one chunk */
 void bench_updates_close(struct bench_updates *updates); /* NULL is legal */
+
+/* The queue depth that serves a drive best in a step. ratios: what a depth reached over what the
+ * fallback did just then, a sample a round. The fallback, unless others are better by 2 % in every
+ * one of seven rounds or more: then the smallest of those within 2 % of the best. depths ascend. */
+struct bench_depth {
+    uint32_t depth;
+    const struct bench_samples *ratios;
+};
+uint32_t bench_choose_depth(const struct bench_depth *depths, size_t count, uint32_t fallback);
 
 /* Seconds that a lane loses between two ops which wait in its queue, by the primitives of
  * offload/engine_real.c. */

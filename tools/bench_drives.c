@@ -65,7 +65,7 @@ int bench_drives(struct bench *bench, const struct nvme_list *list, struct err *
     for (uint32_t d = 0; d < list->count; d++)
         drives += is_first_of_drive(list, d);
     bench->seconds = seconds / drives;
-    uint32_t number = 0;
+    uint32_t number = 0, deepest = 0;
     int result = 0;
     for (uint32_t d = 0; d < list->count && result == 0; d++) {
         if (!is_first_of_drive(list, d))
@@ -80,9 +80,11 @@ int bench_drives(struct bench *bench, const struct nvme_list *list, struct err *
             number_figures(bench, first_row, number);
         if (result == 0)
             remember(&bench->profile, list->mount[d]);
+        deepest = MAX(deepest, bench->profile.ssd.queue_depth);
     }
     bench->seconds = seconds;
     if (result == 0)
         nvme_profile(list, &bench->profile);
+    bench->profile.ssd.queue_depth = deepest;
     return result;
 }

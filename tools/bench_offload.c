@@ -10,6 +10,7 @@
 #include "core/topo.h"
 #include "io/file.h"
 #include "offload/rehearsal.h"
+#include "tools/bench_drive.h"
 #include "tools/commands.h"
 #include "tools/local.h"
 #include "tools/machine.h"
@@ -38,7 +39,10 @@ struct offload {
     struct sched_result predicted;
     struct bound bound;
     struct bench_samples seconds;
-    uint64_t busy_ns[LANE_COUNT]; /* of all steps together */
+    /* Of all steps together. */
+    uint64_t busy_ns[LANE_COUNT], bytes[LANE_COUNT];
+    struct engine_time *times;           /* owned; [op] of the last step */
+    struct bench_latencies latencies[2]; /* of the drive's reads and writes */
 };
 
 /* ---- The command line ------------------------------------------------------------------------ */
@@ -289,6 +293,37 @@ static double predict_again(struct offload *o)
     return seconds_of(&again);
 }
 
+/* What `bench ssd` tells of a drive, of the traffic of whole steps: from where a step begins to its
+ * end, and of the time in which the lane had something to move. Lanes that move nothing are left
+ * out. */
+static void print_traffic(const struct offload *o)
+{
+    static const enum plan_lane lanes[] = {LANE_SSD_READ, LANE_SSD_WRITE};
+    const struct profile_ssd *ssd = &o->profile.ssd;
+    const double figures[] = {ssd->mixed_read_bytes_per_s, ssd->mixed_write_bytes_per_s};
+    double seconds = 0;
+    for (uint32_t i = 0; i < o->seconds.count; i++)
+        seconds += o->seconds.value[i];
+    if (!o->latencies[0].count && !o->latencies[1].count)
+        return;
+    printf("\n%-10s %9s %10s %9s %10s  %s\n", "the drive", "bytes", "GB/s over", "GB/s",
+           "by figures", "a transfer takes, ms");
+    printf("%-10s %9s %10s %9s %10s %9s %9s %9s %9s\n", "", "a step", "the step", "busy",
+           "both ways", "p50", "p99", "p99.9", "max");
+    for (uint32_t i = 0; i < ARRAY_COUNT(lanes); i++) {
+        char text[LOG_BYTES_MAX];
+        double bytes = (double)o->bytes[lanes[i]], busy_s = (double)o->busy_ns[lanes[i]] / 1e9;
+        const struct bench_latencies *l = &o->latencies[i];
+        if (!l->count)
+            continue;
+        printf("%-10s %9s %10.2f %9.2f %10.2f %9.2f %9.2f %9.2f %9.2f\n", plan_lane_name[lanes[i]],
+               log_bytes(text, o->bytes[lanes[i]] / o->seconds.count), bytes / seconds / 1e9,
+               busy_s > 0 ? bytes / busy_s / 1e9 : 0, figures[i] / 1e9,
+               bench_latencies_within(l, 0.5) * 1e3, bench_latencies_within(l, 0.99) * 1e3,
+               bench_latencies_within(l, 0.999) * 1e3, bench_latencies_within(l, 1) * 1e3);
+    }
+}
+
 static void print_long_run(const struct offload *o, double median_s)
 {
     double least_s = bound_sustained_s(&o->profile, (double)o->predicted.bytes[LANE_SSD_WRITE]);
@@ -302,6 +337,7 @@ static void print_summary(struct offload *o)
     struct mem_usage usage;
     char held[LOG_BYTES_MAX], budget[LOG_BYTES_MAX];
     double median_s = bench_median(&o->seconds), predicted_s = seconds_of(&o->predicted);
+    print_traffic(o);
     double again_s = predict_again(o);
     printf("\nmedian %.3f s a step, %.2f times the %.3f s predicted; %.0f tokens/s\n", median_s,
            median_s / predicted_s, predicted_s, (double)(o->batch * o->seq * o->accum) / median_s);
@@ -319,17 +355,39 @@ static void print_summary(struct offload *o)
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
+/* A transfer's time is all late, from its submission until it was known to have ended. */
+static void add_transfers(struct offload *o)
+{
+    const struct plan *plan = &o->rehearsal.steady;
+    for (uint32_t op = 0; op < plan->op_count; op++) {
+        enum plan_lane lane = plan->ops[op].lane;
+        if (lane == LANE_SSD_READ || lane == LANE_SSD_WRITE)
+            bench_latencies_add(&o->latencies[lane == LANE_SSD_WRITE],
+                                (uint64_t)(o->times[op].late_s * 1e9));
+    }
+}
+
+static void add_step(struct offload *o, const struct sched_result *result)
+{
+    bench_add(&o->seconds, seconds_of(result));
+    for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
+        o->busy_ns[lane] += result->busy_ns[lane];
+        o->bytes[lane] += result->bytes[lane];
+    }
+    add_transfers(o);
+}
+
 static void run_steps(struct offload *o)
 {
+    o->times = mem_alloc(o->rehearsal.sched.op_max, sizeof(*o->times));
+    o->rehearsal.sched.times = o->times;
     print_head();
     print_row(o, "predicted", &o->predicted);
     for (uint64_t step = 0; step < o->steps; step++) {
         struct sched_result result;
         char name[24];
         rehearsal_step(&o->rehearsal, &result);
-        bench_add(&o->seconds, seconds_of(&result));
-        for (uint32_t lane = 0; lane < LANE_COUNT; lane++)
-            o->busy_ns[lane] += result.busy_ns[lane];
+        add_step(o, &result);
         snprintf(name, sizeof(name), "%" PRIu64, step + 1);
         print_row(o, name, &result);
     }
@@ -372,6 +430,7 @@ int bench_offload_main(int argc, char **argv)
     if (result == 0)
         result = measure(o, &err);
     rehearsal_close(&o->rehearsal);
+    mem_free(o->times);
     layout_deinit(&o->layout);
     tensors_deinit(&o->tensors);
     mem_free(o);

@@ -11,6 +11,7 @@ group_packages() {
     plot) echo gnuplot-nox ;;
     demo) echo fortunes-cs ;;
     reference) echo python3 python3-torch python3-numpy ;;
+    fio) echo fio ;;
     format) echo clang-format ;;
     bare-system) echo debootstrap git ;;
     *) echo "packages.sh: unknown group $1" >&2 && exit 2 ;;

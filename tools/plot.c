@@ -2,6 +2,7 @@
 
 #include "core/base.h"
 #include "core/mem.h"
+#include "io/file.h"
 
 #include <errno.h>
 #include <math.h>
@@ -72,24 +73,26 @@ static int child_run(const struct child *child, int *status, struct err *err)
     return 0;
 }
 
-static char *read_all(int fd)
+/* Zero-terminated beyond *bytes. */
+static char *read_all(int fd, size_t *bytes)
 {
     struct stat status;
     ASSERT(fstat(fd, &status) == 0);
     char *text = mem_alloc((uint64_t)status.st_size + 1, 1);
     ssize_t got = pread(fd, text, (size_t)status.st_size, 0);
-    text[MAX(got, 0)] = '\0';
+    *bytes = (size_t)MAX(got, 0);
+    text[*bytes] = '\0';
     return text;
 }
 
 /* gnuplot's complaint: it shows the line, a caret, and then says what is wrong. */
 static int complain(const struct child *child, struct err *err)
 {
-    char *said = read_all(child->said);
+    size_t length;
+    char *said = read_all(child->said, &length);
     for (char *c = said; *c; c++)
         if (*c == '\n')
             *c = ' ';
-    size_t length = strlen(said);
     int result = err_set(err, ERR_SYSTEM, "gnuplot could not draw a plot: %s",
                          length > 300 ? said + length - 300
                          : length     ? said
@@ -206,24 +209,44 @@ static char *restyle(const char *drawn, const char *label)
     return owned;
 }
 
-int plot_run(const char *script, const char *label, char **svg, struct err *err)
+/* What gnuplot drew in *drawn, to be freed with mem_free. */
+static int draw(const char *script, char **drawn, size_t *bytes, struct err *err)
 {
     struct child child;
     int status = 0;
-    *svg = NULL;
+    *drawn = NULL;
     int result = child_open(&child, script, err);
     if (result == 0)
         result = child_run(&child, &status, err);
     if (result == 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0))
         result = complain(&child, err);
-    if (result == 0) {
-        char *drawn = read_all(child.out);
-        *svg = restyle(drawn, label);
-        mem_free(drawn);
-        if (!*svg)
-            result = complain(&child, err);
-    }
+    if (result == 0)
+        *drawn = read_all(child.out, bytes);
     child_close(&child);
+    return result;
+}
+
+int plot_run(const char *script, const char *label, char **svg, struct err *err)
+{
+    char *drawn;
+    size_t bytes;
+    *svg = NULL;
+    int result = draw(script, &drawn, &bytes, err);
+    if (result)
+        return result;
+    *svg = restyle(drawn, label);
+    mem_free(drawn);
+    return *svg ? 0 : err_set(err, ERR_SYSTEM, "gnuplot could not draw a plot: it drew no SVG");
+}
+
+int plot_write(const char *script, const char *path, struct err *err)
+{
+    char *drawn;
+    size_t bytes;
+    int result = draw(script, &drawn, &bytes, err);
+    if (result == 0)
+        result = file_replace(path, drawn, bytes, err);
+    mem_free(drawn);
     return result;
 }
 

@@ -6,7 +6,8 @@
  * The SVG has no size and no colours of its own: it fills its box, and its lines and text take the
  * page's CSS variables (--ink, --soft, --grid, --c0 ... --c7), so that it follows dark mode. Names
  * of lines are not drawn: a legend in HTML wraps on a phone (page_legend). Called by tools/report.c
- * and tools/sweep_page.c. Refuses nothing but points that are not finite, which are left out.
+ * and tools/sweep_page.c; tools/bench_table.c has a script and a file of its own (plot_write).
+ * Refuses nothing but points that are not finite, which are left out.
  */
 #ifndef SPILLWAY_TOOLS_PLOT_H
 #define SPILLWAY_TOOLS_PLOT_H
@@ -49,6 +50,9 @@ int plot_draw(const struct plot *plot, char **svg, struct err *err);
 /* As plot_draw, but of a script whose terminal is set already: for tests, and for what no struct
  * plot can say. Colours: "#a0b0NN" with NN from enum plot_ink. */
 int plot_run(const char *script, const char *label, char **svg, struct err *err);
+
+/* What gnuplot draws of that script, whose terminal is set, written to a file as it is. */
+int plot_write(const char *script, const char *path, struct err *err);
 
 /* The last byte of a placeholder colour. */
 enum plot_ink { PLOT_INK = 0xe0, PLOT_SOFT, PLOT_GRID, PLOT_SERIES = 0xf0 };

@@ -20,7 +20,7 @@
 
 #define FUZZ_ROUNDS 20000
 
-enum shape { NAME, TRUTH, WHOLE, SIZE, RATE, MAYBE_RATE, LATENCY, CHOICE };
+enum shape { NAME, TRUTH, WHOLE, SIZE, RATE, MAYBE_RATE, LATENCY, DEPTH, CHOICE };
 
 struct expected_field {
     const char *section, *field, *shown;
@@ -94,6 +94,7 @@ static const struct expected_field expected[] = {
     {"drives", "mixed_read_bytes_per_s", "drives[0].mixed_read_bytes_per_s", RATE, false},
     {"drives", "mixed_write_bytes_per_s", "drives[0].mixed_write_bytes_per_s", RATE, false},
     {"drives", "sustained_write_bytes_per_s", "drives[0].sustained_write_bytes_per_s", RATE, false},
+    {"ssd", "queue_depth", "ssd.queue_depth", DEPTH, true},
 };
 
 /* A machine in which no field is 0, and no figure a short decimal. */
@@ -122,6 +123,7 @@ static struct profile odd_machine(void)
     p.drives[0] =
         (struct profile_drive){"/mnt/a \xc4\x8d", 7e9 / 3, 6e9 / 7, 3e9 / 7, 2e9 / 7, 1e9 / 7};
     p.drives[1] = (struct profile_drive){"/", 6e9 / 7, 5e9 / 7, 2e9 / 7, 1e9 / 7, 1e9 / 9};
+    p.ssd.queue_depth = 5;
     profile_scale(&p, 1 / 0.7);
     return p;
 }
@@ -259,6 +261,7 @@ static void test_every_field_refuses(void **state)
         [RATE] = {"0", "-1e9", "1e30", "\"1e9\"", "false"},
         [MAYBE_RATE] = {"-1e9", "1e30", "\"1e9\"", "false"},
         [LATENCY] = {"-1e-6", "11", "1e300", "\"0\"", "true"},
+        [DEPTH] = {"-1", "2.5", "65", "\"3\"", "true"},
         [CHOICE] = {"\"fp16\"", "1", "\"\""},
     };
     char *text = saved_text(), member[256];

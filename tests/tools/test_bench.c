@@ -5,11 +5,13 @@
  * Method: very short runs, whose figures mean nothing and are not looked at.
  */
 #include "core/json.h"
+#include "core/mem.h"
 #include "offload/profile_file.h"
 #include "tests/shared/check.h"
 #include "tests/shared/command.h"
 #include "tests/shared/scratch.h"
 #include "tools/bench.h"
+#include "tools/bench_drive.h"
 #include "tools/commands.h"
 
 #include <dirent.h>
@@ -238,7 +240,215 @@ static void test_several_drives(void **state)
     assert_memory_equal(&after.drives[0], &before.drives[0], sizeof(before.drives[0]));
     assert_true(after.drives[1].mixed_read_bytes_per_s == after.ssd.mixed_read_bytes_per_s);
     assert_int_equal(count_entries(scratch_path("second")), 0);
+    command_refused(bench_main, "bench ssd --nvme @/drive,@/second --table" SHORT, 2, "one drive");
 }
+
+
+/* ---- The drive ------------------------------------------------------------------------------- */
+
+static struct bench_samples same_samples(uint32_t count, double value)
+{
+    struct bench_samples samples = {0};
+    for (uint32_t i = 0; i < count; i++)
+        bench_add(&samples, value);
+    return samples;
+}
+
+/* Another depth than the usual one has to be better in every round; of those that are, the
+ * smallest that is as good as the best. */
+static void test_choose_depth(void **state)
+{
+    (void)state;
+    static struct bench_samples ratios[4];
+    struct bench_depth depths[4] = {
+        {1, &ratios[0]}, {3, &ratios[1]}, {4, &ratios[2]}, {8, &ratios[3]}};
+    ratios[0] = same_samples(7, 0.8);
+    ratios[1] = same_samples(7, 1);
+    ratios[2] = same_samples(7, 1.01);
+    ratios[3] = same_samples(7, 1.5);
+    ratios[3].value[4] = 1.01;
+    assert_int_equal(bench_choose_depth(depths, 4, 3), 3);
+    ratios[3].value[4] = 1.03;
+    assert_int_equal(bench_choose_depth(depths, 4, 3), 8);
+    ratios[2] = same_samples(7, 1.45);
+    assert_int_equal(bench_choose_depth(depths, 4, 3), 8);
+    ratios[2] = same_samples(7, 1.48);
+    assert_int_equal(bench_choose_depth(depths, 4, 3), 4);
+    ratios[0] = same_samples(7, 1.6);
+    assert_int_equal(bench_choose_depth(depths, 4, 3), 1);
+    ratios[0] = ratios[2] = ratios[3] = same_samples(6, 2);
+    assert_int_equal(bench_choose_depth(depths, 4, 3), 3);
+    assert_int_equal(bench_choose_depth(depths, 0, 3), 3);
+}
+
+static struct json_value *json_of(const char *command)
+{
+    struct err err;
+    command_must(bench_main, command);
+    struct json_value *root = json_parse(command_out(), strlen(command_out()), "out", &err);
+    if (!root)
+        fail_msg("%s", err.message);
+    return root;
+}
+
+static void check_latencies(const struct json_value *cell, const char *key)
+{
+    const struct json_value *l = json_get(cell, key);
+    double p50 = json_get_number(l, "p50", -1), p99 = json_get_number(l, "p99", -1);
+    double p999 = json_get_number(l, "p99_9", -1), longest = json_get_number(l, "max", -1);
+    assert_true(p50 > 0 && p50 <= p99 && p99 <= p999 && p999 <= longest && longest < 60);
+}
+
+/* Both directions have their rate and latencies, and only what was measured is told. */
+static void check_cell(const struct json_value *cell)
+{
+    const char *way = json_get_string(cell, "way", "");
+    bool reads = strcmp(way, "write") != 0, writes = strcmp(way, "read") != 0;
+    assert_true(json_get_number(cell, "bytes_per_s", 0) > 0);
+    assert_int_equal(json_has(cell, "read_bytes_per_s"), reads);
+    assert_int_equal(json_has(cell, "write_bytes_per_s"), writes);
+    if (reads)
+        check_latencies(cell, "read_latency_s");
+    if (writes)
+        check_latencies(cell, "write_latency_s");
+}
+
+static void test_cell(void **state)
+{
+    (void)state;
+    struct json_value *root =
+        json_of("bench ssd --nvme @/drive --block 64K --depth 2 --json" SHORT);
+    const struct json_value *cells = json_get(root, "cells");
+    assert_int_equal(json_length(cells), 3);
+    for (size_t i = 0; i < 3; i++) {
+        const struct json_value *cell = json_at(cells, i);
+        check_cell(cell);
+        assert_int_equal(json_get_int(cell, "transfer_bytes", 0), 64 * KIB);
+        assert_int_equal(json_get_int(cell, "depth", 0), 2);
+    }
+    assert_int_equal(json_length(json_get(root, "figures")), 0);
+    json_free(root);
+    command_must(bench_main, "bench ssd --nvme @/drive --block 1M --way mixed" SHORT);
+    assert_non_null(strstr(command_out(), "mixed: reads, 1 MiB, 3 deep"));
+    assert_non_null(strstr(command_out(), "mixed: writes, 1 MiB, 3 deep"));
+    assert_null(strstr(command_out(), "write, 1 MiB"));
+    assert_null(strstr(command_out(), "ssd, read"));
+    assert_int_equal(count_entries(scratch_path("drive")), 0);
+}
+
+/* Equal amounts: their rates differ by no more than what a direction may be ahead at the end. */
+static void test_mixed_in_equal_amounts(void **state)
+{
+    (void)state;
+    struct err err;
+    struct bench_drive drive = {.dir = scratch_path("drive"),
+                                .file_bytes = 16 * MIB,
+                                .space_bytes = 16 * MIB,
+                                .buffer_bytes = MIB};
+    struct bench_latencies *latencies = mem_alloc(2, sizeof(*latencies));
+    struct bench_traffic traffic = {.way = BENCH_MIXED,
+                                    .transfer_bytes = 64 * KIB,
+                                    .depth = 5,
+                                    .least_bytes = 20 * MIB,
+                                    .latencies = latencies};
+    assert_int_equal(bench_drive_open(&drive, &err), 0);
+    assert_int_equal(bench_drive_fill(&drive, 64 * KIB, &err), 0);
+    assert_int_equal(bench_drive_run(&drive, &traffic, &err), 0);
+    uint64_t reads = traffic.moved_bytes[0], writes = traffic.moved_bytes[1];
+    uint64_t ahead = reads > writes ? reads - writes : writes - reads;
+    assert_true(reads >= 20 * MIB && writes >= 20 * MIB && ahead <= 5 * 64 * KIB);
+    /* Every transfer is counted, those in flight at the end too. */
+    assert_int_equal(latencies[0].count * 64 * KIB, reads);
+    assert_int_equal(latencies[1].count * 64 * KIB, writes);
+    assert_true(traffic.took_s > bench_latencies_within(&latencies[0], 1));
+    bench_drive_close(&drive);
+    mem_free(latencies);
+}
+
+/* Against the sorted values themselves. */
+static void test_latencies(void **state)
+{
+    (void)state;
+    struct bench_latencies *latencies = mem_alloc(1, sizeof(*latencies));
+    assert_true(bench_latencies_within(latencies, 0.5) == 0);
+    for (uint64_t i = 1; i <= 10000; i++)
+        bench_latencies_add(latencies, i * i);
+    static const double shares[] = {0.0001, 0.01, 0.5, 0.99, 0.999, 1};
+    for (size_t i = 0; i < sizeof(shares) / sizeof(*shares); i++) {
+        double at = shares[i] * 10000, exact = at * at / 1e9;
+        double told = bench_latencies_within(latencies, shares[i]);
+        if (told < exact * (1 - 1e-9) || told > exact * 1.035)
+            fail_msg("%g: %g instead of %g", shares[i], told, exact);
+    }
+    assert_true(bench_latencies_within(latencies, 1) == 0.1);
+    bench_latencies_add(latencies, 0);
+    bench_latencies_add(latencies, UINT64_MAX);
+    assert_true(bench_latencies_within(latencies, 1) == (double)UINT64_MAX / 1e9);
+    mem_free(latencies);
+}
+
+static void test_table(void **state)
+{
+    (void)state;
+    struct profile profile;
+    struct json_value *root =
+        json_of("bench ssd --nvme @/drive --out @/table.json --table --json" SHORT);
+    const struct json_value *cells = json_get(root, "cells");
+    /* Of 8 sizes and 7 depths each way those that fit the buffers for so small a file. */
+    assert_true(json_length(cells) > 100);
+    for (size_t i = 0; i < json_length(cells); i++)
+        check_cell(json_at(cells, i));
+    assert_true(json_length(json_get(root, "figures")) >= 6);
+    json_free(root);
+    load(&profile, "table.json");
+    assert_true(profile.ssd.queue_depth >= 1 && profile.ssd.queue_depth <= 8);
+}
+
+static void test_plot(void **state)
+{
+    (void)state;
+    if (access("/usr/bin/gnuplot", X_OK) != 0)
+        skip();
+    command_must(bench_main, "bench ssd --nvme @/drive --table --plot @/t.png" SHORT);
+    assert_non_null(strstr(command_out(), "95 % of the best from transfers of "));
+    assert_non_null(strstr(command_out(), "mixed, reads and writes together"));
+    char *drawn = scratch_read(scratch_path("t.png"));
+    assert_memory_equal(drawn, "\x89PNG", 4);
+    free(drawn);
+}
+
+static void test_bad_cells(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *said;
+    } cases[] = {
+        {"--depth 0", "--depth may be 1 to 128"},
+        {"--depth 129", "--depth may be 1 to 128"},
+        {"--block 0", "multiple of 4K"},
+        {"--block 5000", "multiple of 4K"},
+        {"--block 4M --depth 3", "--size"},
+        {"--way sideways", "read, write, mixed"},
+        {"--way read --out @/x.json", "leave out --out"},
+        {"--depth 2 --table", "leave out"},
+        {"--block 64K --sustained 64M", "leave out"},
+        {"--plot @/x.png", "--table"},
+        {"--table --plot @/x.gif", ".png or .svg"},
+        {"--table --plot x", ".png or .svg"},
+    };
+    char command[256];
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        snprintf(command, sizeof(command), "bench ssd --nvme @/drive --size 16M %s",
+                 cases[i].words);
+        command_refused(bench_main, command, 2, cases[i].said);
+    }
+    command_refused(bench_main, "bench ssd --nvme @/drive --table --plot @/file/x.png", 1, "plot");
+    command_refused(bench_main, "bench ram --table", 2, "for 'bench ssd'");
+    command_refused(bench_main, "bench all --json", 2, "for 'bench ssd'");
+    assert_int_equal(access(scratch_path("x.json"), F_OK), -1);
+}
+
+/* ---- Elsewhere ------------------------------------------------------------------------------- */
 
 static void test_part_without_out(void **state)
 {
@@ -264,6 +474,14 @@ int main(void)
         cmocka_unit_test(test_part_leaves_the_others),
         cmocka_unit_test(test_endurance_stays),
         cmocka_unit_test(test_several_drives),
+
+        cmocka_unit_test(test_choose_depth),
+        cmocka_unit_test(test_cell),
+        cmocka_unit_test(test_mixed_in_equal_amounts),
+        cmocka_unit_test(test_latencies),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_plot),
+        cmocka_unit_test(test_bad_cells),
         cmocka_unit_test(test_part_without_out),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

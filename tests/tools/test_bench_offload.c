@@ -135,6 +135,7 @@ static void test_tiny(void **state)
     assert_true(says("RTX 3060") && says("default figures"));
     assert_true(says("\npredicted ") && says("\n1  ") && says("\n2  ") && !says("\n3  "));
     assert_true(says("\nmedian ") && says("RAM held "));
+    assert_true(says("\nthe drive ") && says("\nssd_read ") && says("\nssd_write "));
     /* A sanitizer's shadow is no memory of ours. */
     if (mem_heap_has_stats())
         assert_null(strstr(command_err(), "warning"));
@@ -145,7 +146,7 @@ static void test_precision_and_all_in_ram(void **state)
     (void)state;
     run_in_little(TINY " --gpu rtx4090 --steps 1 --precision fp32");
     command_must(bench_main, TINY " --gpu rtx4090 --steps 1 --ram-budget 1G");
-    assert_true(says("v 100 %"));
+    assert_true(says("v 100 %") && !says("\nssd_read "));
     check_drive_is_empty();
 }
 
