@@ -56,9 +56,12 @@ static void put_head(struct page *page, const struct sweep *sweep)
     const char *base = json_get_string(json, "base", NULL);
     double parameters = json_get_number(json, "parameters", NAN);
     double length = json_get_number(json, "seq", NAN);
-    snprintf(text, sizeof(text), "%s%s%s%s%s%s%s",
+    const char *state = json_get_string(json, "optimizer_state", "fp32");
+    bool small = strcmp(state, "fp32") != 0;
+    snprintf(text, sizeof(text), "%s%s%s%s%s%s%s%s%s%s",
              isnan(parameters) ? "" : page_number(count, parameters),
              isnan(parameters) ? "" : " parameters, ", json_get_string(json, "precision", ""),
+             small ? ", " : "", small ? state : "", small ? " moments" : "",
              isnan(length) ? "" : ", sequences of ", isnan(length) ? "" : page_number(seq, length),
              base ? "; to begin with: " : "", base ? base : "");
     char title[256];

@@ -64,6 +64,24 @@ static void test_shapes(void **state)
     }
 }
 
+/* Smaller moments are told in the head; the usual ones go without saying. */
+static void test_moments_are_told(void **state)
+{
+    (void)state;
+    for (int small = 0; small < 2; small++) {
+        struct err err;
+        struct json_value *root = sweep_results(&(struct sweep_shape){1, 1, 1, 1, true, false});
+        json_set_string(root, "optimizer_state", small ? "8bit" : "fp32");
+        if (sweep_page_write(root, scratch_dir(), &err))
+            fail_msg("%s", err.message);
+        json_free(root);
+        char *text = scratch_read(scratch_path("index.html"));
+        assert_int_equal(count(text, "8bit moments") > 0, small);
+        assert_int_equal(count(text, "fp32 moments"), 0);
+        free(text);
+    }
+}
+
 static void test_no_place(void **state)
 {
     (void)state;
@@ -78,6 +96,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_moments_are_told),
         cmocka_unit_test(test_no_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
