@@ -25,7 +25,7 @@ LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))
 # Scripts run the program, binaries a module; scripts take longer and so come first.
-TESTS := $(sort $(wildcard tests/system/*.sh)) \
+TESTS := $(sort $(wildcard tests/system/*.sh tests/cuda/*.sh)) \
          $(sort $(filter-out tests/soak/%,$(wildcard tests/*/test_*.c)))
 SOAK := $(sort $(wildcard tests/soak/*.sh tests/soak/test_*.c))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c benchmarks/*.sh))

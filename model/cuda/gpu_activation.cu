@@ -35,13 +35,18 @@ template <class E> __global__ void gelu_backward_kernel(struct gpu_gelu_backward
     }
 }
 
+static __device__ __forceinline__ float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
+
 template <class E> __global__ void swiglu_forward_kernel(struct gpu_swiglu_forward p)
 {
     const E *gate = static_cast<const E *>(p.gate), *up = static_cast<const E *>(p.up);
     E *act = static_cast<E *>(p.act);
     for (uint64_t i = flat_first(); i < p.count; i += flat_step()) {
         float g = to_float(gate[i]);
-        put(act + i, g / (1.0f + expf(-g)) * to_float(up[i]));
+        put(act + i, g * sigmoid(g) * to_float(up[i]));
     }
 }
 
@@ -53,8 +58,8 @@ template <class E> __global__ void swiglu_backward_kernel(struct gpu_swiglu_back
     E *act = static_cast<E *>(p.act);
     for (uint64_t i = flat_first(); i < p.count; i += flat_step()) {
         float g = to_float(gate[i]), u = to_float(up[i]), d = to_float(dact[i]);
-        float sigmoid = 1.0f / (1.0f + expf(-g)), silu = g * sigmoid;
-        put(dgate + i, d * u * (sigmoid + silu * (1.0f - sigmoid)));
+        float part = sigmoid(g), silu = g * part;
+        put(dgate + i, d * u * (part + silu * (1.0f - part)));
         put(dup + i, d * silu);
         put(act + i, silu * u);
     }

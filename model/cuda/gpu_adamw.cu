@@ -83,7 +83,8 @@ static __device__ __forceinline__ uint32_t block_largest(uint32_t value, uint32_
     return value;
 }
 
-/* To the nearest entry of the map (model/moments.c). Every thread of the block calls it. */
+/* To the nearest entry of the map (model/moments.c). Every thread of the block calls it; the old
+ * scale has been read when they have met over the largest magnitude. */
 static __device__ __forceinline__ bool
 store_8bit(eight_bits *to, float value, const gpu_adamw_map &map, bool is_signed, uint32_t *scratch)
 {
@@ -154,8 +155,6 @@ __global__ void adamw_kernel(struct gpu_adamw p)
     bool finite = true;
     if (kind != PADDING || p.moments != GPU_ADAMW_FP32)
         moments = {load_moment(p, p.m, p.map_m, block), load_moment(p, p.v, p.map_v, block)};
-    /* 8 bits: all have read the scale before it is written. */
-    __syncthreads();
     if (kind != PADDING)
         finite = update(p, at, kind == DECAYS, &moments);
     if (p.moments == GPU_ADAMW_FP32 && kind != PADDING) {

@@ -26,7 +26,8 @@ struct match {
     uint32_t r;
 };
 
-/* The block's tokens among the next THREADS, in order, into list; returns how many. */
+/* The block's tokens among the next THREADS, in order, into list; returns how many. The list of the
+ * turn before has been read when all have met over counts. */
 static __device__ __forceinline__ uint32_t gather(const struct gpu_embed_backward &p,
                                                   uint32_t first, match *list, uint32_t *counts)
 {
@@ -60,8 +61,6 @@ __global__ void embed_backward_kernel(struct gpu_embed_backward p)
         for (uint32_t i = 0; i < count && c < p.channels; i++)
             p.gradient[(uint64_t)list[i].row * p.channels + c] +=
                 p.dx[(uint64_t)list[i].r * p.channels + c];
-        /* The list is written again. */
-        __syncthreads();
     }
 }
 

@@ -23,6 +23,8 @@ cuda_objects = $(addprefix $(B)/cuda/$(1)/,$(addsuffix .o,$(CUDA_SOURCES) $(CUDA
                $(filter-out $(CUDA_LEAVES_$(1)),$(CUDA_EMULATION))))
 cuda_tests = $(patsubst tests/cuda/%.c,$(B)/cuda/$(1)/%,$(filter %.c,$(CUDA_TESTS)))
 CUDA_BINARIES := $(foreach f,$(CUDA_FLAVOURS),$(call cuda_tests,$(f)))
+# The script links as the tests are linked, with changed sources.
+export LDLIBS
 CUDA_RUNS := $(filter %.sh,$(if $(filter release,$(config)),$(CUDA_TESTS))) $(CUDA_BINARIES)
 
 define CUDA_FLAVOUR

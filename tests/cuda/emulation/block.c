@@ -447,11 +447,15 @@ static void clean_up(void)
     running_thread = NULL;
 }
 
-void block_run_kernel(const struct emulation_launch *launch, uint32_t only_last, const char *name)
+void block_run_kernel(const struct emulation_launch *launch, struct block_range range,
+                      const char *name)
 {
     struct emulation_triple grid = launch->grid_size;
     uint32_t count = grid.x * grid.y * grid.z;
-    uint32_t first = only_last && only_last < count ? count - only_last : 0;
+    uint32_t first =
+        range.last_blocks && range.last_blocks < count ? count - range.last_blocks : 0;
+    if (range.first_only)
+        count = 1;
     uint32_t *order = malloc((count - first) * sizeof(*order));
     if (!order)
         abort();

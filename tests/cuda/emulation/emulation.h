@@ -43,9 +43,11 @@ void emulation_fail_call(uint32_t n);
 /* Calls that can fail since the last reset. */
 uint32_t emulation_call_count(void);
 
-/* Of every launch only the last `blocks` blocks run: for sizes of which all blocks would take
- * hours. 0: all of them. Allocations of more than 1 GiB are zero and count as written. */
+/* Of every launch only the last `blocks` blocks run, or the first one: for sizes of which all would
+ * take hours. 0 and false: all of them. Allocations of more than 1 GiB are zero and count as
+ * written. */
 void emulation_only_last_blocks(uint32_t blocks);
+void emulation_only_first_block(bool only);
 
 /* Whether this is the checked flavour. */
 extern const bool emulation_is_checked;

@@ -73,7 +73,13 @@ extern bool block_silent;             /* accesses are the emulator's own */
 extern const void *block_call;        /* parameters of the running kernel */
 extern size_t block_call_bytes;
 
-void block_run_kernel(const struct emulation_launch *launch, uint32_t only_last, const char *name);
+/* Which blocks of the grid run. */
+struct block_range {
+    uint32_t last_blocks; /* 0: all */
+    bool first_only;
+};
+void block_run_kernel(const struct emulation_launch *launch, struct block_range range,
+                      const char *name);
 /* Ends the running kernel; does not return from a kernel's thread. */
 void block_abort(void);
 void block_describe(char *text, size_t bytes);
@@ -111,7 +117,6 @@ struct op_record {
 };
 
 extern uint32_t current_op; /* on the device now; 0: none */
-extern uint32_t only_last_blocks;
 
 const struct op_record *op_find(uint32_t op);
 uint32_t op_of_host(void); /* a pseudo-op of what the host does now */

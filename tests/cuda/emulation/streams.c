@@ -45,7 +45,6 @@ struct CUevent_st {
 };
 
 uint32_t current_op;
-uint32_t only_last_blocks;
 
 static struct op_record *ops;
 static uint32_t op_count;
@@ -55,6 +54,7 @@ static uint32_t host_op;
 static uint64_t random_state = 1;
 static cudaError_t last_error;
 static uint32_t calls, failing_call;
+static struct block_range range;
 
 /* xorshift64 (Marsaglia 2003): all that matters is that a seed repeats a run. */
 uint32_t random_below(uint32_t bound)
@@ -225,7 +225,12 @@ uint32_t emulation_call_count(void)
 
 void emulation_only_last_blocks(uint32_t blocks)
 {
-    only_last_blocks = blocks;
+    range.last_blocks = blocks;
+}
+
+void emulation_only_first_block(bool only)
+{
+    range.first_only = only;
 }
 
 void emulation_reset(uint64_t seed)
@@ -238,7 +243,8 @@ void emulation_reset(uint64_t seed)
             streams[i]->first = (streams[i]->first + 1) % QUEUE_MAX;
             streams[i]->count--;
         }
-    calls = failing_call = only_last_blocks = 0;
+    calls = failing_call = 0;
+    range = (struct block_range){0};
     last_error = cudaSuccess;
     random_state = (seed + 1) * 0x9E3779B97F4A7C15u;
 }
@@ -377,7 +383,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 struct queued_launch {
     struct emulation_launch launch;
     char name[64];
-    uint32_t only_last;
+    struct block_range range;
     _Alignas(16) unsigned char call[];
 };
 
@@ -425,7 +431,7 @@ static void run_launch(void *context)
 {
     struct queued_launch *queued = context;
     queued->launch.call = queued->call;
-    block_run_kernel(&queued->launch, queued->only_last, queued->name);
+    block_run_kernel(&queued->launch, queued->range, queued->name);
 }
 
 static bool launch_is_valid(const struct emulation_launch *l)
@@ -450,7 +456,7 @@ cudaError_t emulation_launch_kernel(const struct emulation_launch *launch)
     if (!queued)
         abort();
     queued->launch = *launch;
-    queued->only_last = only_last_blocks;
+    queued->range = range;
     kernel_name(launch->kernel, queued->name, sizeof(queued->name));
     memcpy(queued->call, launch->call, launch->call_bytes);
     error = stream_enqueue(launch->stream, queued->name, run_launch, queued, bytes);
