@@ -25,7 +25,7 @@ LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))
 # Scripts run the program, binaries a module; scripts take longer and so come first.
-TESTS := $(sort $(wildcard tests/system/*.sh)) \
+TESTS := $(sort $(wildcard tests/system/*.sh tests/cuda/*.sh)) \
          $(sort $(filter-out tests/soak/%,$(wildcard tests/*/test_*.c)))
 SOAK := $(sort $(wildcard tests/soak/*.sh tests/soak/test_*.c))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c benchmarks/*.sh))
@@ -35,13 +35,16 @@ TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_watch.c tests/co
 OBJECTS := $(SOURCES:%.c=$(B)/%.o)
 LIBRARY := $(B)/libspillway.a
 TEST_SHARED := $(patsubst %.c,$(B)/%.o,$(sort $(wildcard tests/shared/*.c)))
-TEST_RUNS := $(TESTS:%.c=$(B)/%)
+TEST_RUNS := $(patsubst %.c,$(B)/%,$(filter-out tests/cuda/%,$(TESTS)))
 SOAK_RUNS := $(SOAK:%.c=$(B)/%)
 BENCHMARK_RUNS := $(BENCHMARKS:%.c=$(B)/%)
 TEST_BINARIES := $(filter $(B)/%,$(TEST_RUNS))
 SOAK_BINARIES := $(filter $(B)/%,$(SOAK_RUNS))
 BENCHMARK_BINARIES := $(filter $(B)/%,$(BENCHMARK_RUNS))
 RUN_TESTS := tests/run.sh $(B)
+
+.DEFAULT_GOAL := all
+include tests/cuda/build.mk
 
 all: $(B)/spillway
 
@@ -54,9 +57,9 @@ run: all
 	@tools/packages.sh demo
 	@tools/demo.sh $(B)/spillway $(B)/demo
 #: make test            all tests; make test TESTS=tests/core/test_pool.c runs some
-test: $(TEST_BINARIES) all
-	@$(RUN_TESTS) $(TEST_RUNS)
-tests: $(TEST_BINARIES)
+test: $(TEST_BINARIES) $(CUDA_BINARIES) all
+	@$(RUN_TESTS) $(CUDA_RUNS) $(TEST_RUNS)
+tests: $(TEST_BINARIES) $(CUDA_BINARIES)
 #: make asan            all tests under the address and undefined-behaviour sanitizers
 asan:
 	@$(MAKE) --no-print-directory config=asan test

@@ -6,7 +6,7 @@ set -euo pipefail
 
 group_packages() {
     case $1 in
-    build) echo gcc libc6-dev binutils liburing-dev libhwloc-dev libjemalloc-dev libcmocka-dev \
+    build) echo gcc g++ libc6-dev binutils liburing-dev libhwloc-dev libjemalloc-dev libcmocka-dev \
         libdnnl-dev libjansson-dev libpcre2-dev libxxhash-dev ;;
     plot) echo gnuplot-nox ;;
     demo) echo fortunes-cs ;;

@@ -1,0 +1,49 @@
+# How the CUDA sources become tests that need no GPU, and, where nvcc is, libspillway_cuda.so.
+
+CUDA_SOURCES := $(sort $(wildcard model/cuda/*.c model/cuda/*.cu))
+CUDA_TESTS := $(filter tests/cuda/%,$(TESTS))
+# In two flavours: as it is, and watched by detector.c in the place of the thread sanitizer's library.
+CUDA_FLAVOURS := $(if $(filter tsan cov,$(config)),,plain) $(if $(filter release,$(config)),checked)
+
+CUDA_INCLUDES := -Itests/cuda/emulation/include
+CUDA_CXXFLAGS := -std=gnu++17 -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-function -Werror -I. -fno-exceptions \
+                 -MMD -MP -ffp-contract=off $(CUDA_INCLUDES)
+CUDA_FLAGS_plain := $(CFLAGS_$(config))
+CUDA_FLAGS_checked := -O1 -g -fsanitize=thread
+# -O3 adds nothing to fibers but time.
+CUDA_FLAGS_plain := $(CUDA_FLAGS_plain:-O3=-O2)
+
+CUDA_EMULATION := $(wildcard tests/cuda/emulation/*.c)
+CUDA_SHARED := $(filter-out tests/cuda/test_%,$(wildcard tests/cuda/*.c tests/cuda/*.cu))
+CUDA_LEAVES_plain := tests/cuda/emulation/detector.c
+CUDA_LEAVES_checked := tests/cuda/emulation/no_detector.c
+
+# Of one flavour: the objects that all its tests are linked with, and the tests.
+cuda_objects = $(addprefix $(B)/cuda/$(1)/,$(addsuffix .o,$(CUDA_SOURCES) $(CUDA_SHARED) \
+               $(filter-out $(CUDA_LEAVES_$(1)),$(CUDA_EMULATION))))
+cuda_tests = $(patsubst tests/cuda/%.c,$(B)/cuda/$(1)/%,$(filter %.c,$(CUDA_TESTS)))
+CUDA_BINARIES := $(foreach f,$(CUDA_FLAVOURS),$(call cuda_tests,$(f)))
+# The script links as the tests are linked, with changed sources.
+export LDLIBS
+CUDA_RUNS := $(filter %.sh,$(if $(filter release,$(config)),$(CUDA_TESTS))) $(CUDA_BINARIES)
+
+define CUDA_FLAVOUR
+$(B)/cuda/$(1)/tests/cuda/emulation/%.c.o: tests/cuda/emulation/%.c Makefile tests/cuda/build.mk | packages
+	@echo "  CC   $$< ($(1))"
+	@mkdir -p $$(@D)
+	@$$(CC) $$(CFLAGS) $$(CUDA_INCLUDES) -c -o $$@ $$<
+$(B)/cuda/$(1)/%.c.o: %.c Makefile tests/cuda/build.mk | packages
+	@echo "  CC   $$< ($(1))"
+	@mkdir -p $$(@D)
+	@$$(CC) $$(filter-out $$(CFLAGS_$(config)),$$(CFLAGS)) $$(CUDA_FLAGS_$(1)) $$(CUDA_INCLUDES) \
+	    -c -o $$@ $$<
+$(B)/cuda/$(1)/%.cu.o: %.cu Makefile tests/cuda/build.mk | packages
+	@echo "  CXX  $$< ($(1))"
+	@mkdir -p $$(@D)
+	@g++ -x c++ $$(CUDA_CXXFLAGS) $$(CUDA_FLAGS_$(1)) -c -o $$@ $$<
+$(call cuda_tests,$(1)): $(B)/cuda/$(1)/%: $(B)/cuda/$(1)/tests/cuda/%.c.o $(call cuda_objects,$(1)) \
+    $(TEST_SHARED) $(LIBRARY)
+	@echo "  LINK $$@"
+	@$$(CC) $$(CFLAGS) -rdynamic -o $$@ $$^ -lcmocka $$(LDLIBS)
+endef
+$(foreach f,$(CUDA_FLAVOURS),$(eval $(call CUDA_FLAVOUR,$(f))))

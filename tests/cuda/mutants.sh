@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# mutants.sh: takes one thing away from, or changes one thing in, a copy of a real CUDA source, builds the
+# test of that source with the copy, in the checked flavour, and demands that it fails; a mutant that
+# passes is a fault that nobody would find. Counts as cmocka does. Run by make test, which builds the
+# checked tests first and says in LDLIBS what they are linked with.
+#   LDLIBS=... mutants.sh NAME    one mutant, with the test's output
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+build=$(dirname "${SPILLWAY:-build/release/spillway}")
+work=${TMPDIR:-/var/tmp}/mutants.$$
+mkdir -p "$work"
+trap 'rm -rf "$work"' EXIT
+
+# NAME @ SOURCE, or HEADER:SOURCE @ TEST @ SUBSTITUTION in perl
+mutants=$(cat <<'END'
+sum-barrier-before-read@element.cuh:gpu_head.cu@test_gpu_head@s/scratch\[threadIdx.x \/ WARP\] = value;\n    __syncthreads\(\);/scratch[threadIdx.x \/ WARP] = value;/
+sum-barrier-before-reuse@element.cuh:gpu_head.cu@test_gpu_head@s/(scratch\[lane\] : -INFINITY\);\n)    __syncthreads\(\);/$1/
+sum-shuffle-mask@launch.cuh:gpu_norm.cu@test_gpu_norm@s/ALL_LANES 0xffffffffu/ALL_LANES 0x0000ffffu/
+sum-lost-lanes@element.cuh:gpu_norm.cu@test_gpu_norm@s/flip = 16; flip > 0/flip = 16; flip > 1/
+norm-row-bound@gpu_norm.cu@test_gpu_norm@s/if \(r >= p.rows\)\n        return;\n    bool layer = p.kind == GPU_NORM_LAYER;\n    uint64_t row = \(uint64_t\)r \* p.columns;\n    statistics/bool layer = p.kind == GPU_NORM_LAYER;\n    uint64_t row = (uint64_t)r * p.columns;\n    statistics/
+norm-column-bound@gpu_norm.cu@test_gpu_norm@s/if \(c >= p.columns\)\n        return;//
+norm-run-bound@gpu_norm.cu@test_gpu_norm@s/end = min\(first \+ GPU_NORM_RUN, p.rows\)/end = first + GPU_NORM_RUN/
+norm-narrow-index@gpu_norm.cu@test_gpu_norm@s/uint64_t row = \(uint64_t\)r \* p.columns;\n    statistics/int64_t row = (int)(r * p.columns);\n    statistics/
+norm-order-of-kernels@gpu_norm.cu@test_gpu_norm@s/(launch\(norm_partial_kernel, columns, stream, \*args\);)(.*?)(\n    if \(!error\)\n        error = add_runs\(args, 0)/cudaSuccess;$2\n    if (!error) error = $1$3/s
+sums-run-bound@gpu_sums.cu@test_gpu_activation@s/end = min\(first \+ GPU_SUMS_RUN, p.rows\)/end = first + GPU_SUMS_RUN/
+sums-column-bound@gpu_sums.cu@test_gpu_activation@s/if \(c >= p.columns\)\n        return;//
+flat-bound@gpu_activation.cu@test_gpu_activation@s/i < p.count; i \+= flat_step\(\)\)\n        put\(act/i <= p.count; i += flat_step())\n        put(act/
+flat-narrow-counter@gpu_activation.cu@test_gpu_activation@s/for \(uint64_t i = flat_first\(\); i < p.count; i \+= flat_step\(\)\)\n        put\(to/for (int i = (int)flat_first(); i >= 0 && i < (int64_t)p.count; i += (int)flat_step())\n        put(to/
+embed-barrier-counts@gpu_embed.cu@test_gpu_embed@s/(__popc\(lanes\);\n)    __syncthreads\(\);/$1/
+embed-barrier-list@gpu_embed.cu@test_gpu_embed@s/= \{row, r\};\n    __syncthreads\(\);/= {row, r};/
+embed-token-bound@gpu_embed.cu@test_gpu_embed@s/(bool mine =.*?)row < p.row_count/$1true/s
+embed-channel-bound@gpu_embed.cu@test_gpu_embed@s/i < count && c < p.channels/i < count/
+embed-ballot-mask@gpu_embed.cu@test_gpu_embed@s/__ballot_sync\(ALL_LANES/__ballot_sync(0x7fffffffu/
+head-columns@gpu_head.cu@test_gpu_head@s/sum \+= expf\(row\[c\] - most\)/sum += expf(row[c + 1] - most)/
+head-target-bound@gpu_head.cu@test_gpu_head@s/ && target < p.logits.columns\)/)/
+head-rescale@gpu_head.cu@test_gpu_head@s/p.sum\[r\] \* expf\(before - most\)/p.sum[r]/
+gradient-barrier-in-place@gpu_gradient.cu@test_gpu_gradient@s/(in this one. \*\/\n)        __syncthreads\(\);/$1/
+gradient-bound@gpu_gradient.cu@test_gpu_gradient@s/if \(at < count\)\n            to/to/
+gradient-order-of-moves@gpu_gradient.cu@test_gpu_gradient@s/first < blocks; first \*= 2/first < blocks; first = blocks/
+adamw-barrier-largest@gpu_adamw.cu@test_gpu_adamw@s/(scratch\[threadIdx.x \/ WARP\] = value;\n)    __syncthreads\(\);/$1/
+adamw-segment-end@gpu_adamw.cu@test_gpu_adamw@s/< p.segments\[s\].count\)/<= p.segments[s].count)/
+attention-copy-wait@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/ptx_copy_wait<STAGES - 1>\(\);//
+attention-copy-commit@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/ptx_copy_commit\(\);\n        ptx_copy_wait/ptx_copy_wait/
+attention-barrier-arrive@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/(ptx_copy_wait<STAGES - 1>\(\);\n)        __syncthreads\(\);/$1/
+attention-stage-barrier@gpu_attention.cu@test_gpu_attention@s/(was computed with. \*\/\n)        __syncthreads\(\);/$1/
+attention-stage@gpu_attention.cu@test_gpu_attention@s/\(int\)\(tile % C::STAGES\)/0/
+attention-row-bound@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/if \(r >= rows.end\)\n            continue;//
+attention-load-bound@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/rows.first \+ r < rows.end && \(uint32_t\)c < rows.depth;\n            E \*to/(uint32_t)c < rows.depth;\n            E *to/
+attention-mask@gpu_attention.cu@test_gpu_attention@s/C::column\(i\) <= row;/C::column(i) <= row + 1;/
+attention-shuffle@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/value \+ __shfl_xor_sync\(ALL_LANES, value, 2\)/value/
+attention-exchange@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/(mine\[column\(i\)\] = values\[0\]\[i\];\n)        __syncwarp\(\);/$1/
+attention-narrow-index@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/rows.at \+ \(uint64_t\)\(rows.first \+ r\) \* rows.stride \+ c;/rows.at + (int)((rows.first + r) * rows.stride) + c;/
+backward-stage-barrier@gpu_attention_backward.cu@test_gpu_attention@s/(was computed with. \*\/\n)        __syncthreads\(\);/$1/
+backward-query-bound@gpu_attention_backward.cu@test_gpu_attention@s/there \? p.log_sum\[row\] \* LOG2_E : 0.0f/p.log_sum[row] * LOG2_E/
+backward-delta-bound@gpu_attention_backward.cu@test_gpu_attention@s/if \(t >= p.shape.seq\)\n        return;//
+backward-mask@gpu_attention_backward.cu@test_gpu_attention@s/C::row\(h\) <= query && query/C::row(h) <= query + 1 && query/
+block-stale-dx@cuda_block.c@test_kernels_cuda@s/const void \*dx = dx_factor\(k, b\), \*qkv/const void *dx = k->bf16 ? b->scratch.narrow : (const void *)b->args->dx, *qkv/
+block-scratch-shared@cuda_block.c@test_kernels_cuda@s/\.dqkv = at \+ dpre/.dqkv = at + act/
+head-first-piece@cuda_head.c@test_kernels_cuda@s/args->accumulate \|\| p->first > 0/args->accumulate/
+END
+)
+
+objects() {
+    find "$build/cuda/checked" -name '*.o' ! -name 'test_*'
+}
+
+# Builds and runs one; 0 when its test failed, 1 when it passed, 2 when there is no such mutant any more.
+run_mutant() {
+    local name=$1 sources=$2 test=$3 change=$4 folder=$work/$1 changed unit compile
+    changed=model/cuda/${sources%%:*}
+    unit=model/cuda/${sources##*:}
+    mkdir -p "$folder/model/cuda"
+    perl -0777 -pe "$change" "$changed" >"$folder/$changed" || return 2
+    ! cmp -s "$changed" "$folder/$changed" || { echo "changes nothing in $changed"; return 2; }
+    cp -n "$unit" "$folder/$unit" 2>/dev/null
+    compile="-I$folder -I. -Itests/cuda/emulation/include -ffp-contract=off -O1 -g -fsanitize=thread -w"
+    case $unit in
+    *.cu) g++ -x c++ -std=gnu++17 -fno-exceptions $compile -c "$folder/$unit" -o "$folder/unit.o" ;;
+    *.c) gcc -std=gnu17 -D_GNU_SOURCE $compile -c "$folder/$unit" -o "$folder/unit.o" ;;
+    esac || { echo "does not compile"; return 2; }
+    gcc -rdynamic -o "$folder/test" "$folder/unit.o" "$build/cuda/checked/tests/cuda/$test.c.o" \
+        $(objects | grep -v "/$unit.o\$") "$build"/tests/shared/*.o "$build/libspillway.a" \
+        -lcmocka $LDLIBS -pthread ||
+        { echo "does not link"; return 2; }
+    timeout 120 "$folder/test" >"$folder/log" 2>&1 && return 1
+    return 0
+}
+export -f run_mutant objects
+export work build
+
+one() {
+    local name sources test change code=0 said
+    IFS='@' read -r name sources test change <<<"$1"
+    said=$(run_mutant "$name" "$sources" "$test" "$change" 2>&1) || code=$?
+    case $code in
+    0) echo "[       OK ] $name: $(grep -m 1 -o 'emulation: [a-z.-]*\|relative error [0-9.e+-]*' "$work/$name/log")" ;;
+    1) echo "[  FAILED  ] $name: the test passes" ;;
+    *) echo "[  FAILED  ] $name: $said" ;;
+    esac
+    rm -rf "${work:?}/$name"
+}
+export -f one
+
+if [ $# -gt 0 ]; then
+    IFS='@' read -r name sources test change < <(grep "^$1@" <<<"$mutants")
+    run_mutant "$name" "$sources" "$test" "$change"
+    echo "code $? (0: found)"
+    cat "$work/$name/log"
+    exit
+fi
+[ -d "$build/cuda/checked" ] || { echo "[  FAILED  ] 1 test(s): no checked tests in $build"; exit 1; }
+tr '\n' '\0' <<<"$mutants" | sed 's/\x0$//' | xargs -0 -n 1 -P "${MUTANTS_JOBS:-1}" bash -c 'one "$1"' one |
+    tee "$work/results"
+failed=$(grep -c '^\[  FAILED  \]' "$work/results")
+echo "[  PASSED  ] $(grep -c '^\[       OK \]' "$work/results") test(s)."
+[ "$failed" -eq 0 ] || { echo "[  FAILED  ] $failed test(s)."; exit 1; }
