@@ -25,6 +25,8 @@
 
 struct lane {
     struct engine_real *real;
+    enum plan_lane which;
+    struct device *device; /* NULL for lanes of the CPU */
     bool running;
     pthread_t thread;
     sem_t work;
@@ -49,6 +51,8 @@ static void *lane_main(void *context)
 {
     struct lane *lane = context;
     struct engine_real *real = lane->real;
+    if (lane->device)
+        lane->device->ops->enter(lane->device);
     for (;;) {
         while (sem_wait(&lane->work) != 0)
             ASSERT(errno == EINTR);
@@ -59,6 +63,8 @@ static void *lane_main(void *context)
         done->op = lane->ops[slot];
         done->start_ns = clock_ns();
         exec_op(real->exec, &real->plan->ops[done->op]);
+        if (lane->device)
+            lane->device->ops->wait(lane->device, lane->which);
         done->end_ns = clock_ns();
         atomic_fetch_add_explicit(&lane->finished, 1, memory_order_release);
         ring_wake(real->ring);
@@ -189,6 +195,8 @@ static int start_lane(struct engine_real *real, enum plan_lane which, struct err
 {
     struct lane *lane = &real->lanes[which];
     lane->real = real;
+    lane->which = which;
+    lane->device = which == LANE_CPU ? NULL : real->exec->device;
     sem_init(&lane->work, 0, 0);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);

@@ -46,14 +46,18 @@ int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
     exec->bad_chunk = PLAN_NONE;
     int result = mem_arena_open(&exec->ram, exec->memory->tier_bytes[TIER_RAM], err);
     if (result == 0 && !exec->device_modelled)
-        result = mem_arena_open(&exec->vram, exec->memory->tier_bytes[TIER_DEVICE], err);
+        result = exec->device->ops->open_memory(exec->device, &exec->vram,
+                                                exec->memory->tier_bytes[TIER_DEVICE], &exec->ram,
+                                                err);
     return result;
 }
 
 void exec_close(struct exec *exec)
 {
+    /* The device lets go of what it copies from before that is gone. */
+    if (exec->device)
+        exec->device->ops->close_memory(exec->device, &exec->vram);
     mem_arena_close(&exec->ram);
-    mem_arena_close(&exec->vram);
     mem_free(exec->segments);
     mem_free(exec->chunk_segments);
     exec->segments = NULL;
@@ -114,7 +118,7 @@ static void run_head(struct exec *exec, const struct plan_op *op)
             .first = op->flags & OP_FIRST,
             .scratch = at(exec, op, 4),
         };
-        kernels_head_forward(exec->kernels, &args);
+        exec->device->ops->head_forward(exec->device, &args);
         return;
     }
     struct kernels_head_backward args = {
@@ -131,7 +135,7 @@ static void run_head(struct exec *exec, const struct plan_op *op)
         .accumulate = op->micro > 0,
         .scratch = at(exec, op, 6),
     };
-    kernels_head_backward(exec->kernels, &args);
+    exec->device->ops->head_backward(exec->device, &args);
 }
 
 static void run_embedding(struct exec *exec, const struct plan_op *op)
@@ -145,10 +149,10 @@ static void run_embedding(struct exec *exec, const struct plan_op *op)
             .tokens = at(exec, op, 1),
             .x = at(exec, op, 2),
         };
-        kernels_embed_forward(exec->kernels, &args);
+        exec->device->ops->embed_forward(exec->device, &args);
     } else if (op->kind == OP_POSITION_FORWARD) {
         struct kernels_position_forward args = {.wpe = at(exec, op, 0), .x = at(exec, op, 1)};
-        kernels_position_forward(exec->kernels, &args);
+        exec->device->ops->position_forward(exec->device, &args);
     } else if (op->kind == OP_EMBED_BACKWARD) {
         const struct layout_tile *tile = &exec->layout->tiles[op->layer];
         struct kernels_embed_backward args = {
@@ -158,7 +162,7 @@ static void run_embedding(struct exec *exec, const struct plan_op *op)
             .dx = at(exec, op, 1),
             .gradient = at(exec, op, 2),
         };
-        kernels_embed_backward(exec->kernels, &args);
+        exec->device->ops->embed_backward(exec->device, &args);
     } else {
         struct kernels_position_backward args = {
             .dx = at(exec, op, 0),
@@ -166,7 +170,7 @@ static void run_embedding(struct exec *exec, const struct plan_op *op)
             .positions = exec->place->spec.config->positions,
             .accumulate = op->micro > 0,
         };
-        kernels_position_backward(exec->kernels, &args);
+        exec->device->ops->position_backward(exec->device, &args);
     }
 }
 
@@ -179,7 +183,7 @@ static void run_norm(struct exec *exec, const struct plan_op *op)
             .y = at(exec, op, 2),
             .statistics = at(exec, op, 3),
         };
-        kernels_norm_forward(exec->kernels, &args);
+        exec->device->ops->norm_forward(exec->device, &args);
         return;
     }
     struct kernels_norm_backward args = {
@@ -192,7 +196,7 @@ static void run_norm(struct exec *exec, const struct plan_op *op)
         .accumulate = op->micro > 0,
         .scratch = at(exec, op, 5),
     };
-    kernels_norm_backward(exec->kernels, &args);
+    exec->device->ops->norm_backward(exec->device, &args);
 }
 
 static void run_block(struct exec *exec, const struct plan_op *op)
@@ -207,7 +211,7 @@ static void run_block(struct exec *exec, const struct plan_op *op)
             .accumulate = op->micro > 0,
             .scratch = at(exec, op, 5),
         };
-        kernels_block_backward(exec->kernels, &args);
+        exec->device->ops->block_backward(exec->device, &args);
         return;
     }
     bool again = op->kind == OP_RECOMPUTE;
@@ -218,19 +222,33 @@ static void run_block(struct exec *exec, const struct plan_op *op)
         .inner = at(exec, op, again ? 2 : 3),
         .scratch = at(exec, op, again ? 3 : 4),
     };
-    kernels_block_forward(exec->kernels, &args);
+    exec->device->ops->block_forward(exec->device, &args);
 }
 
 static void run_gradient_store(struct exec *exec, const struct plan_op *op)
 {
     const struct layout_chunk *chunk = &exec->layout->chunks[op->chunk];
-    uint64_t each = exec->place->gradient_bytes;
-    uint8_t *stored = at(exec, op, 1);
-    double *squares = (double *)at(exec, op, 2) + (uint64_t)op->chunk * PLAN_SQUARES_PER_CHUNK;
+    struct device_store args = {
+        .gradient = at(exec, op, 0),
+        .stored = at(exec, op, 1),
+        .count = chunk->real_count,
+        .padded_count = chunk->count,
+        .element_bytes = exec->place->gradient_bytes,
+        .square_sums = (double *)at(exec, op, 2) + (uint64_t)op->chunk * PLAN_SQUARES_PER_CHUNK,
+    };
     ASSERT(div_up(chunk->real_count, KERNELS_NORM_BLOCK) <= PLAN_SQUARES_PER_CHUNK);
-    memset(squares, 0, PLAN_SQUARES_PER_CHUNK * sizeof(*squares));
-    kernels_gradient_store(exec->kernels, at(exec, op, 0), stored, chunk->real_count, squares);
-    memset(stored + chunk->real_count * each, 0, (chunk->count - chunk->real_count) * each);
+    exec->device->ops->gradient_store(exec->device, &args);
+}
+
+static void run_copy(struct exec *exec, const struct plan_op *op)
+{
+    struct device_copy args = {
+        .lane = (enum plan_lane)op->lane,
+        .to = at(exec, op, 1),
+        .from = at(exec, op, 0),
+        .bytes = op->bytes,
+    };
+    exec->device->ops->copy(exec->device, &args);
 }
 
 /* ---- Cpu lane ---------------------------------------------------------------------------------
@@ -517,7 +535,7 @@ void exec_op(struct exec *exec, const struct plan_op *op)
         return;
     case OP_HEAD_LOSS: {
         struct kernels_head_loss args = {at(exec, op, 0), at(exec, op, 1)};
-        kernels_head_loss(exec->kernels, &args);
+        exec->device->ops->head_loss(exec->device, &args);
         return;
     }
     case OP_GRADIENT_STORE:
@@ -525,7 +543,7 @@ void exec_op(struct exec *exec, const struct plan_op *op)
         return;
     case OP_COPY_H2D:
     case OP_COPY_D2H:
-        memcpy(at(exec, op, 1), at(exec, op, 0), op->bytes);
+        run_copy(exec, op);
         return;
     case OP_UPDATE:
         run_update(exec, op);

@@ -1,6 +1,6 @@
 /*
- * exec: what each op of a plan does on the CPU device: the table from op kinds to kernels, copies,
- * updates and checksums. Owns the arenas. Called by engine_real's lane threads, one op of a lane at
+ * exec: what each op of a plan does: the table from op kinds to the device's kernels and copies, and
+ * to updates and checksums on the CPU. Owns the arenas. Called by engine_real's lane threads, one op of a lane at
  * a time; two ops that run at the same moment never touch the same cell, because the plan says so.
  */
 #ifndef SPILLWAY_OFFLOAD_EXEC_H
@@ -8,9 +8,9 @@
 
 #include "core/mem.h"
 #include "core/pool.h"
-#include "model/kernels.h"
 #include "model/moments.h"
 #include "model/optim.h"
+#include "offload/device.h"
 #include "offload/plan.h"
 #include "offload/tier.h"
 
@@ -26,7 +26,7 @@ struct exec {
     const struct place *place; /* borrowed, as all below */
     const struct plan_memory *memory;
     const struct layout *layout;
-    struct kernels *kernels;
+    struct device *device; /* NULL where it is modelled */
     struct pool *cpu_pool;
     struct tier *tier;
     struct checkpoint *checkpoint;

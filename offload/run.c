@@ -123,7 +123,7 @@ static int open_device(struct run *run, struct err *err)
     /* Opening has run the kernels, and so bound this thread to the first core: the lanes that it
      * starts would all sit there. */
     topo_unbind_thread();
-    return result;
+    return result ? result : device_cpu_open(&run->device, run->kernels, err);
 }
 
 /* What the process takes beside its arenas. */
@@ -359,7 +359,7 @@ static int open_engine(struct run *run, struct err *err)
     run->exec.place = &run->place;
     run->exec.memory = &run->memory;
     run->exec.layout = &run->layout;
-    run->exec.kernels = run->kernels;
+    run->exec.device = run->device;
     run->exec.cpu_pool = run->cpu_pool;
     run->exec.seed = run->settings->seed;
     run->exec.loss_scale =
@@ -662,6 +662,7 @@ void run_close(struct run *run)
     sched_deinit(&run->model_sched);
     mem_free(run->times);
     place_deinit(&run->place);
+    device_close(run->device);
     kernels_close(run->kernels);
     pool_close(run->pool);
     pool_close(run->cpu_pool);

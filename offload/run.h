@@ -40,7 +40,8 @@ struct run {
     struct layout layout;
     struct dataset dataset;
     struct batch_source train_batches, val_batches;
-    struct kernels *kernels;
+    struct kernels *kernels; /* of the CPU device; NULL with another */
+    struct device *device;
     struct pool *pool, *cpu_pool;
     struct place place;
     struct plan_memory memory;

@@ -159,6 +159,7 @@ void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
         .norm_epsilon = spec->config->norm_epsilon,
     };
     require(kernels_cpu_open(&box->kernels, &shape, &model->tensors, box->pool, &err), &err);
+    require(device_cpu_open(&box->device, box->kernels, &err), &err);
     require(ring_open(&box->ring, RING_DEPTH, &err), &err);
     open_tier(box, name, create);
     checkpoint_init(&box->checkpoint, box->run_dir, &model->layout);
@@ -166,7 +167,7 @@ void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
         .place = &box->place,
         .memory = &box->memory,
         .layout = &model->layout,
-        .kernels = box->kernels,
+        .device = box->device,
         .cpu_pool = box->cpu_pool,
         .tier = &box->tier,
         .checkpoint = &box->checkpoint,
@@ -181,6 +182,7 @@ void tiny_box_close(struct tiny_box *box)
     exec_close(&box->exec);
     checkpoint_deinit(&box->checkpoint);
     tier_close(&box->tier);
+    device_close(box->device);
     kernels_close(box->kernels);
     pool_close(box->pool);
     pool_close(box->cpu_pool);

@@ -44,6 +44,7 @@ struct tiny_box {
     struct plan_memory memory;
     struct pool *pool, *cpu_pool; /* two lanes run at the same time */
     struct kernels *kernels;
+    struct device *device;
     struct ring *ring;
     struct tier tier;
     struct checkpoint checkpoint;

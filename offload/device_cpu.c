@@ -1,0 +1,109 @@
+#include "offload/device.h"
+
+#include <string.h>
+
+struct device_cpu {
+    struct device device; /* first: the caller's pointer is ours */
+    struct kernels *kernels;
+};
+
+static struct kernels *kernels_of(struct device *device)
+{
+    return ((struct device_cpu *)device)->kernels;
+}
+
+/* A function of model/kernels.h under the device's name for it. */
+#define FORWARD(name)                                                                              \
+    static void name(struct device *device, const struct kernels_##name *args)                     \
+    {                                                                                              \
+        kernels_##name(kernels_of(device), args);                                                  \
+    }
+FORWARD(block_forward)
+FORWARD(block_backward)
+FORWARD(embed_forward)
+FORWARD(position_forward)
+FORWARD(embed_backward)
+FORWARD(position_backward)
+FORWARD(norm_forward)
+FORWARD(norm_backward)
+FORWARD(head_forward)
+FORWARD(head_loss)
+FORWARD(head_backward)
+
+static void gradient_store(struct device *device, const struct device_store *args)
+{
+    uint8_t *stored = args->stored;
+    memset(args->square_sums, 0, PLAN_SQUARES_PER_CHUNK * sizeof(*args->square_sums));
+    kernels_gradient_store(kernels_of(device), args->gradient, stored, args->count,
+                           args->square_sums);
+    memset(stored + args->count * args->element_bytes, 0,
+           (args->padded_count - args->count) * args->element_bytes);
+}
+
+static void copy(struct device *device, const struct device_copy *args)
+{
+    (void)device;
+    memcpy(args->to, args->from, args->bytes);
+}
+
+static void enter(struct device *device)
+{
+    (void)device;
+}
+
+/* Its ops return when they are done. */
+static void wait_lane(struct device *device, enum plan_lane lane)
+{
+    (void)device;
+    (void)lane;
+}
+
+static int open_memory(struct device *device, struct mem_arena *vram, uint64_t bytes,
+                       const struct mem_arena *ram, struct err *err)
+{
+    (void)device;
+    (void)ram;
+    return mem_arena_open(vram, bytes, err);
+}
+
+static void close_memory(struct device *device, struct mem_arena *vram)
+{
+    (void)device;
+    mem_arena_close(vram);
+}
+
+static void close_device(struct device *device)
+{
+    mem_free(device);
+}
+
+static const struct device_ops ops = {
+    .block_forward = block_forward,
+    .block_backward = block_backward,
+    .embed_forward = embed_forward,
+    .position_forward = position_forward,
+    .embed_backward = embed_backward,
+    .position_backward = position_backward,
+    .norm_forward = norm_forward,
+    .norm_backward = norm_backward,
+    .head_forward = head_forward,
+    .head_loss = head_loss,
+    .head_backward = head_backward,
+    .gradient_store = gradient_store,
+    .copy = copy,
+    .enter = enter,
+    .wait = wait_lane,
+    .open_memory = open_memory,
+    .close_memory = close_memory,
+    .close = close_device,
+};
+
+int device_cpu_open(struct device **out, struct kernels *kernels, struct err *err)
+{
+    (void)err;
+    struct device_cpu *cpu = mem_alloc(1, sizeof(*cpu));
+    cpu->device.ops = &ops;
+    cpu->kernels = kernels;
+    *out = &cpu->device;
+    return 0;
+}
