@@ -24,6 +24,8 @@ CFLAGS := -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -W
 LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))
+# The plugin's side of a CUDA device (offload/gpu.h).
+SOURCES := $(filter-out offload/gpu.c,$(SOURCES))
 # Scripts run the program, binaries a module; scripts take longer and so come first.
 TESTS := $(sort $(wildcard tests/system/*.sh tests/cuda/*.sh)) \
          $(sort $(filter-out tests/soak/%,$(wildcard tests/*/test_*.c)))
@@ -94,9 +96,10 @@ clean:
 packages:
 	@$(if $(NO_INSTALL),,tools/packages.sh build plot)
 
+# -rdynamic: the plugin calls the program's functions.
 $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@echo "  LINK $@"
-	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	@$(CC) $(CFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
 $(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
 	@rm -f $@ && ar qcs $@ $^
 $(BENCHMARK_BINARIES) $(B)/tests/reference/dump_batches: %: %.o $(LIBRARY)

@@ -18,8 +18,8 @@
 
 struct device;
 
-/* kernels_gradient_store of a whole chunk: what its padding stores is zeroed, and so are the sums of
- * squares before theirs are written. */
+/* kernels_gradient_store of a whole chunk: what its padding stores is zeroed, and so are the sums
+ * of squares before theirs are written. */
 struct device_store {
     const float *gradient;
     void *stored;

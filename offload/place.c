@@ -501,7 +501,8 @@ static int refuse(struct place *place, struct err *err)
                        "the VRAM budget of %s is too small: this model needs %s there at least "
                        "(most of it: %s, %s); the smallest that works, other budgets as given: "
                        "--vram-budget %lluM",
-                       log_bytes(have, spec->vram_budget + spec->vram_reserve),
+                       log_bytes(have, spec->vram_given ? spec->vram_given
+                                                        : spec->vram_budget + spec->vram_reserve),
                        log_bytes(need, place->vram_bytes + spec->vram_reserve), most_name, what,
                        (unsigned long long)div_up(place->vram_bytes + spec->vram_reserve, MIB));
     if (place->ram_bytes > spec->ram_budget)
@@ -540,8 +541,10 @@ void place_init(struct place *place, const struct place_spec *spec)
         .gradient_bytes = precision_bytes(spec->precision),
     };
     struct graph_shape shape = {spec->precision, spec->batch, spec->seq, layout->tile_rows_max};
-    place->scratch_bytes = graph_scratch_bytes(spec->config, &shape);
-    place->inner_bytes = graph_inner_bytes(spec->config, &shape);
+    place->scratch_bytes = spec->device_scratch_bytes ? spec->device_scratch_bytes
+                                                      : graph_scratch_bytes(spec->config, &shape);
+    place->inner_bytes = spec->device_inner_bytes ? spec->device_inner_bytes
+                                                  : graph_inner_bytes(spec->config, &shape);
     place->x_bytes =
         round_up((uint64_t)spec->batch * spec->seq * spec->config->channels * 4, IO_ALIGN);
 }

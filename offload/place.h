@@ -32,6 +32,7 @@ struct place_spec {
     uint64_t ram_budget;        /* the whole process */
     uint64_t vram_budget;       /* for arenas; 0: no separate device memory */
     uint64_t vram_reserve;      /* what the driver takes besides, a part of --vram-budget too */
+    uint64_t vram_given;        /* what the user gave, for messages; 0: both of these together */
     uint64_t nvme_budget;       /* UINT64_MAX: what the drive has */
     uint64_t overhead_bytes;    /* code, libraries, stacks, heap: measured by the caller */
     uint64_t write_budget;      /* bytes a day to the drive, commits included; 0: no limit */
@@ -42,6 +43,9 @@ struct place_spec {
     int resident_planes; /* 0..4 forced, or PLACE_RESIDENT_AUTO */
     uint32_t prefetch;   /* layers ahead; 0: chosen (1 where memory is short, else 2) */
     enum place_recompute recompute;
+    /* What the device's kernels need of its memory (model/kernels.h: kernels_sizes); 0: what those of
+     * the CPU need. */
+    uint64_t device_inner_bytes, device_scratch_bytes;
     const struct profile *profile; /* borrowed: the machine that it should be fast on */
 };
 

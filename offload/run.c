@@ -8,6 +8,7 @@
 #include "io/safetensors.h"
 #include "offload/bound.h"
 #include "offload/forecast.h"
+#include "offload/gpu.h"
 #include "offload/home.h"
 #include "offload/record.h"
 #include "offload/state.h"
@@ -109,21 +110,62 @@ static uint32_t thread_count(const struct run *run)
     return run->settings->threads ? (uint32_t)run->settings->threads : topo_open()->core_count;
 }
 
-static int open_device(struct run *run, struct err *err)
+/* The card's context, streams and kernels. A budget that was not given is what the card has free,
+ * less a reserve. */
+static int open_gpu(struct run *run, struct err *err)
 {
-    uint32_t threads = thread_count(run);
-    int result = pool_open(&run->pool, "compute", threads, true, err);
-    if (result == 0)
-        result = pool_open(&run->cpu_pool, "cpu", threads, false, err);
+    struct train_settings *s = run->settings;
+    const struct gpu_plugin *plugin = gpu_load(err);
+    struct gpu_info info;
+    struct gpu_setup setup = {
+        .number = s->cuda_device, .tensors = &run->tensors, .vram_budget = s->vram_budget};
+    if (!plugin)
+        return err->code;
+    uint32_t count = plugin->count(err);
+    if (!count)
+        return err->code;
+    if (s->cuda_device >= count)
+        return err_set(err, ERR_INPUT, "--device cuda:%u: there are %u CUDA devices, from 0 on",
+                       s->cuda_device, count);
+    int result = plugin->info(s->cuda_device, &info, err);
     if (result)
         return result;
+    kernels_shape_of(run, &setup.shape);
+    plugin->sizes(&setup.shape, &run->sizes);
+    result = plugin->open(&run->device, &setup, &run->device_overhead_bytes, err);
+    if (result)
+        return result;
+    if (!s->vram_budget) {
+        char text[LOG_BYTES_MAX];
+        s->vram_budget = info.free_bytes - MIN(info.free_bytes, GPU_RESERVE_BYTES);
+        log_line("VRAM budget: %s (what is free, less a reserve)", log_bytes(text, s->vram_budget));
+    }
+    /* A profile of the CPU device says nothing of a card. */
+    if (run->profile.device.is_cpu)
+        profile_init_gpu(&run->profile, info.name, info.vram_bytes);
+    return 0;
+}
+
+static int open_cpu(struct run *run, uint32_t threads, struct err *err)
+{
     struct kernels_shape shape;
     kernels_shape_of(run, &shape);
-    result = kernels_cpu_open(&run->kernels, &shape, &run->tensors, run->pool, err);
+    int result = pool_open(&run->pool, "compute", threads, true, err);
+    if (result == 0)
+        result = kernels_cpu_open(&run->kernels, &shape, &run->tensors, run->pool, err);
     /* Opening has run the kernels, and so bound this thread to the first core: the lanes that it
      * starts would all sit there. */
     topo_unbind_thread();
     return result ? result : device_cpu_open(&run->device, run->kernels, err);
+}
+
+static int open_device(struct run *run, struct err *err)
+{
+    uint32_t threads = thread_count(run);
+    int result = pool_open(&run->cpu_pool, "cpu", threads, false, err);
+    if (result)
+        return result;
+    return run->settings->cuda ? open_gpu(run, err) : open_cpu(run, threads, err);
 }
 
 /* What the process takes beside its arenas. */
@@ -138,6 +180,14 @@ static uint64_t measure_overhead(const struct run *run)
                                    (uint32_t)run->settings->accum);
 }
 
+/* What --vram-budget leaves to the arena; at least a byte of a card, so that the placement refuses
+ * with what would do. */
+static uint64_t arena_budget(const struct run *run)
+{
+    uint64_t budget = run->settings->vram_budget, overhead = run->device_overhead_bytes;
+    return budget > overhead || !run->settings->cuda ? budget - overhead : 1;
+}
+
 static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_t overhead_bytes)
 {
     const struct train_settings *s = run->settings;
@@ -149,7 +199,11 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
         .batch = (uint32_t)s->batch,
         .accum = (uint32_t)s->accum,
         .ram_budget = s->ram_budget,
-        .vram_budget = s->vram_budget,
+        .vram_budget = arena_budget(run),
+        .vram_reserve = run->device_overhead_bytes,
+        .vram_given = s->vram_budget,
+        .device_inner_bytes = run->sizes.inner_bytes,
+        .device_scratch_bytes = run->sizes.scratch_bytes,
         .nvme_budget = s->nvme_budget,
         .overhead_bytes = overhead_bytes,
         .write_budget = s->write_budget,
@@ -171,7 +225,7 @@ static int refuse_early(const struct run *run, bool nvme, struct err *err)
 {
     struct place place;
     uint64_t overhead_bytes = measure_overhead(run);
-    if (run->settings->batch * run->settings->seq <= QUICK_ROWS_MAX)
+    if (run->settings->batch * run->settings->seq <= QUICK_ROWS_MAX || run->settings->cuda)
         return 0;
     struct place_spec spec = place_spec_of(run, nvme, overhead_bytes);
     spec.profile = NULL; /* whether, not which: no search */
@@ -615,7 +669,7 @@ static int open_trace(struct run *run, struct err *err)
 
 int run_open(struct run *run, struct err *err)
 {
-    int code = run_check_machine(&run->place, run->place.vram_bytes, err);
+    int code = run_check_machine(&run->place, run->settings->cuda ? 0 : run->place.vram_bytes, err);
     if (code == 0)
         code = open_run_dir(run, err);
     if (code == 0)

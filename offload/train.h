@@ -37,6 +37,9 @@ struct train_settings {
     uint64_t seq, batch, accum, seed;
     struct optim_settings optim; /* total_steps: the horizon of the schedule */
 
+    bool cuda; /* the device is CUDA device number cuda_device, else the CPU */
+    uint32_t cuda_device;
+
     /* The rest may change when a run is resumed. */
     const char *run_dir;
     struct train_nvme nvme;

@@ -21,6 +21,7 @@ int sample_main(int argc, char **argv);
 int eval_main(int argc, char **argv);
 int export_main(int argc, char **argv);
 int check_main(int argc, char **argv);
+int devices_main(int argc, char **argv);
 int plan_main(int argc, char **argv);
 int sweep_main(int argc, char **argv);
 int report_main(int argc, char **argv);

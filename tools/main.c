@@ -22,6 +22,7 @@ static const struct command {
     {"export", export_main, "write a run as a Hugging Face folder"},
     {"report", report_main, "make a page of a run: loss, speed, memory, lanes"},
     {"bench", bench_main, "measure this machine, so that predictions are about it"},
+    {"devices", devices_main, "list what there is to compute on"},
     {"check", check_main, "verify every checksum of a run or of prepared data"},
 };
 

@@ -9,6 +9,7 @@
 #include "model/kernels.h"
 #include "offload/checkpoint.h"
 #include "offload/record.h"
+#include "tools/devices.h"
 #include "tools/local.h"
 
 #include <float.h>
@@ -62,9 +63,11 @@ static void fill_table(struct options *o, enum options_command command)
     add(o, "write-budget", ARGS_DAILY, &o->write_budget, "SIZE/day",
         "what may be written to the drive a day, commits included, such as 2T/day (default: no "
         "limit)");
-    add(o, "device", ARGS_STRING, &o->device, "auto|cpu", "default: auto, which is the CPU");
+    add(o, "device", ARGS_STRING, &o->device, "auto|cpu|cuda[:N]",
+        "what computes (default: auto, a CUDA device where there is one, else the CPU)");
     add(o, "precision", ARGS_STRING, &o->precision, "bf16|fp32",
-        "default: bf16 where the processor has bf16 matrix instructions, else fp32");
+        "default: bf16 on a CUDA device and where the processor has bf16 matrix instructions, else "
+        "fp32");
     add(o, "optimizer-state", ARGS_STRING, &o->optimizer_state, "fp32|bf16|8bit",
         "AdamW's moments, 8, 4 or 2 bytes a parameter beside the weight's 4 (default: fp32)");
     add(o, "seq", ARGS_U64, &o->seq, "T",
@@ -276,17 +279,16 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
 {
     static const char *const precisions[] = {"fp32", "bf16"};
     static const char *const recomputes[] = {"auto", "all", "none"};
-    static const char *const devices[] = {"auto", "cpu"};
     static const char *const residents[] = {"none",      "hi",   "hi,lo", "hi,lo,m",
                                             "hi,lo,m,v", "auto", "all"};
-    int precision = 0, recompute = 0, resident = 0, moments = 0, ignored = 0;
+    int precision = 0, recompute = 0, resident = 0, moments = 0;
+    int result = devices_choose(o->device, s, &o->device, err);
     if (!o->precision)
-        o->precision = o->machine.gpu || kernels_cpu_has_bf16() ? "bf16" : "fp32";
-    int result = choice("precision", o->precision, precisions, 2, &precision, err);
+        o->precision = o->machine.gpu || s->cuda || kernels_cpu_has_bf16() ? "bf16" : "fp32";
+    if (result == 0)
+        result = choice("precision", o->precision, precisions, 2, &precision, err);
     if (result == 0)
         result = choice("recompute", o->recompute, recomputes, 3, &recompute, err);
-    if (result == 0)
-        result = choice("device", o->device, devices, 2, &ignored, err);
     if (result == 0)
         result = choice("optimizer-state", o->optimizer_state, moments_name, MOMENTS_KIND_COUNT,
                         &moments, err);

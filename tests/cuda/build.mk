@@ -1,6 +1,6 @@
 # How the CUDA sources become tests that need no GPU, and, where nvcc is, libspillway_cuda.so.
 
-CUDA_SOURCES := $(sort $(wildcard model/cuda/*.c model/cuda/*.cu))
+CUDA_SOURCES := $(sort $(wildcard model/cuda/*.c model/cuda/*.cu) offload/gpu.c)
 CUDA_TESTS := $(filter tests/cuda/%,$(TESTS))
 # In two flavours: as it is, and watched by detector.c in the place of the thread sanitizer's library.
 CUDA_FLAVOURS := $(if $(filter tsan cov,$(config)),,plain) $(if $(filter release,$(config)),checked)

@@ -16,8 +16,8 @@
 #endif
 
 struct emulation_indices emulation_index;
-struct thread *running_thread;
-bool block_silent;
+_Thread_local struct thread *running_thread;
+_Thread_local bool block_silent;
 const void *block_call;
 size_t block_call_bytes;
 

@@ -68,8 +68,10 @@ struct thread {
     uint32_t copy_count, copy_capacity, copy_group;
 };
 
-extern struct thread *running_thread; /* NULL: the host or the scheduler */
-extern bool block_silent;             /* accesses are the emulator's own */
+/* Of the thread of the host that is in a call of CUDA; others may run beside it. NULL: the host or the
+ * scheduler. */
+extern _Thread_local struct thread *running_thread;
+extern _Thread_local bool block_silent; /* accesses are the emulator's own */
 extern const void *block_call;        /* parameters of the running kernel */
 extern size_t block_call_bytes;
 
@@ -99,6 +101,8 @@ struct allocation *memory_take(size_t bytes, bool device); /* NULL: no memory */
 void memory_free(struct allocation *allocation);
 /* Of an address in it or in the pages around it, freed or not; NULL. */
 struct allocation *memory_find(uintptr_t address);
+/* Memory of the host that cudaHostRegister has pinned. */
+bool memory_is_registered(const void *memory, size_t bytes);
 void memory_describe(uintptr_t address, char *text, size_t bytes);
 bool memory_is_static(uintptr_t address); /* of the program */
 
@@ -116,7 +120,7 @@ struct op_record {
     char name[64];
 };
 
-extern uint32_t current_op; /* on the device now; 0: none */
+extern _Thread_local uint32_t current_op; /* on the device now; 0: none */
 
 const struct op_record *op_find(uint32_t op);
 uint32_t op_of_host(void); /* a pseudo-op of what the host does now */
@@ -130,6 +134,12 @@ void fault_catch_signals(void);
 /* Takes `context` (malloc) over; run is called once, on the device's side. */
 cudaError_t stream_enqueue(cudaStream_t stream, const char *name, void (*run)(void *),
                            void *context, size_t context_bytes);
+/* Callers of CUDA are threads of one host: one call at a time, each whole. */
+void call_lock(void);
+void call_unlock(const int *unused);
+#define CALL_LOCK                                                                                  \
+    __attribute__((cleanup(call_unlock), unused)) const int call_is_locked = (call_lock(), 0)
+
 /* The error that this call returns: sticky, or asked for; counts calls. */
 cudaError_t call_begin(cudaError_t asked_for);
 

@@ -51,6 +51,7 @@ static void *object(size_t bytes)
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
 {
+    CALL_LOCK;
     cublasStatus_t status = begin();
     if (!status)
         *handle = object(1);
@@ -59,6 +60,7 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
 
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 {
+    CALL_LOCK;
     free(handle);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -66,6 +68,7 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute,
                                         cudaDataType_t scale)
 {
+    CALL_LOCK;
     cublasStatus_t status = begin();
     if (status)
         return status;
@@ -78,6 +81,7 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComput
 
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
 {
+    CALL_LOCK;
     free(desc);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -86,6 +90,7 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
                                               cublasLtMatmulDescAttributes_t attribute,
                                               const void *value, size_t bytes)
 {
+    CALL_LOCK;
     struct {
         void *field;
         size_t bytes;
@@ -108,6 +113,7 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type,
                                           uint64_t rows, uint64_t columns, int64_t stride)
 {
+    CALL_LOCK;
     cublasStatus_t status = begin();
     if (status)
         return status;
@@ -118,12 +124,14 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDa
 
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
 {
+    CALL_LOCK;
     free(layout);
     return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference)
 {
+    CALL_LOCK;
     cublasStatus_t status = begin();
     if (!status)
         *preference = object(sizeof(**preference));
@@ -132,6 +140,7 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *prefer
 
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference)
 {
+    CALL_LOCK;
     free(preference);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -140,6 +149,7 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     cublasLtMatmulPreferenceAttributes_t attribute,
                                                     const void *value, size_t bytes)
 {
+    CALL_LOCK;
     cublasStatus_t status = begin();
     if (!status && attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES && bytes == 8)
         memcpy(&preference->workspace_bytes, value, bytes);
@@ -176,6 +186,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulPreference_t preference, int wanted,
                                               cublasLtMatmulHeuristicResult_t *results, int *found)
 {
+    CALL_LOCK;
     struct sizes sizes;
     (void)handle, (void)c;
     cublasStatus_t status = begin();
@@ -305,6 +316,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo,
                               void *workspace, size_t workspace_bytes, cudaStream_t stream)
 {
+    CALL_LOCK;
     struct queued_product queued = {.desc = *desc,
                                     .a_layout = *a_layout,
                                     .b_layout = *b_layout,

@@ -68,21 +68,25 @@ static cudaError_t release(void *memory, bool device)
 
 cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
+    CALL_LOCK;
     return take(memory, bytes, true);
 }
 
 cudaError_t cudaFree(void *memory)
 {
+    CALL_LOCK;
     return release(memory, true);
 }
 
 cudaError_t cudaMallocHost(void **memory, size_t bytes)
 {
+    CALL_LOCK;
     return take(memory, bytes, false);
 }
 
 cudaError_t cudaFreeHost(void *memory)
 {
+    CALL_LOCK;
     return release(memory, false);
 }
 
@@ -140,11 +144,13 @@ static bool writes_device(cudaMemcpyKind kind)
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
         return error;
     const void *host = reads_device(kind) ? to : from;
-    if (kind != cudaMemcpyDeviceToDevice && !memory_find((uintptr_t)host))
+    if (kind != cudaMemcpyDeviceToDevice && !memory_find((uintptr_t)host) &&
+        !memory_is_registered(host, bytes))
         emulation_fault("pageable", "a copy of memory that is not pinned is not asynchronous");
     else if (check_side(to, bytes, writes_device(kind), "a copy's destination") &&
              check_side(from, bytes, reads_device(kind), "a copy's source")) {
@@ -158,6 +164,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 /* For tests: all that is queued runs before it. */
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (!error)
         error = cudaDeviceSynchronize();
@@ -175,6 +182,7 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
         return error;

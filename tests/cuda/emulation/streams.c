@@ -44,7 +44,7 @@ struct CUevent_st {
     struct moment *moment;
 };
 
-uint32_t current_op;
+_Thread_local uint32_t current_op;
 
 static struct op_record *ops;
 static uint32_t op_count;
@@ -253,6 +253,7 @@ void emulation_reset(uint64_t seed)
 
 cudaError_t cudaGetLastError(void)
 {
+    CALL_LOCK;
     cudaError_t error = last_error;
     last_error = cudaSuccess;
     return error;
@@ -260,6 +261,7 @@ cudaError_t cudaGetLastError(void)
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
         return error;
@@ -293,6 +295,7 @@ static struct moment *record(struct CUstream_st *stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
         return error;
@@ -302,6 +305,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    CALL_LOCK;
     cudaError_t error = cudaStreamSynchronize(stream);
     streams[stream->agent] = NULL;
     free(stream);
@@ -310,6 +314,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaDeviceSynchronize(void)
 {
+    CALL_LOCK;
     for (uint32_t i = 1; i < AGENTS; i++) {
         cudaError_t error = streams[i] ? cudaStreamSynchronize(streams[i]) : cudaSuccess;
         if (error)
@@ -320,6 +325,7 @@ cudaError_t cudaDeviceSynchronize(void)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags)
 {
+    CALL_LOCK;
     (void)flags;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
@@ -335,6 +341,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags)
 {
+    CALL_LOCK;
     (void)flags;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
@@ -345,12 +352,14 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags)
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
+    CALL_LOCK;
     free(event);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
         return error;
@@ -360,6 +369,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (!error && event->moment)
         host_wait(event->moment);
@@ -368,6 +378,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error || !event->moment)
         return error;
@@ -417,6 +428,7 @@ static struct attribute *attribute_of(const void *kernel)
 
 cudaError_t emulation_set_attribute(const void *kernel, cudaFuncAttribute attribute, int value)
 {
+    CALL_LOCK;
     (void)attribute;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
@@ -443,6 +455,7 @@ static bool launch_is_valid(const struct emulation_launch *l)
 
 cudaError_t emulation_launch_kernel(const struct emulation_launch *launch)
 {
+    CALL_LOCK;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
         return error;

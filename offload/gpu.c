@@ -1,0 +1,302 @@
+/*
+ * The CUDA device: a stream for each of the compute and copy lanes; what an op of the plan waits
+ * for has been waited for before it comes here, so that streams need no edges among each other.
+ *
+ * Invariants:
+ * 1. The card's memory is taken when the device and its arena are opened, and never after.
+ * 2. Each call's result is looked at; the first one that fails ends the program, or the opening.
+ * 3. CUDA's libraries may allocate as they like: calls of a step are between mem_library_enter and
+ *    mem_library_leave.
+ */
+#include "offload/gpu.h"
+
+#include "model/cuda/kernels_cuda.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+
+/* An allowance for a context with its modules, on the safe side: CUDA does not tell. */
+#define CONTEXT_BYTES (450 * MIB)
+
+extern const struct gpu_plugin spillway_gpu_plugin;
+
+struct gpu {
+    struct device device; /* first: the caller's pointer is ours */
+    int number;
+    uint64_t vram_budget;             /* for messages */
+    cudaStream_t streams[LANE_COUNT]; /* of the compute and copy lanes */
+    struct kernels_cuda *kernels;     /* owned; runs on the compute lane's stream */
+    void *workspace;
+    void *ram; /* registered; NULL: not */
+};
+
+static struct gpu *gpu_of(struct device *device)
+{
+    return (struct gpu *)device;
+}
+
+/* ---- Failing --------------------------------------------------------------------------------- */
+
+static int failed(cudaError_t error, const char *call, struct err *err)
+{
+    return err_set(err, ERR_SYSTEM, "the GPU failed in %s: %s (%s)", call,
+                   cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+/* While a step runs. Nothing that was committed is lost by it. */
+static void must(cudaError_t error, const char *call)
+{
+    if (error)
+        fatal("the GPU failed in %s: %s (%s); the last commit is intact: continue with --resume",
+              call, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+static void must_run(int result, const struct err *err)
+{
+    if (result)
+        fatal("%s; the last commit is intact: continue with --resume", err->message);
+}
+
+/* ---- Ops ------------------------------------------------------------------------------------- */
+
+/* A function of kernels_cuda.h under the device's name for it. */
+#define FORWARD(name)                                                                              \
+    static void name(struct device *device, const struct kernels_##name *args)                     \
+    {                                                                                              \
+        struct err err;                                                                            \
+        mem_library_enter();                                                                       \
+        must_run(kernels_cuda_##name(gpu_of(device)->kernels, args, &err), &err);                  \
+        mem_library_leave();                                                                       \
+    }
+FORWARD(block_forward)
+FORWARD(block_backward)
+FORWARD(embed_forward)
+FORWARD(position_forward)
+FORWARD(embed_backward)
+FORWARD(position_backward)
+FORWARD(norm_forward)
+FORWARD(norm_backward)
+FORWARD(head_forward)
+FORWARD(head_loss)
+FORWARD(head_backward)
+
+static void gradient_store(struct device *device, const struct device_store *args)
+{
+    struct gpu *gpu = gpu_of(device);
+    cudaStream_t stream = gpu->streams[LANE_COMPUTE];
+    const struct kernels_cuda_store store = {
+        .gradient = args->gradient,
+        .stored = args->stored,
+        .count = args->count,
+        .square_sums = args->square_sums,
+    };
+    struct err err;
+    uint64_t padding = (args->padded_count - args->count) * args->element_bytes;
+    mem_library_enter();
+    must(cudaMemsetAsync(args->square_sums, 0, PLAN_SQUARES_PER_CHUNK * sizeof(*args->square_sums),
+                         stream),
+         "cudaMemsetAsync");
+    must_run(kernels_cuda_gradient_store(gpu->kernels, &store, &err), &err);
+    if (padding)
+        must(cudaMemsetAsync((char *)args->stored + args->count * args->element_bytes, 0, padding,
+                             stream),
+             "cudaMemsetAsync");
+    mem_library_leave();
+}
+
+static void copy(struct device *device, const struct device_copy *args)
+{
+    ASSERT(args->lane == LANE_H2D || args->lane == LANE_D2H);
+    mem_library_enter();
+    must(cudaMemcpyAsync(args->to, args->from, args->bytes,
+                         args->lane == LANE_H2D ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost,
+                         gpu_of(device)->streams[args->lane]),
+         "cudaMemcpyAsync");
+    mem_library_leave();
+}
+
+static void enter(struct device *device)
+{
+    must(cudaSetDevice(gpu_of(device)->number), "cudaSetDevice");
+}
+
+static void wait_lane(struct device *device, enum plan_lane lane)
+{
+    mem_library_enter();
+    must(cudaStreamSynchronize(gpu_of(device)->streams[lane]), "cudaStreamSynchronize");
+    mem_library_leave();
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+static int open_memory(struct device *device, struct mem_arena *vram, uint64_t bytes,
+                       const struct mem_arena *ram, struct err *err)
+{
+    struct gpu *gpu = gpu_of(device);
+    void *base = NULL;
+    cudaError_t error = cudaMalloc(&base, bytes);
+    if (error == cudaErrorMemoryAllocation)
+        return err_set(err, ERR_INPUT,
+                       "the card has no %llu MiB free, which --vram-budget %lluM needs: close what "
+                       "else uses it, or give a smaller --vram-budget",
+                       (unsigned long long)(bytes / MIB),
+                       (unsigned long long)(gpu->vram_budget / MIB));
+    if (error)
+        return failed(error, "cudaMalloc", err);
+    *vram = (struct mem_arena){.base = base, .bytes = bytes};
+    if (!ram->bytes)
+        return 0;
+    error = cudaHostRegister(ram->base, ram->bytes, cudaHostRegisterDefault);
+    if (error)
+        return failed(error, "cudaHostRegister", err);
+    gpu->ram = ram->base;
+    return 0;
+}
+
+/* Closing what has failed fails again, which says nothing new. */
+static void close_memory(struct device *device, struct mem_arena *vram)
+{
+    struct gpu *gpu = gpu_of(device);
+    if (gpu->ram)
+        cudaHostUnregister(gpu->ram);
+    if (vram->base)
+        cudaFree(vram->base);
+    gpu->ram = NULL;
+    *vram = (struct mem_arena){0};
+}
+
+/* ---- Opening and closing --------------------------------------------------------------------- */
+
+static void close_gpu(struct device *device)
+{
+    struct gpu *gpu = gpu_of(device);
+    kernels_cuda_close(gpu->kernels);
+    if (gpu->workspace)
+        cudaFree(gpu->workspace);
+    for (enum plan_lane lane = 0; lane < LANE_COUNT; lane++)
+        if (gpu->streams[lane])
+            cudaStreamDestroy(gpu->streams[lane]);
+    mem_free(gpu);
+}
+
+static const struct device_ops ops = {
+    .block_forward = block_forward,
+    .block_backward = block_backward,
+    .embed_forward = embed_forward,
+    .position_forward = position_forward,
+    .embed_backward = embed_backward,
+    .position_backward = position_backward,
+    .norm_forward = norm_forward,
+    .norm_backward = norm_backward,
+    .head_forward = head_forward,
+    .head_loss = head_loss,
+    .head_backward = head_backward,
+    .gradient_store = gradient_store,
+    .copy = copy,
+    .enter = enter,
+    .wait = wait_lane,
+    .open_memory = open_memory,
+    .close_memory = close_memory,
+    .close = close_gpu,
+};
+
+static uint32_t count(struct err *err)
+{
+    int devices = 0;
+    cudaError_t error = cudaGetDeviceCount(&devices);
+    if (error)
+        err_set(err, ERR_INPUT, "there is no CUDA device here: %s (%s)", cudaGetErrorString(error),
+                cudaGetErrorName(error));
+    else if (!devices)
+        err_set(err, ERR_INPUT, "there is no CUDA device here");
+    return error ? 0 : (uint32_t)devices;
+}
+
+static int info(uint32_t number, struct gpu_info *gpu_info, struct err *err)
+{
+    struct cudaDeviceProp prop;
+    size_t free_bytes = 0, vram_bytes = 0;
+    *gpu_info = (struct gpu_info){0};
+    cudaError_t error = cudaGetDeviceProperties(&prop, (int)number);
+    if (error)
+        return failed(error, "cudaGetDeviceProperties", err);
+    error = cudaSetDevice((int)number);
+    if (error)
+        return failed(error, "cudaSetDevice", err);
+    error = cudaMemGetInfo(&free_bytes, &vram_bytes);
+    if (error)
+        return failed(error, "cudaMemGetInfo", err);
+    snprintf(gpu_info->name, sizeof(gpu_info->name), "%s", prop.name);
+    snprintf(gpu_info->pci, sizeof(gpu_info->pci), "%04x:%02x:%02x.0", prop.pciDomainID,
+             prop.pciBusID, prop.pciDeviceID);
+    gpu_info->major = (uint32_t)prop.major;
+    gpu_info->minor = (uint32_t)prop.minor;
+    gpu_info->processors = (uint32_t)prop.multiProcessorCount;
+    gpu_info->vram_bytes = vram_bytes;
+    gpu_info->free_bytes = free_bytes;
+    cudaDriverGetVersion(&gpu_info->driver);
+    cudaRuntimeGetVersion(&gpu_info->runtime);
+    return 0;
+}
+
+static int open_streams(struct gpu *gpu, struct err *err)
+{
+    static const enum plan_lane lanes[] = {LANE_COMPUTE, LANE_H2D, LANE_D2H};
+    for (size_t i = 0; i < ARRAY_COUNT(lanes); i++) {
+        cudaError_t error =
+            cudaStreamCreateWithFlags(&gpu->streams[lanes[i]], cudaStreamNonBlocking);
+        if (error)
+            return failed(error, "cudaStreamCreateWithFlags", err);
+    }
+    return 0;
+}
+
+static int open_kernels(struct gpu *gpu, const struct gpu_setup *setup, struct err *err)
+{
+    cudaError_t error = cudaMalloc(&gpu->workspace, kernels_cuda_workspace_bytes());
+    if (error)
+        return failed(error, "cudaMalloc", err);
+    const struct kernels_cuda_open args = {
+        .shape = setup->shape,
+        .tensors = setup->tensors,
+        .stream = gpu->streams[LANE_COMPUTE],
+        .workspace = gpu->workspace,
+    };
+    return kernels_cuda_open(&gpu->kernels, &args, err);
+}
+
+static int open_gpu(struct device **device, const struct gpu_setup *setup, uint64_t *overhead_bytes,
+                    struct err *err)
+{
+    struct gpu *gpu = mem_alloc(1, sizeof(*gpu));
+    size_t before = 0, after = 0, all = 0;
+    gpu->device.ops = &ops;
+    gpu->number = (int)setup->number;
+    gpu->vram_budget = setup->vram_budget;
+    *device = &gpu->device;
+    cudaError_t error = cudaSetDevice(gpu->number);
+    if (error)
+        return failed(error, "cudaSetDevice", err);
+    error = cudaMemGetInfo(&before, &all);
+    if (error)
+        return failed(error, "cudaMemGetInfo", err);
+    int result = open_streams(gpu, err);
+    if (result == 0)
+        result = open_kernels(gpu, setup, err);
+    if (result)
+        return result;
+    error = cudaMemGetInfo(&after, &all);
+    if (error)
+        return failed(error, "cudaMemGetInfo", err);
+    /* The context was there when `before` was asked for; what it takes is not told. */
+    *overhead_bytes = CONTEXT_BYTES + (before > after ? before - after : 0);
+    return 0;
+}
+
+const struct gpu_plugin spillway_gpu_plugin = {
+    .version = GPU_PLUGIN_VERSION,
+    .count = count,
+    .info = info,
+    .sizes = kernels_cuda_sizes,
+    .open = open_gpu,
+};

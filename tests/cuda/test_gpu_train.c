@@ -1,0 +1,191 @@
+/*
+ * Property: a run on the CUDA device has the CPU's losses within 1e-4 over 20 steps; placements,
+ * from all on the card to nothing that could be elsewhere, give the same bits; a call of CUDA that
+ * fails ends the run with the call's name and the last commit intact. Method: whole tiny runs with
+ * offload/gpu.c over the emulated card.
+ */
+#include "offload/gpu.h"
+#include "tests/cuda/emulation/emulation.h"
+#include "tests/shared/check.h"
+#include "tests/shared/scratch.h"
+#include "tests/shared/tiny.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The watched flavour takes its time; losses are compared in the other one. */
+#define STEPS       (emulation_is_checked ? 3u : 20u)
+#define SHORT_STEPS 3u
+
+extern const struct gpu_plugin spillway_gpu_plugin;
+
+struct place_case {
+    const char *name;
+    bool nvme;
+    int resident;
+    enum place_recompute recompute;
+    bool least;
+};
+static const struct place_case cases[] = {
+    {"all", false, PLACE_RESIDENT_AUTO, RECOMPUTE_AUTO, false},
+    {"recompute", false, PLACE_RESIDENT_AUTO, RECOMPUTE_ALL, false},
+    {"drive", true, 0, RECOMPUTE_NONE, true},
+    {"drive-hi", true, 1, RECOMPUTE_ALL, false},
+};
+
+static void init_run(struct tiny_run *run, const char *name, enum precision precision)
+{
+    tiny_run_init(run, name);
+    run->settings.optim.lr = 1e-3;
+    run->settings.optim.min_lr = 1e-4;
+    run->settings.precision = precision;
+    run->settings.accum = 2;
+    run->settings.steps = STEPS;
+    run->settings.checkpoint_every = SHORT_STEPS;
+}
+
+static void init_gpu_run(struct tiny_run *run, const char *name, enum precision precision)
+{
+    init_run(run, name, precision);
+    run->settings.cuda = true;
+    run->settings.vram_budget = GIB;
+}
+
+static void check_losses(const struct tiny_run *gpu, const struct tiny_run *cpu, double tolerance)
+{
+    for (uint64_t step = 1; step <= STEPS; step++) {
+        double a = tiny_number(gpu, step, "loss"), b = tiny_number(cpu, step, "loss");
+        if (!(fabs(a - b) <= tolerance))
+            fail_msg("step %u: loss %.7f on the card, %.7f on the CPU", (unsigned)step, a, b);
+    }
+}
+
+static void train(struct tiny_run *run, bool least)
+{
+    if (least)
+        tiny_train_least(run);
+    else
+        tiny_train(run);
+    assert_string_equal(emulation_first_fault(), "");
+}
+
+static void check_against_cpu(enum precision precision, double tolerance)
+{
+    struct tiny_run cpu, gpu;
+    char name[64];
+    snprintf(name, sizeof(name), "cpu-%d", precision);
+    init_run(&cpu, name, precision);
+    tiny_train(&cpu);
+    snprintf(name, sizeof(name), "gpu-%d", precision);
+    emulation_reset(1);
+    init_gpu_run(&gpu, name, precision);
+    train(&gpu, false);
+    check_losses(&gpu, &cpu, tolerance);
+}
+
+static void test_losses_are_those_of_the_cpu(void **state)
+{
+    (void)state;
+    check_against_cpu(PRECISION_FP32, 1e-4);
+    check_against_cpu(PRECISION_BF16, 1e-2);
+}
+
+static char *placed_log(const struct place_case *c, enum precision precision, uint64_t seed)
+{
+    struct tiny_run run;
+    char name[64];
+    snprintf(name, sizeof(name), "%s-%d-%u", c->name, precision, (unsigned)seed);
+    emulation_reset(seed);
+    init_gpu_run(&run, name, precision);
+    run.settings.steps = SHORT_STEPS;
+    run.settings.nvme = train_nvme(c->nvme ? run.nvme_dir : NULL);
+    run.settings.resident_planes = c->resident;
+    run.settings.recompute = c->recompute;
+    train(&run, c->least);
+    char *log = tiny_log(&run);
+    scratch_remove(run.run_dir);
+    scratch_remove(run.nvme_dir);
+    return log;
+}
+
+static void test_placements_have_the_same_bits(void **state)
+{
+    (void)state;
+    if (emulation_is_checked)
+        skip();
+    for (enum precision p = PRECISION_FP32; p <= PRECISION_BF16; p++) {
+        char *expected = placed_log(&cases[0], p, 1);
+        for (size_t i = 1; i < ARRAY_COUNT(cases); i++) {
+            char *log = placed_log(&cases[i], p, i + 1);
+            assert_string_equal(log, expected);
+            free(log);
+        }
+        free(expected);
+    }
+}
+
+/* ---- Failing calls ----------------------------------------------------------------------------
+ */
+
+struct failing {
+    struct tiny_run run;
+    uint32_t call;
+};
+
+static void train_and_fail(void *context)
+{
+    struct failing *failing = context;
+    struct err err;
+    emulation_reset(failing->call);
+    emulation_set_quiet(true);
+    emulation_fail_call(failing->call);
+    if (train_run(&failing->run.settings, &err) != 0)
+        fatal("%s", err.message);
+    _exit(emulation_call_count() < failing->call ? 3 : 0);
+}
+
+/* Every call of the opening and of some steps, in strides; each ends with status 1 and a sentence
+ * that names CUDA's call, or was one whose failing is no news. */
+static void test_failing_calls(void **state)
+{
+    (void)state;
+    if (emulation_is_checked)
+        skip();
+    struct failing failing;
+    uint32_t failed = 0;
+    init_gpu_run(&failing.run, "failing", PRECISION_FP32);
+    failing.run.settings.steps = 2;
+    failing.run.settings.checkpoint_every = 1;
+    for (uint32_t call = 1;; call += call < 60 ? 1 : 37) {
+        char *output;
+        failing.call = call;
+        int status = tiny_fork(train_and_fail, &failing, &output);
+        assert_true(WIFEXITED(status));
+        bool over = WEXITSTATUS(status) == 3,
+             named = strstr(output, "the GPU failed in") || strcasestr(output, "cublasLt") ||
+                     strstr(output, "--vram-budget") || strstr(output, "no CUDA device");
+        if (!over && (WEXITSTATUS(status) != 1 || !named))
+            fail_msg("call %u: status %d: %s", call, WEXITSTATUS(status), output);
+        free(output);
+        scratch_remove(failing.run.run_dir);
+        if (over)
+            break;
+        failed++;
+    }
+    assert_true(failed > 60);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_losses_are_those_of_the_cpu),
+        cmocka_unit_test(test_placements_have_the_same_bits),
+        cmocka_unit_test(test_failing_calls),
+    };
+    gpu_set_plugin(&spillway_gpu_plugin);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
