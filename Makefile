@@ -49,7 +49,7 @@ include tests/cuda/build.mk
 all: $(B)/spillway
 
 help:
-	@sed -n 's/^#: //p' Makefile
+	@sed -n 's/^#: //p' Makefile tests/cuda/build.mk
 
 #: make                 build/release/spillway
 #: make run             a demonstration: trains a small model on Czech prose, in under 5 minutes
@@ -81,7 +81,7 @@ reference: all $(B)/tests/reference/dump_batches
 #: make format          clang-format over everything
 format:
 	@tools/packages.sh format
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 #: make install         to PREFIX (/usr/local), below DESTDIR if given
 install: all
 	install -D -m 755 $(B)/spillway $(DESTDIR)$(PREFIX)/bin/spillway
