@@ -68,7 +68,7 @@ tsan:
 	@$(MAKE) --no-print-directory config=tsan TESTS="$(TSAN_TESTS)" test
 #: make soak            what takes too long for make test: hundreds of kills, long runs
 soak: $(SOAK_BINARIES) all
-	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TESTS))
+	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TEST_RUNS))
 #: make bench           measures, and prints what it measured
 bench: $(BENCHMARK_BINARIES) all
 	@mkdir -p $(B)/bench

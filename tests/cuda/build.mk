@@ -2,6 +2,10 @@
 
 CUDA_SOURCES := $(sort $(wildcard model/cuda/*.c model/cuda/*.cu))
 CUDA_TESTS := $(filter tests/cuda/%,$(TESTS))
+ifeq ($(config),asan)
+# Its faults would end the program before the emulation tells them.
+CUDA_TESTS := $(filter-out tests/cuda/test_emulation.c,$(CUDA_TESTS))
+endif
 # In two flavours: as it is, and watched by detector.c in the place of the thread sanitizer's library.
 CUDA_FLAVOURS := $(if $(filter tsan cov,$(config)),,plain) $(if $(filter release,$(config)),checked)
 

@@ -82,7 +82,8 @@ run_mutant() {
         $(objects | grep -v "/$unit.o\$") "$build"/tests/shared/*.o "$build/libspillway.a" \
         -lcmocka $LDLIBS -pthread ||
         { echo "does not link"; return 2; }
-    timeout 120 "$folder/test" >"$folder/log" 2>&1 && return 1
+    # The first failure is enough.
+    (ulimit -c 0 && CMOCKA_TEST_ABORT=1 timeout 120 "$folder/test") >"$folder/log" 2>&1 && return 1
     return 0
 }
 export -f run_mutant objects

@@ -40,8 +40,6 @@ void emulation_set_quiet(bool quiet);
 /* The call number n from now that can fail (from 1) does, with cudaErrorUnknown, or as an
  * allocation that finds no memory. 0: none does. */
 void emulation_fail_call(uint32_t n);
-/* Calls that can fail since the last reset. */
-uint32_t emulation_call_count(void);
 
 /* Of every launch only the last `blocks` blocks run, or the first one: for sizes of which all would
  * take hours. 0 and false: all of them. Allocations of more than 1 GiB are zero and count as

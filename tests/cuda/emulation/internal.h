@@ -130,7 +130,7 @@ void fault_catch_signals(void);
 /* Takes `context` (malloc) over; run is called once, on the device's side. */
 cudaError_t stream_enqueue(cudaStream_t stream, const char *name, void (*run)(void *),
                            void *context, size_t context_bytes);
-/* The error that this call returns: sticky, or asked for; counts calls. */
+/* The error that this call returns: sticky, or asked for. */
 cudaError_t call_begin(cudaError_t asked_for);
 
 /* -- detector.c -- */
