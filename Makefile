@@ -51,7 +51,7 @@ include tests/cuda/build.mk
 all: $(B)/spillway
 
 help:
-	@sed -n 's/^#: //p' Makefile
+	@sed -n 's/^#: //p' Makefile tests/cuda/build.mk
 
 #: make                 build/release/spillway
 #: make run             a demonstration: trains a small model on Czech prose, in under 5 minutes
@@ -70,7 +70,7 @@ tsan:
 	@$(MAKE) --no-print-directory config=tsan TESTS="$(TSAN_TESTS)" test
 #: make soak            what takes too long for make test: hundreds of kills, long runs
 soak: $(SOAK_BINARIES) all
-	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TESTS))
+	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TEST_RUNS))
 #: make bench           measures, and prints what it measured
 bench: $(BENCHMARK_BINARIES) all
 	@mkdir -p $(B)/bench
@@ -83,7 +83,7 @@ reference: all $(B)/tests/reference/dump_batches
 #: make format          clang-format over everything
 format:
 	@tools/packages.sh format
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 #: make install         to PREFIX (/usr/local), below DESTDIR if given
 install: all
 	install -D -m 755 $(B)/spillway $(DESTDIR)$(PREFIX)/bin/spillway

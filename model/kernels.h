@@ -1,7 +1,7 @@
 /*
  * kernels: the mathematics of GPT-2 on one device, as a table of functions over memory that the
- * caller owns. model/cpu implements it; model/cuda will. Who calls it: offload/gpu.c's device and
- * the evaluation in offload/infer.c.
+ * caller owns. model/cpu implements it; model/cuda/kernels_cuda.h has the same operations on a GPU.
+ * Who calls it: offload/exec.c and the evaluation in offload/infer.c.
  *
  * E below is the compute element: float in fp32, bf16 in bf16. The residual stream, statistics,
  * losses and gradient accumulators are float in both. R = B * T rows (tokens) per micro-batch; row

@@ -26,7 +26,7 @@ check_without_dpkg() {
     done
     [ -z "$missing" ] && exit 0
     echo "This system has no apt, so install these yourself (their development files too):" >&2
-    echo "  gcc, liburing, hwloc, jemalloc, cmocka, oneDNN, jansson, PCRE2, xxHash" >&2
+    echo "  gcc, g++, liburing, hwloc, jemalloc, cmocka, oneDNN, jansson, PCRE2, xxHash" >&2
     echo "Not found:$missing" >&2
     exit 1
 }

@@ -240,7 +240,8 @@ static inline bool attention_is_wide(const gpu_attention_shape &shape,
 template <class L> static inline cudaError_t attention_launch(const L &launcher, bool wide)
 {
     const gpu_attention_shape &shape = launcher.shape();
-    if (shape.depth == 0 || shape.depth > GPU_ATTENTION_DEPTH)
+    if (shape.depth == 0 || shape.depth > GPU_ATTENTION_DEPTH || shape.batch > GPU_ATTENTION_GRID ||
+        shape.heads > GPU_ATTENTION_GRID)
         return cudaErrorInvalidValue;
     if (!shape.bf16)
         return shape.depth <= 64 ? launcher.template run<plain_cores<64>>()

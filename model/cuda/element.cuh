@@ -31,12 +31,6 @@ static __device__ __forceinline__ void put(bf16 *to, float value)
     *to = __float2bfloat16_rn(value);
 }
 
-/* 16 bytes at once: pointers to them are multiples of 16. */
-template <class E> struct pack {
-    static constexpr uint32_t COUNT = 16 / sizeof(E);
-    alignas(16) E value[COUNT];
-};
-
 /* By halving: every lane gets the same bits. */
 static __device__ __forceinline__ float warp_sum(float value)
 {

@@ -26,6 +26,8 @@ extern "C" {
 #endif
 
 #define GPU_ATTENTION_DEPTH 128u
+/* batch and heads at most: blocks of a grid in one direction. Above, cudaErrorInvalidValue. */
+#define GPU_ATTENTION_GRID 65535u
 
 struct gpu_attention_shape {
     bool bf16; /* E is bf16, else float */

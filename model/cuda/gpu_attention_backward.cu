@@ -10,9 +10,9 @@
 #define LOG2_E     1.4426950408889634f
 #define DELTA_ROWS 8u
 
-/* Rows of the tiles that pass by: fewer where the accumulated rows take more registers. */
+/* Rows of the tiles that pass by: with 64 of them, one block would fill an SM of 100 KiB. */
 template <class C> struct passing {
-    static constexpr int N = C::D > 64 || C::OWN == 1 ? 32 : 64;
+    static constexpr int N = 32;
     static constexpr int TILE = N * C::STRIDE;
 };
 

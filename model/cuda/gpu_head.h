@@ -47,7 +47,7 @@ struct gpu_head_backward {
     const float *log_sum; /* [rows] */
     float loss_scale;
     bool bf16;     /* E is bf16, else float */
-    void *dlogits; /* E [rows, stride] */
+    void *dlogits; /* E [rows, stride]; in fp32 it may be logits */
 };
 cudaError_t gpu_head_backward(const struct gpu_head_backward *args, cudaStream_t stream);
 

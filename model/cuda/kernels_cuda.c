@@ -48,6 +48,10 @@ static int check_shape(const struct kernels_shape *shape, struct err *err)
 {
     ASSERT(shape->channels % 32 == 0 && shape->heads > 0);
     uint32_t depth = shape->channels / shape->heads;
+    if (shape->batch > GPU_ATTENTION_GRID)
+        return err_set(err, ERR_INPUT,
+                       "--batch %u: the CUDA device takes %u sequences at most in one micro-batch",
+                       shape->batch, GPU_ATTENTION_GRID);
     if (depth <= GPU_ATTENTION_DEPTH)
         return 0;
     return err_set(err, ERR_INPUT,

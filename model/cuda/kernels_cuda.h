@@ -9,9 +9,9 @@
  * the version of cuBLASLt alone. In bf16 the gradient of gelu's output is rounded once more than on
  * the CPU, between two kernels.
  *
- * Refuses heads of more than 128 channels. Every function that enqueues returns 0, or a negative
- * code with the call that failed and CUDA's name for it; after that all others return the same
- * until closing. No function waits for the device.
+ * Refuses heads of more than 128 channels and more than 65,535 sequences. Every function that
+ * enqueues returns 0, or a negative code with the call that failed and CUDA's name for it; after
+ * that all others return the same until closing. No function waits for the device.
  *
  * Rows of logits (HEAD_ROWS of them at a time) and products need working memory of their own, so
  * scratch is larger than on the CPU: kernels_cuda_sizes.

@@ -2,6 +2,10 @@
 
 CUDA_SOURCES := $(sort $(wildcard model/cuda/*.c model/cuda/*.cu) offload/gpu.c)
 CUDA_TESTS := $(filter tests/cuda/%,$(TESTS))
+ifeq ($(config),asan)
+# Its faults would end the program before the emulation tells them.
+CUDA_TESTS := $(filter-out tests/cuda/test_emulation.c,$(CUDA_TESTS))
+endif
 # In two flavours: as it is, and watched by detector.c in the place of the thread sanitizer's library.
 CUDA_FLAVOURS := $(if $(filter tsan cov,$(config)),,plain) $(if $(filter release,$(config)),checked)
 
@@ -47,3 +51,36 @@ $(call cuda_tests,$(1)): $(B)/cuda/$(1)/%: $(B)/cuda/$(1)/tests/cuda/%.c.o $(cal
 	@$$(CC) $$(CFLAGS) -rdynamic -o $$@ $$^ -lcmocka $$(LDLIBS)
 endef
 $(foreach f,$(CUDA_FLAVOURS),$(eval $(call CUDA_FLAVOUR,$(f))))
+-include $(shell find $(B)/cuda -name '*.d' 2>/dev/null)
+
+# The plugin, where nvcc is. Of the architectures those that this nvcc knows; PTX of the newest
+# serves what comes after. What the compiler says of registers stays beside each object.
+NVCC := $(firstword $(wildcard $(shell command -v nvcc) /usr/local/cuda/bin/nvcc))
+CUDA_HOME := $(NVCC:%/bin/nvcc=%)
+ifneq ($(and $(filter release,$(config)),$(wildcard $(CUDA_HOME)/include/cublasLt.h)),)
+CUDA_WANTED := 80 86 89 90 120
+CUDA_KNOWN := $(filter $(CUDA_WANTED),$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code)))
+NVCC_FLAGS := -std=c++17 -O3 -I. -MMD -MP -Xcompiler -fPIC -Werror all-warnings -Xptxas -v \
+              $(foreach a,$(CUDA_KNOWN),-gencode arch=compute_$(a),code=sm_$(a)) \
+              -gencode arch=compute_$(lastword $(CUDA_KNOWN)),code=compute_$(lastword $(CUDA_KNOWN))
+CUDA_OBJECTS := $(addprefix $(B)/cuda/nvcc/,$(addsuffix .o,$(CUDA_SOURCES)))
+
+all: $(B)/libspillway_cuda.so
+# AdamW gives the CPU's bits, which are made without contraction.
+$(B)/cuda/nvcc/model/cuda/gpu_adamw.cu.o: NVCC_FLAGS += -fmad=false
+$(B)/cuda/nvcc/%.cu.o: %.cu Makefile tests/cuda/build.mk | packages
+	@echo "  NVCC $<"
+	@mkdir -p $(@D)
+	@$(NVCC) $(NVCC_FLAGS) -c -o $@ $< 2>$@.ptxas || { cat $@.ptxas; exit 1; }
+$(B)/cuda/nvcc/%.c.o: %.c Makefile tests/cuda/build.mk | packages
+	@echo "  CC   $< (nvcc's headers)"
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) -fPIC -isystem $(CUDA_HOME)/include -c -o $@ $<
+$(B)/libspillway_cuda.so: $(CUDA_OBJECTS)
+	@echo "  LINK $@"
+	@$(NVCC) -shared -cudart static -o $@ $^ -L$(CUDA_HOME)/lib64 -Xlinker -rpath=$(CUDA_HOME)/lib64 -lcublasLt
+#: make cuda-report     docs/cuda-kernels.md anew, from what nvcc said of the kernels
+cuda-report: $(B)/libspillway_cuda.so
+	@tools/cuda_report.sh $(B)/cuda/nvcc $(CUDA_HOME) >docs/cuda-kernels.md
+.PHONY: cuda-report
+endif

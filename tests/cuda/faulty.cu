@@ -84,11 +84,20 @@ static __device__ void copy(const struct faulty &p, float *shared)
     p.x[i] = shared[i];
 }
 
+static __device__ void halves(const struct faulty &p)
+{
+    uint16_t *own = reinterpret_cast<uint16_t *>(p.x) + threadIdx.x;
+    uint32_t value = *own;
+    *own = (uint16_t)(value + __shfl_xor_sync(ALL_LANES, value, 1));
+}
+
 __global__ void faulty_kernel(struct faulty p)
 {
     SHARED(memory);
     float *shared = reinterpret_cast<float *>(memory);
-    if (p.kind <= FAULTY_TWO_BARRIERS)
+    if (p.kind == FAULTY_NOTHING_IN_HALVES)
+        halves(p);
+    else if (p.kind <= FAULTY_TWO_BARRIERS)
         meet(p, shared);
     else if (p.kind <= FAULTY_SHUFFLE_OF_ENDED)
         talk(p);

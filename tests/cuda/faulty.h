@@ -12,7 +12,8 @@ extern "C" {
 #endif
 
 enum faulty_kind {
-    FAULTY_NOTHING, /* barrier and warp barrier where they belong */
+    FAULTY_NOTHING,           /* barrier and warp barrier where they belong */
+    FAULTY_NOTHING_IN_HALVES, /* neighbours read and write halves of a word in place */
     FAULTY_NO_BARRIER,
     FAULTY_NO_SECOND_BARRIER,
     FAULTY_NO_WARP_BARRIER,

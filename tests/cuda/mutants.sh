@@ -54,6 +54,9 @@ backward-stage-barrier@gpu_attention_backward.cu@test_gpu_attention@s/(was compu
 backward-query-bound@gpu_attention_backward.cu@test_gpu_attention@s/there \? p.log_sum\[row\] \* LOG2_E : 0.0f/p.log_sum[row] * LOG2_E/
 backward-delta-bound@gpu_attention_backward.cu@test_gpu_attention@s/if \(t >= p.shape.seq\)\n        return;//
 backward-mask@gpu_attention_backward.cu@test_gpu_attention@s/C::row\(h\) <= query && query/C::row(h) <= query + 1 && query/
+head-norm-bound@gpu_head_norm.cu@test_gpu_head_norm@s/if \(!at.there\)\n        return;//
+head-norm-narrow-index@gpu_head_norm.cu@test_gpu_head_norm@s/uint64_t first = index \/ s.heads \* s.stride \+ index % s.heads \* s.depth;/int first = (int)(index \/ s.heads * s.stride + index % s.heads * s.depth);/; s/\{index, first, index/{index, (uint64_t)first, index/
+head-norm-channel-bound@gpu_head_norm.cu@test_gpu_head_norm@s/if \(c >= depth\)\n        return;//
 block-stale-dx@cuda_block.c@test_kernels_cuda@s/const void \*dx = dx_factor\(k, b\), \*qkv/const void *dx = k->bf16 ? b->scratch.narrow : (const void *)b->args->dx, *qkv/
 block-scratch-shared@cuda_block.c@test_kernels_cuda@s/\.dqkv = at \+ dpre/.dqkv = at + act/
 head-first-piece@cuda_head.c@test_kernels_cuda@s/args->accumulate \|\| p->first > 0/args->accumulate/
@@ -82,7 +85,8 @@ run_mutant() {
         $(objects | grep -v "/$unit.o\$") "$build"/tests/shared/*.o "$build/libspillway.a" \
         -lcmocka $LDLIBS -pthread ||
         { echo "does not link"; return 2; }
-    timeout 120 "$folder/test" >"$folder/log" 2>&1 && return 1
+    # The first failure is enough.
+    (ulimit -c 0 && CMOCKA_TEST_ABORT=1 timeout 120 "$folder/test") >"$folder/log" 2>&1 && return 1
     return 0
 }
 export -f run_mutant objects

@@ -249,6 +249,37 @@ static void test_count_beyond_31_bits(void **state)
     assert_int_equal(cudaFree(to), cudaSuccess);
 }
 
+/* The last run of rows of 2^31 elements and more, and the last columns: only that block runs, and
+ * all other sums are of zeros. */
+static void test_sums_beyond_31_bits(void **state)
+{
+    (void)state;
+    const uint32_t columns = 1u << 15, rows = (1u << 16) + 3, last = 128;
+    const uint64_t end = (uint64_t)rows * columns;
+    uint16_t *x;
+    float *partial;
+    struct gpu_array value = gpu_normal(true, 1, 1, 1.0), sums = gpu_unwritten(GPU_FLOAT, columns);
+    assert_int_equal(cudaMalloc((void **)&x, end * sizeof(uint16_t)), cudaSuccess);
+    /* So large that it is zero where nothing is written. */
+    assert_int_equal(cudaMalloc((void **)&partial, (uint64_t)2 << 30), cudaSuccess);
+    assert_int_equal(cudaMemcpyAsync(x + end - 2, value.device, sizeof(uint16_t),
+                                     cudaMemcpyDeviceToDevice, gpu_stream),
+                     cudaSuccess);
+    emulation_only_last_blocks(1);
+    assert_int_equal(
+        gpu_sums(&(struct gpu_sums){true, x, rows, columns, sums.device, false, partial},
+                 gpu_stream),
+        cudaSuccess);
+    emulation_only_last_blocks(0);
+    struct gpu_array part = {GPU_FLOAT, last, gpu_doubles(last), NULL};
+    double *expected = gpu_doubles(last);
+    part.device = (float *)sums.device + columns - last;
+    expected[last - 2] = value.host[0];
+    gpu_check("sums", &part, expected, FP32_TOLERANCE);
+    assert_int_equal(cudaFree(x), cudaSuccess);
+    assert_int_equal(cudaFree(partial), cudaSuccess);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -257,6 +288,7 @@ int main(void)
         gpu_unit_test(test_sums),
         gpu_unit_test(test_add_and_narrow),
         gpu_unit_test(test_count_beyond_31_bits),
+        gpu_unit_test(test_sums_beyond_31_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -201,41 +201,57 @@ static void test_refuses_wide_heads(void **state)
     assert_int_equal(run_backward(&p), cudaErrorInvalidValue);
 }
 
-/* Rows of one array that are 2^24 + 8 elements apart: the last of 130 begins beyond 2^31. */
+/* Rows that are 2^24 + 8 elements apart: the last of 130 begins beyond 2^31. */
+#define FAR_STRIDE ((1u << 24) + 8)
+#define FAR_ROWS   130u
+#define FAR_DEPTH  32u
+
+static struct gpu_attention_array far_array(void)
+{
+    struct gpu_attention_array far = {.stride = FAR_STRIDE};
+    uint64_t bytes = ((uint64_t)FAR_STRIDE * (FAR_ROWS - 1) + FAR_DEPTH) * sizeof(uint16_t);
+    assert_int_equal(cudaMalloc(&far.at, bytes), cudaSuccess);
+    return far;
+}
+
+/* Row by row between a far array and columns of a near one, in either direction. */
+static void far_copy(const struct gpu_attention_array *far, void *near, uint32_t width, bool to_far)
+{
+    for (uint32_t r = 0; r < FAR_ROWS; r++) {
+        void *there = (uint16_t *)far->at + (uint64_t)r * FAR_STRIDE;
+        void *here = (uint16_t *)near + (uint64_t)r * width;
+        assert_int_equal(cudaMemcpyAsync(to_far ? there : here, to_far ? here : there,
+                                         FAR_DEPTH * sizeof(uint16_t), cudaMemcpyDeviceToDevice,
+                                         gpu_stream),
+                         cudaSuccess);
+    }
+}
+
 static void test_index_beyond_31_bits(void **state)
 {
     (void)state;
-    const uint32_t stride = (1u << 24) + 8;
-    struct problem p = problem_of(&(struct setup){1, 130, 1, 1, 32}, true);
-    struct gpu_attention_array spread[4];
-    compute_reference(&p, false);
-    for (unsigned i = 0; i < 4; i++) {
-        uint64_t bytes = ((uint64_t)stride * (p.rows - 1) + 32) * sizeof(uint16_t);
-        assert_int_equal(cudaMalloc(&spread[i].at, bytes), cudaSuccess);
-        spread[i].stride = stride;
-        for (uint32_t r = 0; r < p.rows && i < 3; r++)
-            assert_int_equal(cudaMemcpyAsync((uint16_t *)spread[i].at + (uint64_t)r * stride,
-                                             (uint16_t *)p.qkv.device + r * p.wide + i * 32, 64,
-                                             cudaMemcpyDeviceToDevice, gpu_stream),
-                             cudaSuccess);
-    }
-    assert_int_equal(
-        gpu_attention_forward(&(struct gpu_attention_forward){.shape = shape_of(&p),
-                                                              .q = spread[0],
-                                                              .k = spread[1],
-                                                              .v = spread[2],
-                                                              .out = spread[3],
-                                                              .log_sum = p.log_sum.device},
-                              gpu_stream),
-        cudaSuccess);
-    for (uint32_t r = 0; r < p.rows; r++)
-        assert_int_equal(cudaMemcpyAsync((uint16_t *)p.out.device + r * 32,
-                                         (uint16_t *)spread[3].at + (uint64_t)r * stride, 64,
-                                         cudaMemcpyDeviceToDevice, gpu_stream),
-                         cudaSuccess);
+    struct problem p = problem_of(&(struct setup){1, FAR_ROWS, 1, 1, FAR_DEPTH}, true);
+    struct gpu_attention_array far[8]; /* q, k, v, out, dout, dq, dk, dv */
+    compute_reference(&p, true);
+    for (unsigned i = 0; i < 8; i++)
+        far[i] = far_array();
+    for (unsigned i = 0; i < 3; i++)
+        far_copy(&far[i], (uint16_t *)p.qkv.device + i * FAR_DEPTH, p.wide, true);
+    far_copy(&far[4], p.dout.device, FAR_DEPTH, true);
+    struct gpu_attention_forward forward = {shape_of(&p), far[0], far[1],
+                                            far[2],       far[3], p.log_sum.device};
+    struct gpu_attention_backward backward = {
+        shape_of(&p),     far[0],         far[1], far[2], far[3], far[4],
+        p.log_sum.device, p.delta.device, far[5], far[6], far[7]};
+    assert_int_equal(gpu_attention_forward(&forward, gpu_stream), cudaSuccess);
+    assert_int_equal(gpu_attention_backward(&backward, gpu_stream), cudaSuccess);
+    far_copy(&far[3], p.out.device, FAR_DEPTH, false);
+    for (unsigned i = 0; i < 3; i++)
+        far_copy(&far[5 + i], (uint16_t *)p.dqkv.device + i * FAR_DEPTH, p.wide, false);
     gpu_check("out", &p.out, p.expected_out, BF16_TOLERANCE);
-    for (unsigned i = 0; i < 4; i++)
-        assert_int_equal(cudaFree(spread[i].at), cudaSuccess);
+    gpu_check("dqkv", &p.dqkv, p.expected_dqkv, BF16_TOLERANCE);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(cudaFree(far[i].at), cudaSuccess);
 }
 
 int main(void)

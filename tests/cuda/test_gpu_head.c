@@ -191,6 +191,22 @@ static void test_index_beyond_31_bits(void **state)
                                    gpu_stream),
                      cudaSuccess);
     gpu_check("losses", &p.losses, losses, FP32_TOLERANCE);
+    /* The gradient of the last row, in place in fp32. */
+    assert_int_equal(gpu_head_backward(&(struct gpu_head_backward){logits, p.running.device, SCALE,
+                                                                   false, spread},
+                                       gpu_stream),
+                     cudaSuccess);
+    struct gpu_array last = gpu_unwritten(GPU_FLOAT, columns);
+    double *gradient = gpu_doubles(columns);
+    const double *row = p.logits.host + (uint64_t)(rows - 1) * columns;
+    for (uint32_t c = 0; c < columns; c++)
+        gradient[c] = (exp(row[c] - log_sum(row, columns)) -
+                       (c == (uint32_t)p.targets.host[rows - 1] ? 1.0 : 0.0)) *
+                      SCALE;
+    assert_int_equal(cudaMemcpyAsync(last.device, spread + (uint64_t)stride * (rows - 1),
+                                     columns * sizeof(float), cudaMemcpyDeviceToDevice, gpu_stream),
+                     cudaSuccess);
+    gpu_check("dlogits", &last, gradient, FP32_TOLERANCE);
     assert_int_equal(cudaFree(spread), cudaSuccess);
 }
 

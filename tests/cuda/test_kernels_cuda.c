@@ -340,7 +340,7 @@ static const struct setup setups[] = {
     {1, 32, 1, 5, 1, 1, 5, false},
     {2, 64, 2, 131, 3, 7, 50, false},
     {1, 96, 12, 131, 2, 33, 131, false},
-    {1, 32, 2, 70, 5, 130, 32, false},
+    {1, 32, 2, 70, 4, 130, 32, false},
 };
 
 static void test_model_fp32(void **state)
@@ -491,7 +491,7 @@ static void test_every_call_fails_once(void **state)
     rig_close(&rig);
 }
 
-static void test_refuses_wide_heads(void **state)
+static void test_refuses_what_no_grid_has(void **state)
 {
     (void)state;
     struct rig rig;
@@ -499,6 +499,10 @@ static void test_refuses_wide_heads(void **state)
     rig_describe(&rig, &(struct setup){1, 160, 1, 5, 1, 1, 5, true});
     assert_int_equal(rig_open_kernels(&rig, &err), ERR_INPUT);
     assert_non_null(strstr(err.message, "heads of 160 channels"));
+    tensors_deinit(&rig.tensors);
+    rig_describe(&rig, &(struct setup){1, 32, 1, 5, 65536, 1, 5, true});
+    assert_int_equal(rig_open_kernels(&rig, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "--batch 65536"));
     tensors_deinit(&rig.tensors);
 }
 
@@ -523,7 +527,7 @@ int main(void)
         gpu_unit_test(test_recomputed_inner_is_the_same),
         gpu_unit_test(test_logits),
         gpu_unit_test(test_every_call_fails_once),
-        gpu_unit_test(test_refuses_wide_heads),
+        gpu_unit_test(test_refuses_what_no_grid_has),
         gpu_unit_test(test_inner_is_as_large_as_on_the_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -452,8 +452,7 @@ void block_run_kernel(const struct emulation_launch *launch, struct block_range 
 {
     struct emulation_triple grid = launch->grid_size;
     uint32_t count = grid.x * grid.y * grid.z;
-    uint32_t first =
-        range.last_blocks && range.last_blocks < count ? count - range.last_blocks : 0;
+    uint32_t first = range.last_blocks && range.last_blocks < count ? count - range.last_blocks : 0;
     if (range.first_only)
         count = 1;
     uint32_t *order = malloc((count - first) * sizeof(*order));

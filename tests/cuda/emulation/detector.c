@@ -25,8 +25,12 @@ struct access {
     uint8_t flags;
 };
 
+/* Reads are kept apart by halves of the cell: neighbours that each read and write a bf16 in place
+ * do not race. */
+#define HALVES 2
+
 struct cell {
-    struct access written, read;
+    struct access written, read[HALVES];
     uint32_t other_read; /* an op whose reads are not before `read` */
     uint8_t initialised; /* a bit per byte */
     bool in_flight;      /* of a cp.async that is not waited for */
@@ -137,46 +141,68 @@ static bool clashes(const struct access *before, const struct access *now, bool 
            !ordered(before, now);
 }
 
+/* The bytes of a half that mask has. */
+static uint8_t half_of(uint8_t mask, unsigned half)
+{
+    return mask & (uint8_t)(3u << (2 * half));
+}
+
 static void cell_write(struct cell *cell, const struct access *now, const struct touch *t)
 {
-    if (clashes(&cell->read, now, t->atomic))
-        race(&cell->read, false, now, t);
+    bool unread = true;
+    for (unsigned half = 0; half < HALVES; half++) {
+        struct access *read = &cell->read[half];
+        if (clashes(read, now, t->atomic))
+            race(read, false, now, t);
+        if (!(read->mask & ~now->mask))
+            read->op = 0;
+        unread &= read->op == 0;
+    }
     if (cell->other_read && !op_before(cell->other_read, now->op)) {
         struct access other = {.op = cell->other_read, .block = NO_BLOCK};
         race(&other, false, now, t);
     }
     cell->written = *now;
     cell->initialised |= now->mask;
-    if (!(cell->read.mask & ~now->mask)) {
-        cell->read.op = 0;
+    if (unread)
         cell->other_read = 0;
+}
+
+/* One record has to do for all readers since the last write: it says whether they are of several
+ * threads or warps. */
+static void half_read(struct cell *cell, unsigned half, struct access now)
+{
+    struct access *read = &cell->read[half];
+    now.mask = half_of(now.mask, half);
+    if (read->op == now.op && read->block == now.block && read->interval == now.interval &&
+        (read->thread != now.thread || read->flags & MANY_THREADS)) {
+        uint8_t many = MANY_THREADS | (read->flags & MANY_WARPS);
+        if (read->thread / WARP != now.thread / WARP)
+            many |= MANY_WARPS;
+        now.flags = (now.flags & read->flags & ATOMIC) | many;
+        now.mask |= read->mask;
+        if (read->warp_interval > now.warp_interval)
+            now.warp_interval = read->warp_interval;
+    } else if (read->op && read->op != now.op && !op_before(read->op, now.op)) {
+        cell->other_read = read->op;
     }
+    *read = now;
 }
 
 static void cell_read(struct cell *cell, const struct access *now, const struct touch *t)
 {
-    struct access *read = &cell->read, both = *now;
     if (t->check_initialised && (cell->initialised & now->mask) != now->mask) {
-        char source[128] = "a copy", where[200];
+        char source[128] = "a copy", where[200] = "";
         if (t->from)
             source_of(t->from, source, sizeof(source));
-        memory_describe(t->address, where, sizeof(where));
+        if (memory_find(t->address))
+            memory_describe(t->address, where, sizeof(where));
         emulation_fault("uninitialised", "read of %s memory that nobody wrote, %s [%s]", t->space,
-                        memory_find(t->address) ? where : "", source);
+                        where, source);
     }
-    if (read->op == now->op && read->block == now->block && read->interval == now->interval &&
-        (read->thread != now->thread || read->flags & MANY_THREADS)) {
-        both.flags |= MANY_THREADS | (read->flags & MANY_WARPS);
-        if (read->thread / WARP != now->thread / WARP)
-            both.flags |= MANY_WARPS;
-        both.flags &= (uint8_t)~ATOMIC | (read->flags & ATOMIC);
-        both.mask |= read->mask;
-        if (read->warp_interval > both.warp_interval)
-            both.warp_interval = read->warp_interval;
-    } else if (read->op && read->op != now->op && !op_before(read->op, now->op)) {
-        cell->other_read = read->op;
-    }
-    *read = both;
+    for (unsigned half = 0; half < HALVES; half++)
+        if (half_of(now->mask, half))
+            half_read(cell, half, *now);
 }
 
 static void cell_touch(struct cell *cell, struct access now, uint8_t mask, const struct touch *t)

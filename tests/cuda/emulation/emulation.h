@@ -10,8 +10,8 @@
  * missing wait is found whatever the order was. Device and shared memory is filled with NaN and
  * ends at a page that cannot be touched.
  *
- * Two flavours. Plain runs fast and finds wrong values, threads that wait for each other, masks and
- * misalignment. Checked is compiled with -fsanitize=thread and linked with detector.c instead of
+ * Two flavours. Plain runs fast and finds wrong values, threads that wait for each other, and masks.
+ * Checked is compiled with -fsanitize=thread and linked with detector.c instead of
  * that sanitizer's library: it sees every access, and reports races between threads, blocks,
  * streams and the host, and reads or writes out of bounds, of memory nobody wrote or that is freed.
  *
@@ -40,8 +40,6 @@ void emulation_set_quiet(bool quiet);
 /* The call number n from now that can fail (from 1) does, with cudaErrorUnknown, or as an
  * allocation that finds no memory. 0: none does. */
 void emulation_fail_call(uint32_t n);
-/* Calls that can fail since the last reset. */
-uint32_t emulation_call_count(void);
 
 /* Of every launch only the last `blocks` blocks run, or the first one: for sizes of which all would
  * take hours. 0 and false: all of them. Allocations of more than 1 GiB are zero and count as

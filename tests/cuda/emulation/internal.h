@@ -140,7 +140,7 @@ void call_unlock(const int *unused);
 #define CALL_LOCK                                                                                  \
     __attribute__((cleanup(call_unlock), unused)) const int call_is_locked = (call_lock(), 0)
 
-/* The error that this call returns: sticky, or asked for; counts calls. */
+/* The error that this call returns: sticky, or asked for. */
 cudaError_t call_begin(cudaError_t asked_for);
 
 /* -- detector.c -- */

@@ -53,7 +53,7 @@ static struct clock host;
 static uint32_t host_op;
 static uint64_t random_state = 1;
 static cudaError_t last_error;
-static uint32_t calls, failing_call;
+static uint32_t failing_call;
 static struct block_range range;
 
 /* xorshift64 (Marsaglia 2003): all that matters is that a seed repeats a run. */
@@ -202,7 +202,6 @@ cudaError_t stream_enqueue(cudaStream_t stream, const char *name, void (*run)(vo
 
 cudaError_t call_begin(cudaError_t asked_for)
 {
-    calls++;
     cudaError_t error = cudaSuccess;
     if (emulation_fault_count() > 0)
         error = cudaErrorIllegalAddress;
@@ -216,11 +215,6 @@ cudaError_t call_begin(cudaError_t asked_for)
 void emulation_fail_call(uint32_t n)
 {
     failing_call = n;
-}
-
-uint32_t emulation_call_count(void)
-{
-    return calls;
 }
 
 void emulation_only_last_blocks(uint32_t blocks)
@@ -243,7 +237,7 @@ void emulation_reset(uint64_t seed)
             streams[i]->first = (streams[i]->first + 1) % QUEUE_MAX;
             streams[i]->count--;
         }
-    calls = failing_call = 0;
+    failing_call = 0;
     range = (struct block_range){0};
     last_error = cudaSuccess;
     random_state = (seed + 1) * 0x9E3779B97F4A7C15u;

@@ -173,14 +173,7 @@ inline unsigned int atomicOr(unsigned int *address, unsigned int value)
 struct alignas(16) float4 {
     float x, y, z, w;
 };
-struct alignas(16) uint4 {
-    unsigned int x, y, z, w;
-};
 
-inline int min(int a, int b)
-{
-    return a < b ? a : b;
-}
 inline unsigned int min(unsigned int a, unsigned int b)
 {
     return a < b ? a : b;
@@ -198,11 +191,6 @@ inline float __uint_as_float(unsigned int bits)
     float value;
     memcpy(&value, &bits, sizeof(value));
     return value;
-}
-
-inline float rsqrtf(float x)
-{
-    return 1.0f / sqrtf(x);
 }
 
 inline unsigned int __umulhi(unsigned int a, unsigned int b)
