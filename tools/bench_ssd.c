@@ -371,6 +371,22 @@ static void report_rate(struct bench *bench, const struct figures *f, bool write
     bench_limit(row, fmax(f->best[write], bench_median(write ? &f->write : &f->read)), of[write]);
 }
 
+static void print_sustained(const struct bench *bench, const struct figures *f)
+{
+    char bytes[LOG_BYTES_MAX];
+    uint64_t cache_bytes = bench->profile.ssd.fast_cache_bytes;
+    if (!f->sustained.count)
+        printf("The sustained write rate was not measured (--sustained SIZE does) and is taken to "
+               "be the other one; drives with a fast cache fall far below it.\n");
+    else if (cache_bytes)
+        printf("After %s written at a stretch it fell below %.0f %% of its first rate: so much its "
+               "fast cache takes.\n",
+               log_bytes(bytes, cache_bytes), 100 * CACHE_FULL);
+    else
+        printf("It took %s at a stretch without falling below %.0f %% of its first rate.\n",
+               log_bytes(bytes, bench->sustained_bytes), 100 * CACHE_FULL);
+}
+
 /* Which depth, and what it was chosen among. */
 static void print_depths(const struct ssd *ssd, const struct figures *f)
 {
@@ -382,9 +398,7 @@ static void print_depths(const struct ssd *ssd, const struct figures *f)
         printf("%s %u: %.0f %%", d ? "," : "", step_depths[d],
                100 * bench_median(&f->depth_ratios[d]));
     printf(")\n");
-    if (!f->sustained.count)
-        printf("The sustained write rate was not measured (--sustained SIZE does) and is taken to "
-               "be the other one; drives with a fast cache fall far below it.\n");
+    print_sustained(ssd->bench, f);
 }
 
 static uint32_t choose_depth(const struct figures *f)

@@ -433,6 +433,7 @@ static void test_part_without_out(void **state)
     set_folder("XDG_CONFIG_HOME", "untouched");
     command_must(bench_main, "bench ssd --nvme @/drive --sustained 64M" SHORT);
     assert_non_null(strstr(command_out(), "ssd, sustained write"));
+    assert_non_null(strstr(command_out(), "at a stretch"));
     assert_non_null(strstr(command_out(), "Nothing is written"));
     assert_int_not_equal(access(scratch_path("untouched"), F_OK), 0);
     assert_int_equal(count_entries(scratch_path("drive")), 0);
