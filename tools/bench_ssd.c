@@ -501,6 +501,10 @@ static int tell(struct ssd *ssd, const struct figures *f, struct bench_table *ta
     int result = table ? tell_table(bench, table, err) : 0;
     if (!bench->ssd.cell && !bench->json)
         print_depths(ssd, f);
+    if (bench->json && !bench->ssd.cell) {
+        json_set_string(bench->json, "drive", bench->profile.ssd.name);
+        json_set_int(bench->json, "queue_depth", bench->profile.ssd.queue_depth);
+    }
     if (bench->json)
         json_set_string(bench->json, "io", ring_note(ssd->drive.ring));
     else

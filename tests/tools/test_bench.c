@@ -376,9 +376,11 @@ static void test_table(void **state)
     for (size_t i = 0; i < json_length(cells); i++)
         check_cell(json_at(cells, i));
     assert_true(json_length(json_get(root, "figures")) >= 6);
-    json_free(root);
     load(&profile, "table.json");
     assert_true(profile.ssd.queue_depth >= 1 && profile.ssd.queue_depth <= 8);
+    assert_int_equal(json_get_int(root, "queue_depth", 0), profile.ssd.queue_depth);
+    assert_string_equal(json_get_string(root, "drive", ""), profile.ssd.name);
+    json_free(root);
 }
 
 static void test_plot(void **state)
