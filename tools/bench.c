@@ -424,7 +424,7 @@ static int measure(struct command *command, struct err *err)
 
 static int check_drive(const struct bench *bench, struct err *err)
 {
-    uint64_t need = bench->file_bytes + bench->sustained_bytes, free_bytes;
+    uint64_t need = bench->file_bytes + bench->sustained_bytes / 2, free_bytes;
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
     if (strchr(bench->nvme_dir, ','))
         return err_set(err, ERR_USAGE, "--nvme: one drive is measured at a time; give one folder");
@@ -530,8 +530,8 @@ static int parse(struct command *command, int argc, char **argv, struct err *err
         {"size", ARGS_SIZE, &bench->file_bytes, "SIZE",
          "of the test file on the drive (default: 1G)", NULL},
         {"sustained", ARGS_SIZE, &bench->sustained_bytes, "SIZE",
-         "write that much at a stretch to see what the drive does past its fast cache (default: "
-         "not measured)",
+         "write that much at a stretch, half the size twice, to see what the drive does past its "
+         "fast cache (default: not measured)",
          NULL},
         {"table", ARGS_FLAG, &bench->ssd.table, NULL,
          "ssd: reading, writing and both at every size and depth too, with latencies (three times "

@@ -258,6 +258,27 @@ static void test_choose_depth(void **state)
     assert_int_equal(bench_choose_depth(depths, 0, 3), 3);
 }
 
+/* The window where the fast cache is full, in noise that is not one. */
+static void test_find_fall(void **state)
+{
+    (void)state;
+    double rates[32];
+    for (uint32_t at = 0; at <= 32; at++) {
+        for (uint32_t i = 0; i < 32; i++)
+            rates[i] = (i < at ? 6 : 2) * (i % 3 ? 1 : 0.9);
+        assert_int_equal(bench_find_fall(rates, 32), at % 32);
+    }
+    for (uint32_t i = 0; i < 32; i++)
+        rates[i] = i % 2 ? 4 : 3.5;
+    assert_int_equal(bench_find_fall(rates, 32), 0);
+    rates[7] = rates[20] = 0.5; /* a moment in which the drive was shared */
+    assert_int_equal(bench_find_fall(rates, 32), 0);
+    for (uint32_t i = 0; i < 32; i++)
+        rates[i] = i < 16 ? 2 : 6; /* faster where it is written for the second time */
+    assert_int_equal(bench_find_fall(rates, 32), 0);
+    assert_int_equal(bench_find_fall(rates, 1), 0);
+}
+
 static struct json_value *json_of(const char *command)
 {
     struct err err;
@@ -454,6 +475,7 @@ int main(void)
         cmocka_unit_test(test_part_leaves_the_others),
         cmocka_unit_test(test_endurance_stays),
         cmocka_unit_test(test_choose_depth),
+        cmocka_unit_test(test_find_fall),
         cmocka_unit_test(test_cell),
         cmocka_unit_test(test_mixed_in_equal_amounts),
         cmocka_unit_test(test_latencies),
