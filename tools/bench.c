@@ -131,11 +131,12 @@ void bench_limit(struct bench_row *row, double limit, const char *of)
 static const struct {
     const char *name;
     double scale;
+    const char *base; /* of the value itself */
 } units[] = {
-    [BENCH_GB_S] = {"GB/s", 1e9},
-    [BENCH_GFLOP_S] = {"GFLOP/s", 1e9},
-    [BENCH_M_PARAMETERS_S] = {"M param/s", 1e6},
-    [BENCH_US] = {"us", 1e-6},
+    [BENCH_GB_S] = {"GB/s", 1e9, "bytes/s"},
+    [BENCH_GFLOP_S] = {"GFLOP/s", 1e9, "FLOP/s"},
+    [BENCH_M_PARAMETERS_S] = {"M param/s", 1e6, "parameters/s"},
+    [BENCH_US] = {"us", 1e-6, "s"},
 };
 
 static void print_row(const struct bench_row *row)
@@ -174,6 +175,7 @@ static void print_json(const struct bench *bench)
         struct json_value *object = json_new_object();
         json_set_string(object, "figure", row->figure);
         json_set_number(object, "value", row->value);
+        json_set_string(object, "unit", units[row->unit].base);
         if (row->limit > 0)
             json_set_number(object, "limit", row->limit);
         if (row->spread >= 0)
