@@ -303,6 +303,7 @@ static void check_cell(const struct json_value *cell)
     const char *way = json_get_string(cell, "way", "");
     bool reads = strcmp(way, "write") != 0, writes = strcmp(way, "read") != 0;
     assert_true(json_get_number(cell, "bytes_per_s", 0) > 0);
+    assert_true(json_get_number(cell, "mean_bytes_per_s", 0) > 0);
     assert_int_equal(json_has(cell, "read_bytes_per_s"), reads);
     assert_int_equal(json_has(cell, "write_bytes_per_s"), writes);
     if (reads)
