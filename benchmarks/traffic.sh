@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # At the drive's limit: the chunk traffic of real training steps against what fio reaches in mixed
-# traffic just before and just after, with transfers of the same size (a chunk's state) and as many in
-# flight in each direction. At least 0.90 is asked.
+# traffic just before and just after, with transfers of the same size (a chunk's state), as many in
+# flight in each direction, and as many reads among them as a step has (a little more than half). At
+# least 0.90 is asked. A step needs the cores too, so this is to be run when nothing else does.
 #
 # The steps are those of MODEL at 128 tokens with all state on the drive: the RAM budget is the smallest
 # that works. With so few tokens the drive binds while states are updated, which goes on during the
@@ -48,18 +49,24 @@ update_phases() {
             if (lane == 4 && state) { end = from + member("dur"); read = r; written = w }
         }' "$1"
 }
-echo "$model, 128 tokens a step, RAM $ram, state on the drive; fio: $block, $depth deep each way"
 fio_rate write 8 >/dev/null # the file's blocks are there
-for round in $(seq "$rounds"); do
-    before=$(fio_rate mixed "$depth")
+# train_steps N: leaves what update_phases tells of steps 3 to N in $work/phases. The first line is the
+# second step's, since the first step has no update yet; the last is what is pending at the end.
+train_steps() {
     rm -rf "$work/run"
-    must train "${common[@]}" --ram-budget "$ram" --out "$work/run" --steps "$steps" --checkpoint-every 0 \
+    must train "${common[@]}" --ram-budget "$ram" --out "$work/run" --steps "$1" --checkpoint-every 0 \
         --trace "$work/trace.json"
     rm -f "$nvme"/*.state
-    after=$(fio_rate mixed "$depth")
-    # The first group is the second step's, since the first step has no update yet; the last one may be
-    # what is pending at the end.
-    update_phases "$work/trace.json" | head -n $((steps - 1)) | tail -n +2 >"$work/phases"
+    update_phases "$work/trace.json" | head -n $(($1 - 1)) | tail -n +2 >"$work/phases"
+}
+train_steps 3
+reads=$(awk '{ r += $2; w += $3 } END { printf "%.0f", 100 * r / (r + w) }' "$work/phases")
+mixed_rate() { fio_rate mixed "$depth" --rwmixread="$reads"; }
+echo "$model, 128 tokens a step, RAM $ram, state on the drive, $reads % of its traffic are reads; fio: $block, $depth deep each way"
+for round in $(seq "$rounds"); do
+    before=$(mixed_rate)
+    train_steps "$steps"
+    after=$(mixed_rate)
     awk '{ print ($2 + $3) / $1 }' "$work/phases" | median >"$work/rate"
     awk -v rate="$(cat "$work/rate")" -v before="$before" -v after="$after" '
         { s += $1; r += $2; w += $3 }

@@ -132,11 +132,12 @@ void bench_limit(struct bench_row *row, double limit, const char *of)
 static const struct {
     const char *name;
     double scale;
+    const char *base; /* of the value itself */
 } units[] = {
-    [BENCH_GB_S] = {"GB/s", 1e9},
-    [BENCH_GFLOP_S] = {"GFLOP/s", 1e9},
-    [BENCH_M_PARAMETERS_S] = {"M param/s", 1e6},
-    [BENCH_US] = {"us", 1e-6},
+    [BENCH_GB_S] = {"GB/s", 1e9, "bytes/s"},
+    [BENCH_GFLOP_S] = {"GFLOP/s", 1e9, "FLOP/s"},
+    [BENCH_M_PARAMETERS_S] = {"M param/s", 1e6, "parameters/s"},
+    [BENCH_US] = {"us", 1e-6, "s"},
 };
 
 static void print_row(const struct bench_row *row)
@@ -175,6 +176,7 @@ static void print_json(const struct bench *bench)
         struct json_value *object = json_new_object();
         json_set_string(object, "figure", row->figure);
         json_set_number(object, "value", row->value);
+        json_set_string(object, "unit", units[row->unit].base);
         if (row->limit > 0)
             json_set_number(object, "limit", row->limit);
         if (row->spread >= 0)
@@ -426,7 +428,7 @@ static int measure(struct command *command, struct err *err)
 
 static int check_drive(const struct bench *bench, const char *dir, struct err *err)
 {
-    uint64_t need = bench->file_bytes + bench->sustained_bytes, free_bytes;
+    uint64_t need = bench->file_bytes + bench->sustained_bytes / 2, free_bytes;
     char a[LOG_BYTES_MAX], b[LOG_BYTES_MAX];
     if (!file_exists(dir))
         return err_set(err, ERR_INPUT, "--nvme: there is no folder %s: make it first", dir);
@@ -543,8 +545,8 @@ static int parse(struct command *command, int argc, char **argv, struct err *err
         {"size", ARGS_SIZE, &bench->file_bytes, "SIZE",
          "of the test file on the drive (default: 1G)", NULL},
         {"sustained", ARGS_SIZE, &bench->sustained_bytes, "SIZE",
-         "write that much at a stretch to see what the drive does past its fast cache (default: "
-         "not measured)",
+         "write that much at a stretch, half the size twice, to see what the drive does past its "
+         "fast cache (default: not measured)",
          NULL},
         {"table", ARGS_FLAG, &bench->ssd.table, NULL,
          "ssd: reading, writing and both at every size and depth too, with latencies (three times "

@@ -130,6 +130,10 @@ struct bench_depth {
 };
 uint32_t bench_choose_depth(const struct bench_depth *depths, size_t count, uint32_t fallback);
 
+/* The rates of a long write, window after window: how many came before it fell to less than three
+ * quarters for good; 0 where it did not. */
+uint32_t bench_find_fall(const double *rates, uint32_t count);
+
 /* Seconds that a lane loses between two ops which wait in its queue, by the primitives of
  * offload/engine_real.c. */
 int bench_launch(struct bench_samples *seconds, struct err *err);

@@ -16,7 +16,7 @@
 #define SIZES_MAX     8
 #define DEPTHS_MAX    7
 #define TABLE_ROUNDS  3u
-#define ROUND_SECONDS 1.0 /* of a cell that is measured alone */
+#define ROUND_SECONDS 2.0 /* of a cell that is measured alone */
 #define ROUNDS_MAX    64u
 #define NEAR          0.95 /* of the best: as good as it */
 
@@ -29,6 +29,8 @@ struct cell {
     uint32_t depth;
     struct bench_samples rate; /* reads and writes together */
     struct bench_samples rates[2];
+    double took_s; /* all turns together */
+    uint64_t moved_bytes;
     struct bench_latencies latencies[2];
 };
 
@@ -100,8 +102,7 @@ struct bench_table *bench_table_open(const struct bench_table_request *request)
     double each_s = request->seconds / table->cell_count;
     table->rounds = TABLE_ROUNDS;
     if (table->alone)
-        table->rounds =
-            (uint32_t)fmin(fmax(round(each_s / ROUND_SECONDS), TABLE_ROUNDS), ROUNDS_MAX);
+        table->rounds = (uint32_t)fmin(fmax(round(each_s / ROUND_SECONDS), 1), ROUNDS_MAX);
     table->seconds = each_s / table->rounds;
     return table;
 }
@@ -139,6 +140,8 @@ static int measure_cell(struct bench_table *table, struct cell *cell, struct ben
         return result;
     for (int write = 0; write < 2; write++)
         bench_add(&cell->rates[write], (double)traffic.moved_bytes[write] / traffic.took_s);
+    cell->took_s += traffic.took_s;
+    cell->moved_bytes += traffic.moved_bytes[0] + traffic.moved_bytes[1];
     bench_add(&cell->rate,
               (double)(traffic.moved_bytes[0] + traffic.moved_bytes[1]) / traffic.took_s);
     return 0;
@@ -271,6 +274,7 @@ static struct json_value *json_cell(const struct cell *cell)
     json_set_int(object, "transfer_bytes", (int64_t)cell->transfer_bytes);
     json_set_int(object, "depth", cell->depth);
     json_set_number(object, "bytes_per_s", bench_median(&cell->rate));
+    json_set_number(object, "mean_bytes_per_s", (double)cell->moved_bytes / cell->took_s);
     json_set_number(object, "spread", bench_spread(&cell->rate));
     for (int write = 0; write < 2; write++) {
         if (!cell->latencies[write].count)
@@ -304,8 +308,10 @@ static bool ends_in(const char *path, const char *ending)
 
 int bench_table_check_plot(const char *path, struct err *err)
 {
-    if (ends_in(path, ".png") || ends_in(path, ".svg"))
-        return 0;
+    if (ends_in(path, ".png"))
+        return plot_try("set terminal pngcairo\nplot 0\n", err);
+    if (ends_in(path, ".svg"))
+        return plot_try("set terminal svg\nplot 0\n", err);
     return err_set(err, ERR_USAGE, "--plot is '%.200s'; its name must end in .png or .svg", path);
 }
 

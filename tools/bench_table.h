@@ -37,7 +37,8 @@ void bench_table_print(const struct bench_table *table, uint32_t depth);
 struct json_value *bench_table_json(const struct bench_table *table);
 /* Draws a panel for each way into a PNG or SVG file, by its name's ending. */
 int bench_table_plot(const struct bench_table *table, const char *path, struct err *err);
-/* 0 when the path has an ending that can be drawn. */
+/* 0 when the path has an ending that can be drawn, and gnuplot can: to be asked before measuring.
+ */
 int bench_table_check_plot(const char *path, struct err *err);
 
 #endif

@@ -239,6 +239,15 @@ int plot_run(const char *script, const char *label, char **svg, struct err *err)
     return *svg ? 0 : err_set(err, ERR_SYSTEM, "gnuplot could not draw a plot: it drew no SVG");
 }
 
+int plot_try(const char *script, struct err *err)
+{
+    char *drawn;
+    size_t bytes;
+    int result = draw(script, &drawn, &bytes, err);
+    mem_free(drawn);
+    return result;
+}
+
 int plot_write(const char *script, const char *path, struct err *err)
 {
     char *drawn;

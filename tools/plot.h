@@ -54,6 +54,9 @@ int plot_run(const char *script, const char *label, char **svg, struct err *err)
 /* What gnuplot draws of that script, whose terminal is set, written to a file as it is. */
 int plot_write(const char *script, const char *path, struct err *err);
 
+/* Draws it and drops it: 0 where gnuplot is there and can do what the script asks for. */
+int plot_try(const char *script, struct err *err);
+
 /* The last byte of a placeholder colour. */
 enum plot_ink { PLOT_INK = 0xe0, PLOT_SOFT, PLOT_GRID, PLOT_SERIES = 0xf0 };
 

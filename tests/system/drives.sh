@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Property: a run over two drives is bit for bit the run on one; each drive holds its part; what one
-# of them has no room for is refused before anything is written, naming the flag; one that fills up in
-# the middle of a run, or is not there any more, ends it with a sentence that names its file, with the
-# last commit intact, and --resume goes on. The state can move from two drives to one and back.
-# Method: two small drives of their own (ext4 on loop devices), one of which is filled to the last
-# byte, or unmounted.
+# Property: a run over two drives is bit for bit the run on one; each drive holds its part; what they
+# have no room for is refused before anything is written, naming the flag; a run whose second drive is
+# gone is refused with a sentence that names its file, and goes on when the drive is back. The state can
+# move from two drives to one and back.
+# Method: two small drives of their own (ext4 on loop devices), one of which is unmounted.
 . tests/shared/system.sh
 make_data
 tiny=(train --model gpt-tiny --data "$work/data" --seq 32 --batch 2 --checkpoint-every 1 --steps 60)

@@ -281,6 +281,27 @@ static void test_choose_depth(void **state)
     assert_int_equal(bench_choose_depth(depths, 0, 3), 3);
 }
 
+/* The window where the fast cache is full, in noise that is not one. */
+static void test_find_fall(void **state)
+{
+    (void)state;
+    double rates[32];
+    for (uint32_t at = 0; at <= 32; at++) {
+        for (uint32_t i = 0; i < 32; i++)
+            rates[i] = (i < at ? 6 : 2) * (i % 3 ? 1 : 0.9);
+        assert_int_equal(bench_find_fall(rates, 32), at % 32);
+    }
+    for (uint32_t i = 0; i < 32; i++)
+        rates[i] = i % 2 ? 4 : 3.5;
+    assert_int_equal(bench_find_fall(rates, 32), 0);
+    rates[7] = rates[20] = 0.5; /* a moment in which the drive was shared */
+    assert_int_equal(bench_find_fall(rates, 32), 0);
+    for (uint32_t i = 0; i < 32; i++)
+        rates[i] = i < 16 ? 2 : 6; /* faster where it is written for the second time */
+    assert_int_equal(bench_find_fall(rates, 32), 0);
+    assert_int_equal(bench_find_fall(rates, 1), 0);
+}
+
 static struct json_value *json_of(const char *command)
 {
     struct err err;
@@ -305,6 +326,7 @@ static void check_cell(const struct json_value *cell)
     const char *way = json_get_string(cell, "way", "");
     bool reads = strcmp(way, "write") != 0, writes = strcmp(way, "read") != 0;
     assert_true(json_get_number(cell, "bytes_per_s", 0) > 0);
+    assert_true(json_get_number(cell, "mean_bytes_per_s", 0) > 0);
     assert_int_equal(json_has(cell, "read_bytes_per_s"), reads);
     assert_int_equal(json_has(cell, "write_bytes_per_s"), writes);
     if (reads)
@@ -399,9 +421,11 @@ static void test_table(void **state)
     for (size_t i = 0; i < json_length(cells); i++)
         check_cell(json_at(cells, i));
     assert_true(json_length(json_get(root, "figures")) >= 6);
-    json_free(root);
     load(&profile, "table.json");
     assert_true(profile.ssd.queue_depth >= 1 && profile.ssd.queue_depth <= 8);
+    assert_int_equal(json_get_int(root, "queue_depth", 0), profile.ssd.queue_depth);
+    assert_string_equal(json_get_string(root, "drive", ""), profile.ssd.name);
+    json_free(root);
 }
 
 static void test_plot(void **state)
@@ -456,6 +480,7 @@ static void test_part_without_out(void **state)
     set_folder("XDG_CONFIG_HOME", "untouched");
     command_must(bench_main, "bench ssd --nvme @/drive --sustained 64M" SHORT);
     assert_non_null(strstr(command_out(), "ssd, sustained write"));
+    assert_non_null(strstr(command_out(), "at a stretch"));
     assert_non_null(strstr(command_out(), "Nothing is written"));
     assert_int_not_equal(access(scratch_path("untouched"), F_OK), 0);
     assert_int_equal(count_entries(scratch_path("drive")), 0);
@@ -476,6 +501,7 @@ int main(void)
         cmocka_unit_test(test_several_drives),
 
         cmocka_unit_test(test_choose_depth),
+        cmocka_unit_test(test_find_fall),
         cmocka_unit_test(test_cell),
         cmocka_unit_test(test_mixed_in_equal_amounts),
         cmocka_unit_test(test_latencies),
