@@ -99,7 +99,7 @@ static int print_devices(struct err *err)
     const struct gpu_plugin *plugin = gpu_load(&why);
     uint32_t count = plugin ? plugin->count(&why) : 0;
     if (!count)
-        printf("no CUDA device: %s\n", why.message);
+        printf("cuda    none: %s\n", why.message);
     int result = 0;
     for (uint32_t i = 0; i < count && result == 0; i++)
         result = print_card(plugin, i, err);
