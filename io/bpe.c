@@ -37,7 +37,7 @@ struct candidate {
 struct bpe_encoder {
     const struct bpe *bpe; /* borrowed */
     struct pretoken *pretoken;
-    struct cache_entry *cache;
+    struct cache_entry *cache; /* owned; NULL: none */
     /* For long pieces; owned, grown to the longest seen. */
     struct candidate *heap;
     uint32_t *next, *previous;
@@ -78,13 +78,34 @@ const char *bpe_token_bytes(const struct bpe *bpe, uint32_t token, size_t *bytes
     return bpe->text + bpe->tokens[token].start;
 }
 
-struct bpe_encoder *bpe_encoder_new(const struct bpe *bpe)
+enum pretoken_kind bpe_pattern(const struct bpe *bpe)
+{
+    return bpe->pattern;
+}
+
+bool bpe_has_gpt2_form(const struct bpe *bpe)
+{
+    return bpe->pattern == PRETOKEN_GPT2 && !bpe->whole_pieces;
+}
+
+static struct bpe_encoder *new_encoder(const struct bpe *bpe, bool check)
 {
     struct bpe_encoder *encoder = mem_alloc(1, sizeof(*encoder));
     encoder->bpe = bpe;
-    encoder->pretoken = pretoken_new();
-    encoder->cache = mem_alloc((uint64_t)CACHE_WAYS << CACHE_SET_BITS, sizeof(*encoder->cache));
+    encoder->pretoken = pretoken_new(bpe->pattern, check);
+    if (!check)
+        encoder->cache = mem_alloc((uint64_t)CACHE_WAYS << CACHE_SET_BITS, sizeof(*encoder->cache));
     return encoder;
+}
+
+struct bpe_encoder *bpe_encoder_new(const struct bpe *bpe)
+{
+    return new_encoder(bpe, false);
+}
+
+struct bpe_encoder *bpe_encoder_new_checking(const struct bpe *bpe)
+{
+    return new_encoder(bpe, true);
 }
 
 void bpe_encoder_free(struct bpe_encoder *encoder)
@@ -234,8 +255,14 @@ static size_t merge_by_heap(struct bpe_encoder *encoder, uint32_t *tokens, size_
 static size_t merge_piece(struct bpe_encoder *encoder, const char *text, size_t bytes,
                           uint32_t *tokens)
 {
-    bytes_to_tokens(encoder->bpe, text, bytes, tokens);
-    return bytes <= SCAN_BYTES_MAX ? merge_by_scan(encoder->bpe, tokens, bytes)
+    const struct bpe *bpe = encoder->bpe;
+    if (bpe->whole_pieces) {
+        tokens[0] = bpe_table_find_token(bpe, text, bytes);
+        if (tokens[0] != BPE_NO_TOKEN)
+            return 1;
+    }
+    bytes_to_tokens(bpe, text, bytes, tokens);
+    return bytes <= SCAN_BYTES_MAX ? merge_by_scan(bpe, tokens, bytes)
                                    : merge_by_heap(encoder, tokens, bytes);
 }
 
@@ -256,7 +283,7 @@ static void cache_insert(struct cache_entry *set, const char *text, size_t bytes
 static size_t encode_piece(struct bpe_encoder *encoder, const char *text, size_t bytes,
                            uint32_t *tokens)
 {
-    if (bytes > CACHE_KEY_MAX)
+    if (bytes > CACHE_KEY_MAX || encoder->cache == NULL)
         return merge_piece(encoder, text, bytes, tokens);
     uint64_t hash = hash_bytes(text, bytes, 0);
     struct cache_entry *set = encoder->cache + CACHE_WAYS * (hash >> (64 - CACHE_SET_BITS));

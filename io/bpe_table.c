@@ -88,7 +88,8 @@ static uint32_t append_text(struct bpe *bpe, const char *text, size_t bytes)
 
 uint32_t bpe_table_add_token(struct bpe *bpe, const char *text, size_t bytes, uint32_t flags)
 {
-    ASSERT(bpe->vocab_size < BPE_VOCAB_MAX && bytes > 0);
+    ASSERT(bpe->vocab_size < BPE_VOCAB_MAX);
+    ASSERT((bytes == 0) == ((flags & BPE_TOKEN_HOLE) != 0));
     uint32_t id = bpe->vocab_size;
     bpe->tokens = grow_to_fit(bpe->tokens, id, &bpe->token_capacity, sizeof(*bpe->tokens));
     bpe->tokens[id] = (struct bpe_token){append_text(bpe, text, bytes), (uint32_t)bytes, flags};
@@ -148,17 +149,26 @@ static uint64_t hash_table(const struct bpe *bpe)
         hash = hash_bytes(&token->bytes, sizeof(token->bytes), hash);
         hash = hash_bytes(bpe->text + token->start, token->bytes, hash);
     }
-    return hash_bytes(bpe->merges, bpe->merge_count * sizeof(*bpe->merges), hash);
+    hash = hash_bytes(bpe->merges, bpe->merge_count * sizeof(*bpe->merges), hash);
+    /* Tokenizers of GPT-2's kind keep the hash that they had when there was no other. */
+    uint32_t rest[2] = {bpe->pattern, bpe->whole_pieces};
+    return rest[0] == 0 && rest[1] == 0 ? hash : hash_bytes(rest, sizeof(rest), hash);
+}
+
+static uint32_t find_by_name(const struct bpe *bpe, const char *name)
+{
+    size_t bytes = strlen(name);
+    for (uint32_t i = 0; i < bpe->vocab_size; i++)
+        if (bpe->tokens[i].bytes == bytes &&
+            memcmp(bpe->text + bpe->tokens[i].start, name, bytes) == 0)
+            return i;
+    return BPE_NO_TOKEN;
 }
 
 static uint32_t find_end_of_text(const struct bpe *bpe)
 {
-    size_t bytes = strlen(BPE_END_OF_TEXT);
-    for (uint32_t i = 0; i < bpe->vocab_size; i++)
-        if (bpe->tokens[i].bytes == bytes &&
-            memcmp(bpe->text + bpe->tokens[i].start, BPE_END_OF_TEXT, bytes) == 0)
-            return i;
-    return BPE_NO_TOKEN;
+    uint32_t token = find_by_name(bpe, BPE_END_OF_TEXT);
+    return token != BPE_NO_TOKEN ? token : find_by_name(bpe, BPE_END_OF_TEXT_2);
 }
 
 uint32_t bpe_table_finish(struct bpe *bpe)

@@ -2,8 +2,9 @@
  * bpe_table: the vocabulary and the merges of a tokenizer, with the two look-ups that everything
  * needs: token by its bytes and merge by its pair.
  *
- * Shared by bpe (encode, decode), bpe_train and bpe_file, and by nobody else. Built once by adding
- * tokens and merges and then bpe_table_finish; constant afterwards.
+ * Shared by bpe (encode, decode), bpe_train and those that read and write files, and by nobody
+ * else. Built once by setting pattern and whole_pieces, adding tokens and merges and then
+ * bpe_table_finish; constant afterwards.
  */
 #ifndef SPILLWAY_IO_BPE_TABLE_H
 #define SPILLWAY_IO_BPE_TABLE_H
@@ -16,12 +17,15 @@
 #define BPE_NO_TOKEN    UINT32_MAX
 #define BPE_NO_RANK     UINT32_MAX
 #define BPE_END_OF_TEXT "<|endoftext|>"
+/* What Llama 3 calls it. */
+#define BPE_END_OF_TEXT_2 "<|end_of_text|>"
 
 enum bpe_token_flag {
     BPE_TOKEN_MODEL = 1,   /* made by merges or a single byte: text can encode to it */
     BPE_TOKEN_ADDED = 2,   /* listed in added_tokens */
     BPE_TOKEN_SPECIAL = 4, /* added and special: control, never text */
     BPE_TOKEN_RAW = 8,     /* its name in the file is its bytes, not GPT-2's printable form */
+    BPE_TOKEN_HOLE = 16,   /* an id without a token; has no bytes */
 };
 
 struct bpe_token {
@@ -54,6 +58,8 @@ struct bpe {
     struct bpe_pair_slot *pair_slots;
     uint32_t pair_slot_bits;
 
+    enum pretoken_kind pattern;
+    bool whole_pieces; /* a piece that is a token is not merged (ignore_merges) */
     uint32_t byte_token[256];
     uint32_t end_of_text;
     uint64_t hash;

@@ -34,6 +34,7 @@ struct piece {
 };
 
 struct bpe_trainer {
+    enum pretoken_kind pattern;
     struct pretoken *pretoken;
     struct piece *pieces;
     uint64_t piece_count, piece_capacity;
@@ -47,10 +48,11 @@ struct bpe_trainer {
  * Counting pieces
  * ------------------------------------------------------------------------------------------- */
 
-struct bpe_trainer *bpe_trainer_new(void)
+struct bpe_trainer *bpe_trainer_new(enum pretoken_kind pattern)
 {
     struct bpe_trainer *trainer = mem_alloc(1, sizeof(*trainer));
-    trainer->pretoken = pretoken_new();
+    trainer->pattern = pattern;
+    trainer->pretoken = pretoken_new(pattern, false);
     trainer->slot_bits = SLOT_BITS_FIRST;
     trainer->slots = mem_alloc((uint64_t)1 << SLOT_BITS_FIRST, sizeof(*trainer->slots));
     return trainer;
@@ -135,7 +137,7 @@ void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes
 
 void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from)
 {
-    ASSERT(into != from);
+    ASSERT(into != from && into->pattern == from->pattern);
     for (uint64_t i = 0; i < from->piece_count; i++) {
         const struct piece *piece = &from->pieces[i];
         count_piece(into, from->text + piece->start, piece->bytes, piece->count);
@@ -439,9 +441,10 @@ static void learner_deinit(struct learner *learner)
 }
 
 /* End-of-text and the 256 bytes, before any merge. */
-static struct bpe *first_tokens(void)
+static struct bpe *first_tokens(enum pretoken_kind pattern)
 {
     struct bpe *bpe = bpe_table_new();
+    bpe->pattern = pattern;
     uint8_t order[256];
     bpe_table_byte_order(order);
     bpe_table_add_token(bpe, BPE_END_OF_TEXT, strlen(BPE_END_OF_TEXT),
@@ -461,7 +464,7 @@ int bpe_train(struct bpe **bpe, struct bpe_trainer *trainer, uint32_t vocab_size
                        "a vocabulary of %u cannot be trained: the 256 bytes and the end-of-text "
                        "token need %d, and %d is the most",
                        vocab_size, BPE_TRAIN_VOCAB_MIN, BPE_TRAIN_VOCAB_MAX);
-    struct learner learner = {.bpe = first_tokens()};
+    struct learner learner = {.bpe = first_tokens(trainer->pattern)};
     reset_slots(&learner, SLOT_BITS_FIRST);
     words_init(&learner, trainer);
     learn(&learner, vocab_size);

@@ -72,6 +72,7 @@ struct prep {
     uint64_t vocab_size, ram_budget, threads, seed;
     double val_fraction;
     bool force;
+    enum pretoken_kind pattern; /* of the tokenizer to train */
     enum corpus_split corpus_split;
     enum corpus_format format;
     const char *const *inputs;
@@ -118,6 +119,15 @@ static int choose_format(struct prep *prep, const char *name, struct err *err)
     return 0;
 }
 
+static int choose_pattern(struct prep *prep, const char *name, struct err *err)
+{
+    prep->pattern = pretoken_by_name(name);
+    return prep->pattern < PRETOKEN_KINDS
+               ? 0
+               : err_set(err, ERR_USAGE,
+                         "--pattern takes gpt2, cl100k, llama3 or o200k, not \"%s\"", name);
+}
+
 static int choose_split(struct prep *prep, const char *name, struct err *err)
 {
     if (strcmp(name, "file") == 0)
@@ -137,8 +147,8 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
         return err_set(err, ERR_USAGE, "prep needs --out DIR, the folder for the tokens");
     if (vocab_given && prep->tokenizer_path != NULL)
         return err_set(err, ERR_USAGE,
-                       "--vocab-size trains a tokenizer and --tokenizer brings "
-                       "one: give one of them");
+                       "--vocab-size and --pattern are for a tokenizer to train, and --tokenizer "
+                       "brings one: give one of them");
     if (prep->vocab_size < BPE_TRAIN_VOCAB_MIN || prep->vocab_size > BPE_TRAIN_VOCAB_MAX)
         return err_set(err, ERR_USAGE, "--vocab-size takes %d to %d, not %" PRIu64,
                        BPE_TRAIN_VOCAB_MIN, BPE_TRAIN_VOCAB_MAX, prep->vocab_size);
@@ -160,15 +170,19 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
 static int parse_options(struct prep *prep, const char **inputs, int argc, char **argv,
                          struct err *err)
 {
-    const char *format = "auto", *split = "file";
-    bool vocab_given = false;
+    const char *format = "auto", *split = "file", *pattern = "gpt2";
+    bool vocab_given = false, pattern_given = false;
     const struct args_option options[] = {
         {"out", ARGS_STRING, &prep->out, "DIR", "folder for the tokens, made if it is missing",
          NULL},
         {"vocab-size", ARGS_U64, &prep->vocab_size, "N",
          "train a tokenizer of N tokens (default 32768)", &vocab_given},
+        {"pattern", ARGS_STRING, &pattern, "NAME",
+         "cut text for it as gpt2 does (default), or cl100k, llama3, o200k", &pattern_given},
         {"tokenizer", ARGS_STRING, &prep->tokenizer_path, "PATH",
-         "take this one: tokenizer.json, or a folder with vocab.json and merges.txt", NULL},
+         "take this one: tokenizer.json, a folder with vocab.json and merges.txt, or a .tiktoken "
+         "file",
+         NULL},
         {"format", ARGS_STRING, &format, "NAME",
          "auto: refuse what is no plain text (default); text: take files as they are", NULL},
         {"split", ARGS_STRING, &split, "NAME",
@@ -199,7 +213,9 @@ static int parse_options(struct prep *prep, const char **inputs, int argc, char 
     code = choose_format(prep, format, err);
     if (code == 0)
         code = choose_split(prep, split, err);
-    return code == 0 ? check_options(prep, vocab_given, err) : code;
+    if (code == 0)
+        code = choose_pattern(prep, pattern, err);
+    return code == 0 ? check_options(prep, vocab_given || pattern_given, err) : code;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -406,7 +422,7 @@ static void trainers_init(struct prep *prep)
 {
     prep->trainers = mem_alloc(prep->threads, sizeof(struct bpe_trainer *));
     for (uint32_t i = 0; i < prep->threads; i++)
-        prep->trainers[i] = bpe_trainer_new();
+        prep->trainers[i] = bpe_trainer_new(prep->pattern);
     prep->sample_below = prep->sample < 1 ? (uint64_t)(prep->sample * 0x1p64) : UINT64_MAX;
 }
 
