@@ -76,6 +76,9 @@ void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes
 void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from);
 /* Memory of the counts; learning takes up to five times as much. */
 uint64_t bpe_trainer_bytes(const struct bpe_trainer *trainer);
+/* The least that these counts take, at least half of bpe_trainer_bytes: the same however they came
+ * together, which bpe_trainer_bytes is not. */
+uint64_t bpe_trainer_least_bytes(const struct bpe_trainer *trainer);
 /* vocab_size in BPE_TRAIN_VOCAB_MIN .. BPE_TRAIN_VOCAB_MAX; the tokenizer has fewer where the text
  * is too small to give that many. */
 int bpe_train(struct bpe **bpe, struct bpe_trainer *trainer, uint32_t vocab_size, struct err *err);

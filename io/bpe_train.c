@@ -150,6 +150,13 @@ uint64_t bpe_trainer_bytes(const struct bpe_trainer *trainer)
            ((uint64_t)1 << trainer->slot_bits) * sizeof(*trainer->slots);
 }
 
+/* Arrays double, and slots are 2 to 4 for each piece. */
+uint64_t bpe_trainer_least_bytes(const struct bpe_trainer *trainer)
+{
+    return trainer->piece_count * (sizeof(*trainer->pieces) + 2 * sizeof(*trainer->slots)) +
+           trainer->text_bytes;
+}
+
 /* ---------------------------------------------------------------------------------------------
  * Words and pairs
  * ------------------------------------------------------------------------------------------- */

@@ -157,7 +157,8 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
     if (prep->threads < 1 || prep->threads > POOL_THREADS_MAX)
         return err_set(err, ERR_USAGE, "--threads takes 1 to %d, not %" PRIu64, POOL_THREADS_MAX,
                        prep->threads);
-    uint64_t least = FIXED_BYTES + prep->threads * THREAD_BYTES + TABLE_BYTES_MIN;
+    uint64_t threads_bytes = prep->threads * THREAD_BYTES;
+    uint64_t least = FIXED_BYTES + threads_bytes + MAX(threads_bytes, TABLE_BYTES_MIN);
     if (prep->ram_budget < least)
         return err_set(err, ERR_INPUT,
                        "prep with %" PRIu64 " threads does not fit into this "
@@ -401,21 +402,34 @@ static void count_words(void *context, uint32_t index, uint32_t worker)
                         block->segments[i].bytes);
 }
 
-static uint64_t table_budget(const struct prep *prep)
+/* What tables of words may take, whatever the number of threads (check_options sees to it that
+ * these fit beside). */
+static uint64_t table_bytes_max(const struct prep *prep)
 {
-    return prep->ram_budget - FIXED_BYTES - prep->threads * THREAD_BYTES;
+    return (prep->ram_budget - FIXED_BYTES) / 2 / TABLE_SHARE;
 }
 
-/* After each batch of the first pass; 1 ends the pass. The tables of all threads count, so where
- * they fill up the sample may depend on the number of threads; nothing else ever does. */
+/* Puts the tables of all threads into one. Whether that is too big depends on the text alone: it
+ * only grows, and what it takes at least does not depend on how it came together. */
+static int merge_tables(struct prep *prep)
+{
+    for (uint32_t i = 1; i < prep->threads; i++) {
+        bpe_trainer_merge(prep->trainers[0], prep->trainers[i]);
+        bpe_trainer_free(prep->trainers[i]);
+        prep->trainers[i] = bpe_trainer_new(prep->pattern);
+    }
+    prep->tables_full = bpe_trainer_least_bytes(prep->trainers[0]) > table_bytes_max(prep) / 2;
+    return prep->tables_full;
+}
+
+/* After each batch of the first pass; 1 ends the pass. */
 static int check_tables(struct prep *prep, struct err *err)
 {
     (void)err;
     uint64_t bytes = 0;
     for (uint32_t i = 0; prep->trainers != NULL && i < prep->threads; i++)
         bytes += bpe_trainer_bytes(prep->trainers[i]);
-    prep->tables_full = bytes > table_budget(prep) / TABLE_SHARE;
-    return prep->tables_full;
+    return bytes > table_bytes_max(prep) ? merge_tables(prep) : 0;
 }
 
 static void trainers_init(struct prep *prep)
@@ -436,11 +450,6 @@ static void trainers_deinit(struct prep *prep)
 
 static int learn_tokenizer(struct prep *prep, struct err *err)
 {
-    for (uint32_t i = 1; i < prep->threads; i++) {
-        bpe_trainer_merge(prep->trainers[0], prep->trainers[i]);
-        bpe_trainer_free(prep->trainers[i]);
-        prep->trainers[i] = NULL;
-    }
     log_line("Learning a vocabulary of %" PRIu64 " tokens from the text.", prep->vocab_size);
     int code = bpe_train(&prep->bpe, prep->trainers[0], (uint32_t)prep->vocab_size, err);
     trainers_deinit(prep);
@@ -480,10 +489,10 @@ static int survey_sample(struct prep *prep, struct err *err)
     prep->tables_full = false;
     trainers_init(prep);
     int code = run_pass(prep, "counting words", survey_piece, count_words, check_tables, err);
-    if (code == 0 && !prep->tables_full)
+    if (code == 0 && merge_tables(prep) == 0)
         return 0;
     trainers_deinit(prep);
-    return code;
+    return prep->tables_full ? 1 : code;
 }
 
 static int survey_and_learn(struct prep *prep, struct err *err)

@@ -4,7 +4,7 @@
 #   VOCABS  a folder with GPT-2's encoder.json and vocab.bpe, cl100k_base.tiktoken and o200k_base.tiktoken
 #   TEXTS   files of text
 #   FUZZ    fuzzed strings (100000)
-# also holds our token ids against tiktoken's and Hugging Face's, and fails where one differs.
+# also holds our token ids and the merges that we learn against tiktoken's and Hugging Face's, and fails where one differs.
 set -euo pipefail
 export SPILLWAY=$(realpath "$1") PYTHONDONTWRITEBYTECODE=1
 dump=$(realpath "$2")
@@ -28,6 +28,7 @@ renew goldens.py tests/io/pretoken_goldens.h "$3/golden"
 if [ -n "${VOCABS:-}" ] && [ -n "${TEXTS:-}" ]; then
     mkdir -p "$3/ids"
     "$python" "$here/compare_tokenizers.py" "$dump" "$VOCABS" "$3/ids" $TEXTS
+    "$python" "$here/compare_training.py" "$3/ids" $TEXTS
 else
     echo "Ids are not compared: VOCABS and TEXTS say with which vocabularies and on which texts"
 fi

@@ -372,6 +372,15 @@ static void test_budget(void **state)
     struct rusage usage;
     assert_int_equal(getrusage(RUSAGE_CHILDREN, &usage), 0);
     assert_true((uint64_t)usage.ru_maxrss * KIB <= 88 * MIB);
+
+    /* Which part does not depend on the number of threads, though each has a table of its own. */
+    succeed(
+        "@/random --format text --out @/budget1 --vocab-size 5000 --threads 1 --ram-budget 88M");
+    char *two = scratch_read(scratch_path("budget/tokenizer.json"));
+    char *one = scratch_read(scratch_path("budget1/tokenizer.json"));
+    assert_string_equal(one, two);
+    free(one);
+    free(two);
 }
 
 /* ---------------------------------------------------------------------------------------------
