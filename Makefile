@@ -41,6 +41,7 @@ BENCHMARK_RUNS := $(BENCHMARKS:%.c=$(B)/%)
 TEST_BINARIES := $(filter $(B)/%,$(TEST_RUNS))
 SOAK_BINARIES := $(filter $(B)/%,$(SOAK_RUNS))
 BENCHMARK_BINARIES := $(filter $(B)/%,$(BENCHMARK_RUNS))
+REFERENCE_BINARIES := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/reference/*.c)))
 RUN_TESTS := tests/run.sh $(B)
 
 all: $(B)/spillway
@@ -67,7 +68,7 @@ tsan:
 soak: $(SOAK_BINARIES) all
 	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TESTS))
 #: make bench           measures, and prints what it measured
-bench: $(BENCHMARK_BINARIES) all
+bench: $(BENCHMARK_BINARIES) $(B)/tests/reference/time_tokens all
 	@mkdir -p $(B)/bench
 	@for b in $(BENCHMARK_RUNS); do \
 	    echo "== $$b"; SPILLWAY=$(B)/spillway TMPDIR=$(B)/bench $$b || exit 1; done
@@ -99,7 +100,7 @@ $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
 	@rm -f $@ && ar qcs $@ $^
-$(BENCHMARK_BINARIES) $(B)/tests/reference/dump_batches $(B)/tests/reference/dump_tokens: %: %.o $(LIBRARY)
+$(BENCHMARK_BINARIES) $(REFERENCE_BINARIES): %: %.o $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(TEST_BINARIES) $(SOAK_BINARIES): %: %.o $(TEST_SHARED) $(LIBRARY)
