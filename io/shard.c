@@ -157,7 +157,7 @@ int shard_open(struct shard *shard, const char *path, struct err *err)
                                           round_up(shard->token_count * shard->token_bytes, 8));
     shard->path = mem_strdup(path);
     /* Windows are read in random order: readahead would only fill the page cache. */
-    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes, MADV_RANDOM);
+    shard_expect_all(shard, false);
     return 0;
 }
 
@@ -272,15 +272,21 @@ static int verify_documents(const struct shard *shard, const char *path, struct 
     return 0;
 }
 
+void shard_expect_all(const struct shard *shard, bool all)
+{
+    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes,
+                  all ? MADV_SEQUENTIAL : MADV_RANDOM);
+}
+
 int shard_verify(const struct shard *shard, const char *path, struct err *err)
 {
     ASSERT(shard->map != NULL);
-    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes, MADV_SEQUENTIAL);
+    shard_expect_all(shard, true);
     int code = verify_contents(shard, path, err);
     if (code == 0)
         code = verify_documents(shard, path, err);
     give_back(shard, 0, shard->map_bytes);
-    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes, MADV_RANDOM);
+    shard_expect_all(shard, false);
     return code;
 }
 

@@ -17,6 +17,7 @@
 #define SPILLWAY_IO_SHARD_H
 
 #include "core/err.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,6 +43,10 @@ int shard_open(struct shard *shard, const char *path, struct err *err);
 void shard_close(struct shard *shard); /* a zeroed one is legal */
 /* Reads everything: checksum, every token below vocab_size, document index ascending from 0. */
 int shard_verify(const struct shard *shard, const char *path, struct err *err);
+
+/* All of it will be read in order (the kernel reads ahead), or, as after shard_open, here and
+ * there. */
+void shard_expect_all(const struct shard *shard, bool all);
 
 /* tokens[0..count) = tokens at start; start + count <= token_count. Gives the touched pages of the
  * map back to the kernel afterwards, so that a large dataset does not count against the RAM

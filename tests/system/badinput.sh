@@ -14,7 +14,7 @@ no_data() { [ ! -e "$1/train.tok" ] && [ ! -e "$1/dataset.json" ]; }
 
 # ---- The command line ----
 for line in "" "trian" "train" "train --model gpt-tiny" "train --stepz 3" "train --steps" \
-    "train --steps x" "train --steps -3" "prep" "sample" "eval" "export" "check" \
+    "train --steps x" "train --steps -3" "prep" "sample" "eval" "export" "check" "data" \
     "train --model gpt-tiny --data d --out o --ram-budget 12Q" \
     "train --model gpt-tiny --data d --out o --optimizer-state 4bit" \
     "train --model gpt-tiny --data d --out o --precision fp8"; do
