@@ -24,6 +24,7 @@
 #include "io/pretoken.h"
 #include "io/split.h"
 #include "tools/commands.h"
+#include "tools/prep_tokens.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -75,6 +76,8 @@ struct prep {
     enum pretoken_kind pattern; /* of the tokenizer to train */
     enum corpus_split corpus_split;
     enum corpus_format format;
+    enum foreign_format from;         /* the inputs are tokens; FOREIGN_FORMATS: they are text */
+    enum foreign_format shard_format; /* written beside ours; FOREIGN_FORMATS: none */
     const char *const *inputs;
     size_t input_count;
 
@@ -105,6 +108,9 @@ struct prep {
 
 static int choose_format(struct prep *prep, const char *name, struct err *err)
 {
+    prep->from = foreign_by_name(name);
+    if (prep->from < FOREIGN_FORMATS)
+        return 0;
     if (strcmp(name, "auto") == 0)
         prep->format = CORPUS_FORMAT_AUTO;
     else if (strcmp(name, "text") == 0)
@@ -145,6 +151,10 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
         return err_set(err, ERR_USAGE, "prep needs at least one file or folder of text");
     if (prep->out == NULL)
         return err_set(err, ERR_USAGE, "prep needs --out DIR, the folder for the tokens");
+    if (prep->from < FOREIGN_FORMATS && prep->tokenizer_path == NULL)
+        return err_set(err, ERR_USAGE,
+                       "tokens that are there already need their --tokenizer, which says what they "
+                       "stand for");
     if (vocab_given && prep->tokenizer_path != NULL)
         return err_set(err, ERR_USAGE,
                        "--vocab-size and --pattern are for a tokenizer to train, and --tokenizer "
@@ -171,7 +181,7 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
 static int parse_options(struct prep *prep, const char **inputs, int argc, char **argv,
                          struct err *err)
 {
-    const char *format = "auto", *split = "file", *pattern = "gpt2";
+    const char *format = "auto", *split = "file", *pattern = "gpt2", *shard_format = "spillway";
     bool vocab_given = false, pattern_given = false;
     const struct args_option options[] = {
         {"out", ARGS_STRING, &prep->out, "DIR", "folder for the tokens, made if it is missing",
@@ -185,7 +195,11 @@ static int parse_options(struct prep *prep, const char **inputs, int argc, char 
          "file",
          NULL},
         {"format", ARGS_STRING, &format, "NAME",
-         "auto: refuse what is no plain text (default); text: take files as they are", NULL},
+         "auto: refuse what is no plain text (default); text: take files as they are; nanogpt, "
+         "llmc, megatron: tokens (.bin) of these trainers",
+         NULL},
+        {"shard-format", ARGS_STRING, &shard_format, "NAME",
+         "also write tokens as nanogpt, llmc or megatron has them", NULL},
         {"split", ARGS_STRING, &split, "NAME",
          "file: a file is a document (default); blank: blank lines part documents", NULL},
         {"val-fraction", ARGS_DOUBLE, &prep->val_fraction, "X",
@@ -216,6 +230,8 @@ static int parse_options(struct prep *prep, const char **inputs, int argc, char 
         code = choose_split(prep, split, err);
     if (code == 0)
         code = choose_pattern(prep, pattern, err);
+    if (code == 0)
+        code = prep_tokens_choose(&prep->shard_format, shard_format, err);
     return code == 0 ? check_options(prep, vocab_given || pattern_given, err) : code;
 }
 
@@ -623,6 +639,28 @@ static int encode(struct prep *prep, struct err *err)
     return code;
 }
 
+/* In the place of both passes where the input is tokens. */
+static int take_tokens(struct prep *prep, struct err *err)
+{
+    struct prep_tokens tokens = {
+        .inputs = prep->inputs,
+        .input_count = prep->input_count,
+        .format = prep->from,
+        .bpe = prep->bpe,
+        .val_fraction = prep->val_fraction,
+        .seed = prep->seed,
+    };
+    int code = open_writers(prep, err);
+    memcpy(tokens.writers, prep->writers, sizeof(tokens.writers));
+    if (code == 0)
+        code = prep_tokens_run(&tokens, err);
+    prep->corpus.file_count = prep->input_count;
+    prep->corpus.total_bytes = tokens.file_bytes;
+    prep->split.documents = tokens.documents;
+    prep->split.text_bytes = tokens.text_bytes;
+    return code;
+}
+
 /* ---------------------------------------------------------------------------------------------
  * Sealing and telling
  * ------------------------------------------------------------------------------------------- */
@@ -638,7 +676,8 @@ static struct json_value *details(const struct prep *prep)
     json_set_int(value, "files", (int64_t)prep->corpus.file_count);
     json_set_int(value, "file_bytes", (int64_t)prep->corpus.total_bytes);
     json_set_int(value, "text_bytes", (int64_t)prep->split.text_bytes);
-    json_set_string(value, "format", "text");
+    json_set_string(value, "format",
+                    prep->from < FOREIGN_FORMATS ? foreign_names[prep->from] : "text");
     json_set_string(value, "split", prep->corpus_split == CORPUS_SPLIT_BLANK ? "blank" : "file");
     json_set_string(value, "tokenizer",
                     prep->tokenizer_path != NULL ? prep->tokenizer_path : "trained on this text");
@@ -721,11 +760,15 @@ static int seal(struct prep *prep, uint64_t start_ns, struct err *err)
         code = dataset_open(&dataset, prep->out, err);
     if (code != 0)
         return code;
-    print_skipped(prep);
-    warn_of_val(prep, &dataset);
-    print_table(prep, &dataset, (double)(clock_ns() - start_ns) * 1e-9);
+    code = prep_tokens_export(&dataset, prep->shard_format, bpe_end_of_text(prep->bpe), prep->out,
+                              err);
+    if (code == 0) {
+        print_skipped(prep);
+        warn_of_val(prep, &dataset);
+        print_table(prep, &dataset, (double)(clock_ns() - start_ns) * 1e-9);
+    }
     dataset_close(&dataset);
-    return 0;
+    return code;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -735,11 +778,14 @@ static int seal(struct prep *prep, uint64_t start_ns, struct err *err)
 static int prepare(struct prep *prep, struct err *err)
 {
     uint64_t start_ns = clock_ns();
-    int code = survey(prep, err);
+    bool from_text = prep->from == FOREIGN_FORMATS;
+    int code = from_text ? survey(prep, err) : 0;
+    if (code == 0 && prep->shard_format < FOREIGN_FORMATS)
+        code = foreign_check(prep->shard_format, bpe_vocab_size(prep->bpe), err);
     if (code == 0)
         code = dataset_unseal(prep->out, err);
     if (code == 0)
-        code = encode(prep, err);
+        code = from_text ? encode(prep, err) : take_tokens(prep, err);
     if (code == 0)
         code = close_writers(prep, err);
     return code == 0 ? seal(prep, start_ns, err) : code;
@@ -749,14 +795,15 @@ static int run(struct prep *prep, struct err *err)
 {
     int lock = -1;
     int code = check_out(prep, err);
-    if (code == 0)
+    if (code != 0)
+        return code;
+    bool from_text = prep->from == FOREIGN_FORMATS;
+    if (from_text)
         code = corpus_open(&prep->corpus, prep->inputs, prep->input_count, prep->format,
                            prep->corpus_split, err);
-    else
-        return code;
     if (code == 0 && prep->tokenizer_path != NULL)
         code = load_tokenizer(prep, err);
-    if (code == 0 && prep->corpus.file_count == 0)
+    if (code == 0 && from_text && prep->corpus.file_count == 0)
         code = no_text(prep, err);
     if (code == 0)
         code = file_make_dirs(prep->out, err);
@@ -778,7 +825,8 @@ static int run(struct prep *prep, struct err *err)
     pool_close(prep->pool);
     file_unlock(lock);
     bpe_free(prep->bpe);
-    corpus_close(&prep->corpus);
+    if (from_text)
+        corpus_close(&prep->corpus);
     return code;
 }
 
