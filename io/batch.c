@@ -19,6 +19,7 @@ int batch_init(struct batch_source *source, const struct shard *shard, uint64_t 
                        (unsigned long long)shard->token_count, (unsigned long long)seq + 1, seq);
     source->shard = shard;
     source->seed = seed;
+    source->forgets = false;
     source->seq = seq;
     source->window_count = MAX((shard->token_count - seq) / seq, (uint64_t)1);
     return 0;
@@ -65,8 +66,8 @@ static uint64_t permute(uint64_t index, uint64_t count, uint64_t key)
     return 0;
 }
 
-void batch_sequence(const struct batch_source *source, uint64_t sequence, uint32_t *inputs,
-                    uint32_t *targets)
+/* The first token of a sequence. */
+static uint64_t sequence_start(const struct batch_source *source, uint64_t sequence)
 {
     uint64_t epoch = sequence / source->window_count;
     uint64_t key = rng_u64(source->seed, RNG_STREAM_BATCH, epoch);
@@ -76,7 +77,22 @@ void batch_sequence(const struct batch_source *source, uint64_t sequence, uint32
 
     uint64_t start = offset + window * source->seq;
     ASSERT(start + source->seq + 1 <= source->shard->token_count);
+    return start;
+}
+
+void batch_sequence(const struct batch_source *source, uint64_t sequence, uint32_t *inputs,
+                    uint32_t *targets)
+{
+    uint64_t start = sequence_start(source, sequence);
     shard_read(source->shard, start, inputs, source->seq);
     memcpy(targets, inputs + 1, (source->seq - 1) * sizeof(*targets));
     shard_read(source->shard, start + source->seq, targets + source->seq - 1, 1);
+    if (source->forgets)
+        shard_forget(source->shard, start, (uint64_t)source->seq + 1);
+}
+
+void batch_fetch(const struct batch_source *source, uint64_t first, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        shard_fetch(source->shard, sequence_start(source, first + i), (uint64_t)source->seq + 1);
 }

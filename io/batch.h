@@ -5,14 +5,16 @@
  * epoch visits every window once in an order given by a counter-based permutation (a Feistel
  * network with cycle walking, Black and Rogaway 2002, keyed by seed and epoch). Sequence number n
  * of the run (= step * sequences_per_step + i) is therefore a pure function, and resuming needs
- * only the step. Windows may run across documents, whose ends the end-of-text token marks. Called
- * by train and eval.
+ * only the step. Windows may run across documents, whose ends the end-of-text token marks. Since
+ * the future is known, a step's tokens are fetched while the one before computes. Called by train
+ * and eval.
  */
 #ifndef SPILLWAY_IO_BATCH_H
 #define SPILLWAY_IO_BATCH_H
 
 #include "core/err.h"
 #include "io/shard.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 struct batch_source {
@@ -20,6 +22,9 @@ struct batch_source {
     uint64_t seed;
     uint32_t seq;          /* T: tokens per sequence */
     uint64_t window_count; /* sequences in an epoch */
+    /* Set by the caller where the shard does not fit beside what else is in memory: what has been
+     * read leaves the page cache, as the rest of the epoch has no use for it. */
+    bool forgets;
 };
 
 #define BATCH_SEQ_MAX 65536
@@ -33,5 +38,9 @@ int batch_init(struct batch_source *source, const struct shard *shard, uint64_t 
  * inputs moved by one token. Allocates nothing. Any thread. */
 void batch_sequence(const struct batch_source *source, uint64_t sequence, uint32_t *inputs,
                     uint32_t *targets);
+
+/* Asks for the tokens of sequences [first, first + count) without waiting, so that batch_sequence
+ * does not wait for the drive when their step comes. Allocates nothing. Any thread. */
+void batch_fetch(const struct batch_source *source, uint64_t first, uint64_t count);
 
 #endif

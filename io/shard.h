@@ -26,6 +26,7 @@
 
 struct shard {
     const void *map; /* owned */
+    int fd;          /* owned; for advice about the page cache */
     uint64_t map_bytes;
     uint32_t token_bytes; /* 2 or 4 */
     uint32_t vocab_size;
@@ -52,6 +53,12 @@ void shard_expect_all(const struct shard *shard, bool all);
  * map back to the kernel afterwards, so that a large dataset does not count against the RAM
  * budget. A token >= vocab_size is fatal (corruption). Any thread. */
 void shard_read(const struct shard *shard, uint64_t start, uint32_t *tokens, size_t count);
+
+/* Asks the kernel for these tokens without waiting for them, so that a shard_read some time later
+ * does not wait either. Allocates nothing. Any thread. */
+void shard_fetch(const struct shard *shard, uint64_t start, uint64_t count);
+/* Lets the kernel drop these tokens from the page cache: they will not be read again for long. */
+void shard_forget(const struct shard *shard, uint64_t start, uint64_t count);
 
 struct shard_writer;
 int shard_writer_open(struct shard_writer **writer, const char *path, uint32_t vocab_size,

@@ -545,6 +545,9 @@ static int open_data(struct run *run, struct err *err)
                            s->data_dir);
         result = batch_init(&run->val_batches, &run->dataset.val, EVAL_SEED, (uint32_t)s->seq, err);
     }
+    /* Of a dataset that the budget could not hold hardly a page is there still when it is read
+     * again. */
+    run->train_batches.forgets = run->dataset.train.map_bytes > s->ram_budget;
     return result;
 }
 

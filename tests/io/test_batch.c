@@ -124,6 +124,25 @@ static void test_order(void **state)
     shard_close(&shard);
 }
 
+/* Asking ahead and letting go change nothing of what is read, up to the shard's last token. */
+static void test_fetch_and_forget(void **state)
+{
+    (void)state;
+    struct err err;
+    struct shard shard;
+    struct batch_source plain, forgetful;
+    open_counting_shard(&shard, 50000);
+    assert_int_equal(batch_init(&plain, &shard, 9, 64, &err), 0);
+    assert_false(plain.forgets);
+    forgetful = plain;
+    forgetful.forgets = true;
+    for (uint64_t i = 0; i < 2 * plain.window_count; i++) {
+        batch_fetch(&forgetful, i + 1, 3);
+        assert_int_equal(sequence_start(&forgetful, i), sequence_start(&plain, i));
+    }
+    shard_close(&shard);
+}
+
 /* The order is part of what makes a run repeatable on another machine and in later versions. */
 static void test_order_is_fixed(void **state)
 {
@@ -142,9 +161,8 @@ static void test_order_is_fixed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_epochs),
-        cmocka_unit_test(test_too_short),
-        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_epochs),         cmocka_unit_test(test_too_short),
+        cmocka_unit_test(test_order),          cmocka_unit_test(test_fetch_and_forget),
         cmocka_unit_test(test_order_is_fixed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
