@@ -21,6 +21,7 @@ struct train_settings {
     enum precision precision;
     enum moments_kind moments; /* how AdamW's moments are stored */
     uint64_t seq, batch, accum, seed;
+    bool within_documents;       /* no sequence runs across the end of one (io/batch.h) */
     struct optim_settings optim; /* total_steps: the horizon of the schedule */
 
     /* The rest may change when a run is resumed. */

@@ -133,6 +133,8 @@ run "${tiny[@]}" --seed 99 --out "$work/good" --nvme "$work/nvme-good" --resume
 refused "a resume with another seed" 1 "seed"
 run "${tiny[@]}" --optimizer-state 8bit --out "$work/good" --nvme "$work/nvme-good" --resume
 refused "a resume with moments of another kind" 1 "optimizer-state"
+run "${tiny[@]}" --pack within --out "$work/good" --nvme "$work/nvme-good" --resume
+refused "a resume with sequences packed otherwise" 1 "pack"
 run check "$work/good"
 check "the refused resumes left the run whole" test $status -eq 0
 same "and its weights" "$(last_value "$work/good/metrics.jsonl" weights_hash)" "$hash"
