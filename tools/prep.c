@@ -168,7 +168,7 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
         return err_set(err, ERR_USAGE, "--threads takes 1 to %d, not %" PRIu64, POOL_THREADS_MAX,
                        prep->threads);
     uint64_t threads_bytes = prep->threads * THREAD_BYTES;
-    uint64_t least = FIXED_BYTES + threads_bytes + MAX(threads_bytes, TABLE_BYTES_MIN);
+    uint64_t least = FIXED_BYTES + threads_bytes + MAX(threads_bytes / 3, TABLE_BYTES_MIN);
     if (prep->ram_budget < least)
         return err_set(err, ERR_INPUT,
                        "prep with %" PRIu64 " threads does not fit into this "
@@ -422,7 +422,7 @@ static void count_words(void *context, uint32_t index, uint32_t worker)
  * these fit beside). */
 static uint64_t table_bytes_max(const struct prep *prep)
 {
-    return (prep->ram_budget - FIXED_BYTES) / 2 / TABLE_SHARE;
+    return (prep->ram_budget - FIXED_BYTES) / 4 / TABLE_SHARE;
 }
 
 /* Puts the tables of all threads into one. Whether that is too big depends on the text alone: it
