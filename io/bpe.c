@@ -59,6 +59,11 @@ void bpe_free(struct bpe *bpe)
     mem_free(bpe);
 }
 
+uint64_t bpe_memory_bytes(const struct bpe *bpe)
+{
+    return ((uint64_t)bpe->vocab_size + bpe->merge_count) * BPE_ITEM_BYTES;
+}
+
 uint32_t bpe_vocab_size(const struct bpe *bpe)
 {
     return bpe->vocab_size;

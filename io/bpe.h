@@ -42,6 +42,11 @@ int bpe_save(const struct bpe *bpe, const char *dir, struct err *err);
 int bpe_save_gpt2(const struct bpe *bpe, const char *dir, struct err *err);
 bool bpe_has_gpt2_form(const struct bpe *bpe); /* cut by GPT-2's pattern, without ignore_merges */
 
+/* What a tokenizer takes in memory while it is loaded, used and saved; as measured, the JSON in
+ * which it is written being most of it. */
+uint64_t bpe_memory_bytes(const struct bpe *bpe);
+#define BPE_ITEM_BYTES 180 /* of that, for each token and each merge */
+
 uint32_t bpe_vocab_size(const struct bpe *bpe);  /* ids are 0 .. vocab_size-1 */
 uint32_t bpe_end_of_text(const struct bpe *bpe); /* UINT32_MAX when there is none */
 enum pretoken_kind bpe_pattern(const struct bpe *bpe);

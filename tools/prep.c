@@ -44,6 +44,8 @@
 #define FIXED_BYTES     (32 * MIB)
 #define THREAD_BYTES    (12 * MIB)
 #define TABLE_BYTES_MIN (32 * MIB)
+/* Of a tokenizer in FIXED_BYTES: GPT-2's has some 100,000 tokens and merges. */
+#define TOKENIZER_BYTES (18 * MIB)
 #define TABLE_SHARE     6
 /* The tokenizer is learned from at most this share of the budget in text: in prose the tables take
  * about as much as the text. Where words hardly repeat the tables fill up, and it is learned from
@@ -145,6 +147,20 @@ static int choose_split(struct prep *prep, const char *name, struct err *err)
     return 0;
 }
 
+/* Whether all of it fits, with a tokenizer that takes this much. */
+static int check_budget(const struct prep *prep, uint64_t tokenizer_bytes, struct err *err)
+{
+    uint64_t threads_bytes = prep->threads * THREAD_BYTES;
+    uint64_t least = FIXED_BYTES + threads_bytes + MAX(threads_bytes / 3, TABLE_BYTES_MIN) +
+                     tokenizer_bytes - MIN(tokenizer_bytes, TOKENIZER_BYTES);
+    if (prep->ram_budget >= least)
+        return 0;
+    return err_set(err, ERR_INPUT,
+                   "prep with %" PRIu64 " threads and this tokenizer does not fit into this "
+                   "budget: the smallest that works is --ram-budget %" PRIu64 "M",
+                   prep->threads, div_up(least, MIB));
+}
+
 static int check_options(const struct prep *prep, bool vocab_given, struct err *err)
 {
     if (prep->input_count == 0)
@@ -167,14 +183,9 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
     if (prep->threads < 1 || prep->threads > POOL_THREADS_MAX)
         return err_set(err, ERR_USAGE, "--threads takes 1 to %d, not %" PRIu64, POOL_THREADS_MAX,
                        prep->threads);
-    uint64_t threads_bytes = prep->threads * THREAD_BYTES;
-    uint64_t least = FIXED_BYTES + threads_bytes + MAX(threads_bytes / 3, TABLE_BYTES_MIN);
-    if (prep->ram_budget < least)
-        return err_set(err, ERR_INPUT,
-                       "prep with %" PRIu64 " threads does not fit into this "
-                       "budget: the smallest that works is --ram-budget %" PRIu64 "M",
-                       prep->threads, div_up(least, MIB));
-    return 0;
+    /* A tokenizer that is learned has a merge for nearly every token. */
+    return check_budget(
+        prep, prep->tokenizer_path == NULL ? prep->vocab_size * 2 * BPE_ITEM_BYTES : 0, err);
 }
 
 /* 0, 1 after --help, or a negative code. */
@@ -549,7 +560,7 @@ static int load_tokenizer(struct prep *prep, struct err *err)
                        "the tokenizer %s has no <|endoftext|> token to part "
                        "documents with: add one to its added_tokens",
                        prep->tokenizer_path);
-    return code;
+    return code == 0 ? check_budget(prep, bpe_memory_bytes(prep->bpe), err) : code;
 }
 
 /* ---------------------------------------------------------------------------------------------

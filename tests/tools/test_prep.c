@@ -333,6 +333,7 @@ static void test_bad_input(void **state)
     refuse("@/text --out @/x --tokenizer @/nowhere", 1, "nowhere");
     refuse("@/text --out @/x --tokenizer @/text", 1, "text");
     refuse("@/text --out @/x --ram-budget 20M", 1, "--ram-budget ");
+    refuse("@/text --out @/x --vocab-size 1000000 --ram-budget 100M", 1, "this tokenizer");
     assert_false(file_exists(scratch_path("x")));
     refuse("@/blank --out @/x --split blank --tokenizer @/t1", 1, "no text");
     assert_false(file_exists(scratch_path("x/dataset.json")));
