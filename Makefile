@@ -43,6 +43,7 @@ BENCHMARK_RUNS := $(BENCHMARKS:%.c=$(B)/%)
 TEST_BINARIES := $(filter $(B)/%,$(TEST_RUNS))
 SOAK_BINARIES := $(filter $(B)/%,$(SOAK_RUNS))
 BENCHMARK_BINARIES := $(filter $(B)/%,$(BENCHMARK_RUNS))
+REFERENCE_BINARIES := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/reference/*.c)))
 RUN_TESTS := tests/run.sh $(B)
 
 .DEFAULT_GOAL := all
@@ -72,14 +73,17 @@ tsan:
 soak: $(SOAK_BINARIES) all
 	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TEST_RUNS))
 #: make bench           measures, and prints what it measured
-bench: $(BENCHMARK_BINARIES) all
+bench: $(BENCHMARK_BINARIES) $(B)/tests/reference/time_tokens all
 	@mkdir -p $(B)/bench
 	@for b in $(BENCHMARK_RUNS); do \
 	    echo "== $$b"; SPILLWAY=$(B)/spillway TMPDIR=$(B)/bench $$b || exit 1; done
-#: make reference       the same training in PyTorch, step by step beside ours
-reference: all $(B)/tests/reference/dump_batches
+#: make reference       the same training in PyTorch and the same text in other tokenizers, beside ours
+reference: all $(B)/tests/reference/dump_batches reference-tokenizers
 	@tools/packages.sh demo reference
 	@tests/reference/compare.sh $(B)/spillway $(B)/tests/reference/dump_batches $(B)/reference
+reference-tokenizers: all $(B)/tests/reference/dump_tokens
+	@tools/packages.sh reference
+	@tests/reference/tokenizers.sh $(B)/spillway $(B)/tests/reference/dump_tokens $(B)/reference
 #: make format          clang-format over everything
 format:
 	@tools/packages.sh format
@@ -102,7 +106,7 @@ $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@$(CC) $(CFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
 $(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
 	@rm -f $@ && ar qcs $@ $^
-$(BENCHMARK_BINARIES) $(B)/tests/reference/dump_batches: %: %.o $(LIBRARY)
+$(BENCHMARK_BINARIES) $(REFERENCE_BINARIES): %: %.o $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(TEST_BINARIES) $(SOAK_BINARIES): %: %.o $(TEST_SHARED) $(LIBRARY)
@@ -117,4 +121,4 @@ $(B)/tools/machines.o: $(wildcard tools/machines/*.json)
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 .SECONDARY:
-.PHONY: all help run test tests asan tsan soak bench reference format install clean packages
+.PHONY: all help run test tests asan tsan soak bench reference reference-tokenizers format install clean packages

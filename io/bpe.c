@@ -26,21 +26,22 @@ struct cache_entry {
 
 _Static_assert(sizeof(struct cache_entry) == 64, "an entry is one cache line");
 
-/* A pair that may be merged, in the heap of long pieces. It is stale when the symbols at its place
- * are no longer these two. */
-struct candidate {
-    uint32_t rank;
-    uint32_t position;
-    uint32_t left, right;
+/* Pieces are looked up so many at a time, each one's place in the cache having been asked for when
+ * the first is read: the cache is bigger than the core's own. */
+#define PIECES_AHEAD 16
+
+struct piece {
+    size_t start, bytes;
+    uint64_t hash;
 };
 
 struct bpe_encoder {
     const struct bpe *bpe; /* borrowed */
     struct pretoken *pretoken;
-    struct cache_entry *cache;
+    struct cache_entry *cache; /* owned; NULL: none */
     /* For long pieces; owned, grown to the longest seen. */
-    struct candidate *heap;
-    uint32_t *next, *previous;
+    uint64_t *heap;
+    uint32_t *next, *previous, *ranks;
     size_t long_capacity; /* bytes of the longest piece that they hold */
 };
 
@@ -53,7 +54,14 @@ void bpe_free(struct bpe *bpe)
     mem_free(bpe->merges);
     mem_free(bpe->token_slots);
     mem_free(bpe->pair_slots);
+    mem_free(bpe->byte_pair_ranks);
+    mem_free(bpe->pair_filter);
     mem_free(bpe);
+}
+
+uint64_t bpe_memory_bytes(const struct bpe *bpe)
+{
+    return ((uint64_t)bpe->vocab_size + bpe->merge_count) * BPE_ITEM_BYTES;
 }
 
 uint32_t bpe_vocab_size(const struct bpe *bpe)
@@ -78,13 +86,34 @@ const char *bpe_token_bytes(const struct bpe *bpe, uint32_t token, size_t *bytes
     return bpe->text + bpe->tokens[token].start;
 }
 
-struct bpe_encoder *bpe_encoder_new(const struct bpe *bpe)
+enum pretoken_kind bpe_pattern(const struct bpe *bpe)
+{
+    return bpe->pattern;
+}
+
+bool bpe_has_gpt2_form(const struct bpe *bpe)
+{
+    return bpe->pattern == PRETOKEN_GPT2 && !bpe->whole_pieces;
+}
+
+static struct bpe_encoder *new_encoder(const struct bpe *bpe, bool check)
 {
     struct bpe_encoder *encoder = mem_alloc(1, sizeof(*encoder));
     encoder->bpe = bpe;
-    encoder->pretoken = pretoken_new();
-    encoder->cache = mem_alloc((uint64_t)CACHE_WAYS << CACHE_SET_BITS, sizeof(*encoder->cache));
+    encoder->pretoken = pretoken_new(bpe->pattern, check);
+    if (!check)
+        encoder->cache = mem_alloc((uint64_t)CACHE_WAYS << CACHE_SET_BITS, sizeof(*encoder->cache));
     return encoder;
+}
+
+struct bpe_encoder *bpe_encoder_new(const struct bpe *bpe)
+{
+    return new_encoder(bpe, false);
+}
+
+struct bpe_encoder *bpe_encoder_new_checking(const struct bpe *bpe)
+{
+    return new_encoder(bpe, true);
 }
 
 void bpe_encoder_free(struct bpe_encoder *encoder)
@@ -96,6 +125,7 @@ void bpe_encoder_free(struct bpe_encoder *encoder)
     mem_free(encoder->heap);
     mem_free(encoder->next);
     mem_free(encoder->previous);
+    mem_free(encoder->ranks);
     mem_free(encoder);
 }
 
@@ -110,6 +140,12 @@ static void bytes_to_tokens(const struct bpe *bpe, const char *text, size_t byte
         tokens[i] = bpe->byte_token[(uint8_t)text[i]];
 }
 
+/* The rank of the pair that the two bytes at text are. */
+static uint32_t byte_pair_rank(const struct bpe *bpe, const char *text)
+{
+    return bpe->byte_pair_ranks[(uint8_t)text[0]][(uint8_t)text[1]];
+}
+
 static size_t lowest(const uint32_t *ranks, size_t count)
 {
     size_t best = 0;
@@ -119,12 +155,12 @@ static size_t lowest(const uint32_t *ranks, size_t count)
     return best;
 }
 
-static size_t merge_by_scan(const struct bpe *bpe, uint32_t *tokens, size_t count)
+static size_t merge_by_scan(const struct bpe *bpe, const char *text, uint32_t *tokens, size_t count)
 {
     uint32_t ranks[SCAN_BYTES_MAX]; /* of the pair (i, i + 1) */
     ASSERT(count > 0 && count <= SCAN_BYTES_MAX);
     for (size_t i = 0; i + 1 < count; i++)
-        ranks[i] = bpe_table_find_merge(bpe, tokens[i], tokens[i + 1])->rank;
+        ranks[i] = byte_pair_rank(bpe, text + i);
     while (count > 1) {
         size_t at = lowest(ranks, count - 1);
         if (ranks[at] == BPE_NO_RANK)
@@ -134,41 +170,56 @@ static size_t merge_by_scan(const struct bpe *bpe, uint32_t *tokens, size_t coun
         memmove(ranks + at, ranks + at + 1, (count - at - 2) * sizeof(*ranks));
         count--;
         if (at > 0)
-            ranks[at - 1] = bpe_table_find_merge(bpe, tokens[at - 1], tokens[at])->rank;
+            ranks[at - 1] = bpe_table_rank(bpe, tokens[at - 1], tokens[at]);
         if (at + 1 < count)
-            ranks[at] = bpe_table_find_merge(bpe, tokens[at], tokens[at + 1])->rank;
+            ranks[at] = bpe_table_rank(bpe, tokens[at], tokens[at + 1]);
     }
     return count;
 }
 
-static bool before(const struct candidate *a, const struct candidate *b)
-{
-    return a->rank != b->rank ? a->rank < b->rank : a->position < b->position;
-}
+/* A heap of four children a node (fewer levels, and the children share a cache line) over
+ * candidates, least first: the rank in the upper half, the position in the lower. */
+#define HEAP_CHILDREN 4
 
-static void heap_push(struct candidate *heap, size_t *count, struct candidate item)
+/* Puts item into the hole at `at`, moving the hole down to where it belongs. */
+static void heap_sift(uint64_t *heap, size_t count, size_t at, uint64_t item)
 {
-    size_t at = (*count)++;
-    while (at > 0 && before(&item, &heap[(at - 1) / 2])) {
-        heap[at] = heap[(at - 1) / 2];
-        at = (at - 1) / 2;
+    for (size_t first = HEAP_CHILDREN * at + 1; first < count; first = HEAP_CHILDREN * at + 1) {
+        size_t least = first, end = MIN(first + HEAP_CHILDREN, count);
+        for (size_t child = first + 1; child < end; child++)
+            if (heap[child] < heap[least])
+                least = child;
+        if (item <= heap[least])
+            break;
+        heap[at] = heap[least];
+        at = least;
     }
     heap[at] = item;
 }
 
-static struct candidate heap_pop(struct candidate *heap, size_t *count)
+static void heap_build(uint64_t *heap, size_t count)
 {
-    struct candidate top = heap[0], last = heap[--(*count)];
-    size_t at = 0;
-    for (size_t child = 1; child < *count; child = 2 * at + 1) {
-        if (child + 1 < *count && before(&heap[child + 1], &heap[child]))
-            child++;
-        if (!before(&heap[child], &last))
-            break;
-        heap[at] = heap[child];
-        at = child;
+    for (size_t at = count / HEAP_CHILDREN + 1; at-- > 0;)
+        if (at < count)
+            heap_sift(heap, count, at, heap[at]);
+}
+
+static void heap_push(uint64_t *heap, size_t *count, uint64_t item)
+{
+    size_t at = (*count)++;
+    while (at > 0 && item < heap[(at - 1) / HEAP_CHILDREN]) {
+        heap[at] = heap[(at - 1) / HEAP_CHILDREN];
+        at = (at - 1) / HEAP_CHILDREN;
     }
-    heap[at] = last;
+    heap[at] = item;
+}
+
+static uint64_t heap_pop(uint64_t *heap, size_t *count)
+{
+    uint64_t top = heap[0];
+    (*count)--;
+    if (*count > 0)
+        heap_sift(heap, *count, 0, heap[*count]);
     return top;
 }
 
@@ -180,47 +231,59 @@ static void reserve_long(struct bpe_encoder *encoder, size_t bytes)
     encoder->heap = mem_realloc(encoder->heap, mul_checked(bytes, 2), sizeof(*encoder->heap));
     encoder->next = mem_realloc(encoder->next, bytes, sizeof(*encoder->next));
     encoder->previous = mem_realloc(encoder->previous, bytes, sizeof(*encoder->previous));
+    encoder->ranks = mem_realloc(encoder->ranks, bytes, sizeof(*encoder->ranks));
     encoder->long_capacity = bytes;
 }
 
-/* Queues the pair that starts at position, if it has a merge. */
+/* Every byte a symbol of its own, and all pairs that have a merge in the heap. */
+static size_t begin_heap(struct bpe_encoder *encoder, const char *text, size_t count)
+{
+    size_t heap_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        encoder->next[i] = (uint32_t)i + 1;
+        encoder->previous[i] = (uint32_t)i - 1;
+        encoder->ranks[i] = i + 1 < count ? byte_pair_rank(encoder->bpe, text + i) : BPE_NO_RANK;
+        if (encoder->ranks[i] != BPE_NO_RANK)
+            encoder->heap[heap_count++] = (uint64_t)encoder->ranks[i] << 32 | i;
+    }
+    heap_build(encoder->heap, heap_count);
+    return heap_count;
+}
+
+/* The pair that starts at position is another one now: notes its rank, and queues it if it has one.
+ * What is in the heap for the old one is stale, since its rank is not the one noted. */
 static void consider(struct bpe_encoder *encoder, size_t *heap_count, const uint32_t *tokens,
                      size_t position, size_t end)
 {
     size_t after = encoder->next[position];
-    if (after == end)
-        return;
-    uint32_t left = tokens[position], right = tokens[after];
-    uint32_t rank = bpe_table_find_merge(encoder->bpe, left, right)->rank;
+    uint32_t rank = BPE_NO_RANK;
+    if (after != end)
+        rank = bpe_table_rank(encoder->bpe, tokens[position], tokens[after]);
+    encoder->ranks[position] = rank;
     if (rank != BPE_NO_RANK)
-        heap_push(encoder->heap, heap_count,
-                  (struct candidate){rank, (uint32_t)position, left, right});
+        heap_push(encoder->heap, heap_count, (uint64_t)rank << 32 | position);
 }
 
-/* tokens is a linked list through next and previous; a merged symbol's place gets BPE_NO_TOKEN, so
- * that candidates which start there are stale. */
-static size_t merge_by_heap(struct bpe_encoder *encoder, uint32_t *tokens, size_t count)
+/* tokens is a linked list through next and previous; ranks[i] is that of the pair that starts at i,
+ * BPE_NO_RANK where no symbol does. */
+static size_t merge_by_heap(struct bpe_encoder *encoder, const char *text, uint32_t *tokens,
+                            size_t count)
 {
     const size_t end = count;
-    size_t heap_count = 0;
     ASSERT(count < UINT32_MAX);
     reserve_long(encoder, count);
-    for (size_t i = 0; i < count; i++) {
-        encoder->next[i] = (uint32_t)i + 1;
-        encoder->previous[i] = (uint32_t)i - 1;
-    }
-    for (size_t i = 0; i < end; i++)
-        consider(encoder, &heap_count, tokens, i, end);
+    size_t heap_count = begin_heap(encoder, text, count);
     while (heap_count > 0) {
-        struct candidate best = heap_pop(encoder->heap, &heap_count);
-        size_t at = best.position, gone = encoder->next[at];
-        if (tokens[at] != best.left || gone == end || tokens[gone] != best.right)
+        uint64_t best = heap_pop(encoder->heap, &heap_count);
+        uint32_t rank = (uint32_t)(best >> 32), at = (uint32_t)best;
+        if (encoder->ranks[at] != rank)
             continue;
-        tokens[at] = encoder->bpe->merges[best.rank].result;
-        tokens[gone] = BPE_NO_TOKEN;
+        uint32_t gone = encoder->next[at];
+        tokens[at] = encoder->bpe->merges[rank].result;
+        encoder->ranks[gone] = BPE_NO_RANK;
         encoder->next[at] = encoder->next[gone];
         if (encoder->next[at] != end)
-            encoder->previous[encoder->next[at]] = (uint32_t)at;
+            encoder->previous[encoder->next[at]] = at;
         if (at > 0)
             consider(encoder, &heap_count, tokens, encoder->previous[at], end);
         consider(encoder, &heap_count, tokens, at, end);
@@ -231,12 +294,20 @@ static size_t merge_by_heap(struct bpe_encoder *encoder, uint32_t *tokens, size_
     return kept;
 }
 
-static size_t merge_piece(struct bpe_encoder *encoder, const char *text, size_t bytes,
+static size_t merge_piece(struct bpe_encoder *encoder, const char *text, const struct piece *piece,
                           uint32_t *tokens)
 {
-    bytes_to_tokens(encoder->bpe, text, bytes, tokens);
-    return bytes <= SCAN_BYTES_MAX ? merge_by_scan(encoder->bpe, tokens, bytes)
-                                   : merge_by_heap(encoder, tokens, bytes);
+    const struct bpe *bpe = encoder->bpe;
+    size_t bytes = piece->bytes;
+    text += piece->start;
+    if (bpe->whole_pieces) {
+        tokens[0] = bpe_table_find_hashed(bpe, text, bytes, piece->hash);
+        if (tokens[0] != BPE_NO_TOKEN)
+            return 1;
+    }
+    bytes_to_tokens(bpe, text, bytes, tokens);
+    return bytes <= SCAN_BYTES_MAX ? merge_by_scan(bpe, text, tokens, bytes)
+                                   : merge_by_heap(encoder, text, tokens, bytes);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -253,23 +324,47 @@ static void cache_insert(struct cache_entry *set, const char *text, size_t bytes
     memcpy(set[0].tokens, tokens, count * sizeof(*tokens));
 }
 
-static size_t encode_piece(struct bpe_encoder *encoder, const char *text, size_t bytes,
+static struct cache_entry *cache_set(const struct bpe_encoder *encoder, const struct piece *piece)
+{
+    return encoder->cache + CACHE_WAYS * (piece->hash >> (64 - CACHE_SET_BITS));
+}
+
+static size_t encode_piece(struct bpe_encoder *encoder, const char *text, const struct piece *piece,
                            uint32_t *tokens)
 {
-    if (bytes > CACHE_KEY_MAX)
-        return merge_piece(encoder, text, bytes, tokens);
-    uint64_t hash = hash_bytes(text, bytes, 0);
-    struct cache_entry *set = encoder->cache + CACHE_WAYS * (hash >> (64 - CACHE_SET_BITS));
+    size_t bytes = piece->bytes;
+    if (bytes > CACHE_KEY_MAX || encoder->cache == NULL)
+        return merge_piece(encoder, text, piece, tokens);
+    struct cache_entry *set = cache_set(encoder, piece);
     for (uint32_t way = 0; way < CACHE_WAYS; way++) {
         const struct cache_entry *entry = &set[way];
-        if (entry->key_bytes == bytes && memcmp(entry->key, text, bytes) == 0) {
+        if (entry->key_bytes == bytes && memcmp(entry->key, text + piece->start, bytes) == 0) {
             memcpy(tokens, entry->tokens, entry->token_count * sizeof(*tokens));
             return entry->token_count;
         }
     }
-    size_t count = merge_piece(encoder, text, bytes, tokens);
+    size_t count = merge_piece(encoder, text, piece, tokens);
     if (count <= CACHE_TOKENS_MAX)
-        cache_insert(set, text, bytes, tokens, count);
+        cache_insert(set, text + piece->start, bytes, tokens, count);
+    return count;
+}
+
+/* The next pieces, their places in the cache on their way; how many they are. */
+static size_t take_pieces(struct bpe_encoder *encoder, const char *text,
+                          struct piece pieces[PIECES_AHEAD])
+{
+    size_t count = 0;
+    for (; count < PIECES_AHEAD; count++) {
+        struct piece *piece = &pieces[count];
+        if (!pretoken_next(encoder->pretoken, &piece->start, &piece->bytes))
+            break;
+        piece->hash = hash_bytes(text + piece->start, piece->bytes, 0);
+        if (encoder->cache == NULL)
+            continue;
+        const struct cache_entry *set = cache_set(encoder, piece);
+        for (uint32_t way = 0; way < CACHE_WAYS; way++)
+            __builtin_prefetch(&set[way]);
+    }
     return count;
 }
 
@@ -277,10 +372,12 @@ size_t bpe_encode(struct bpe_encoder *encoder, const char *text, size_t bytes, u
                   size_t token_max)
 {
     ASSERT(token_max >= bytes);
-    size_t count = 0, start, piece_bytes;
+    struct piece pieces[PIECES_AHEAD];
+    size_t count = 0, piece_count;
     pretoken_begin(encoder->pretoken, text, bytes);
-    while (pretoken_next(encoder->pretoken, &start, &piece_bytes))
-        count += encode_piece(encoder, text + start, piece_bytes, tokens + count);
+    while ((piece_count = take_pieces(encoder, text, pieces)) > 0)
+        for (size_t i = 0; i < piece_count; i++)
+            count += encode_piece(encoder, text, &pieces[i], tokens + count);
     ASSERT(count <= token_max);
     return count;
 }

@@ -1,15 +1,17 @@
 /*
- * The file forms of a tokenizer: Hugging Face's tokenizer.json (read and written) and GPT-2's
- * vocab.json + merges.txt (read).
+ * Reading tokenizers: Hugging Face's tokenizer.json and GPT-2's vocab.json + merges.txt; lists of
+ * ranks are io/bpe_ranks.c's.
  *
  * What would make a tokenizer give other tokens than its own library gives is refused, never
- * ignored: another model than BPE, another pre-tokenisation than GPT-2's, a normalizer, byte
- * fallback, prefixes. Ids must be 0 .. n-1 without holes, and every byte must have a token.
+ * ignored: another model than BPE, another pre-tokenisation than those of io/pretoken.h, a
+ * normalizer, byte fallback, prefixes. Every byte must have a token; of the ids up to the greatest
+ * a few may have none.
  */
 #include "core/base.h"
 #include "core/json.h"
 #include "core/mem.h"
 #include "io/bpe.h"
+#include "io/bpe_ranks.h"
 #include "io/bpe_table.h"
 #include "io/file.h"
 #include <stdio.h>
@@ -18,7 +20,9 @@
 
 #define MERGES_BYTES_MAX (1 * GIB)
 #define TOKEN_BYTES_MAX  (1u << 20)
-#define CHARACTERS       324 /* GPT-2's printable forms: U+0021 .. U+0143 */
+/* Ids that no token has, which GPT-4's tokenizers have a dozen or two of. */
+#define HOLES_MAX  1024
+#define CHARACTERS 324 /* GPT-2's printable forms: U+0021 .. U+0143 */
 
 /* A token as the file names it, before the ids are in order. */
 struct named {
@@ -29,8 +33,8 @@ struct named {
 struct loader {
     const char *path;          /* borrowed; for messages */
     struct named *named;       /* owned; by id */
-    uint32_t count;            /* ids that have a name */
-    uint32_t capacity;         /* no id is >= this, since there are no holes */
+    uint32_t count;            /* the greatest id that has a name, and one more */
+    uint32_t capacity;         /* no id is >= this */
     int16_t bytes[CHARACTERS]; /* character -> byte, or -1 */
     struct bpe *bpe;
     struct err *err;
@@ -77,18 +81,6 @@ static bool name_to_bytes(const struct loader *loader, const char *name, char *t
     return true;
 }
 
-/* The name of a token; name has room for 2 * bytes + 1. */
-static void bytes_to_name(const char *text, size_t bytes, char *name)
-{
-    for (size_t i = 0; i < bytes; i++) {
-        uint32_t character = bpe_table_byte_character((uint8_t)text[i]);
-        if (character >= 0x80)
-            *name++ = (char)(0xc0 | character >> 6);
-        *name++ = (char)(character < 0x80 ? character : 0x80 | (character & 0x3f));
-    }
-    *name = '\0';
-}
-
 /* ---------------------------------------------------------------------------------------------
  * Reading the vocabulary
  * ------------------------------------------------------------------------------------------- */
@@ -102,14 +94,15 @@ static int name_token(struct loader *loader, const char *name, const struct json
         return err_set(loader->err, ERR_INPUT, "%s: a token of %zu bytes is no token", loader->path,
                        bytes);
     if (id < 0 || id >= (int64_t)loader->capacity)
-        return err_set(loader->err, ERR_INPUT,
-                       "%s: the token \"%.60s\" has the id %lld, and %u tokens must have the ids 0 "
-                       "to %u without holes",
-                       loader->path, name, (long long)id, loader->capacity, loader->capacity - 1);
+        return err_set(
+            loader->err, ERR_INPUT,
+            "%s: the token \"%.60s\" has the id %lld, and there are %u tokens, which must "
+            "have the ids from 0 with hardly a hole",
+            loader->path, name, (long long)id, loader->capacity - HOLES_MAX);
     struct named *named = &loader->named[id];
     if (named->name == NULL) {
         *named = (struct named){name, flags};
-        loader->count++;
+        loader->count = MAX(loader->count, (uint32_t)id + 1);
         return 0;
     }
     if (strcmp(named->name, name) != 0)
@@ -149,7 +142,7 @@ static int add_named_tokens(struct loader *loader)
         const struct named *named = &loader->named[id];
         size_t bytes;
         if (named->name == NULL) {
-            code = err_set(loader->err, ERR_INPUT, "%s: no token has the id %u", loader->path, id);
+            bpe_table_add_token(loader->bpe, "", 0, BPE_TOKEN_HOLE);
         } else if ((named->flags & BPE_TOKEN_MODEL) != 0 &&
                    name_to_bytes(loader, named->name, text, &bytes)) {
             bpe_table_add_token(loader->bpe, text, bytes, named->flags);
@@ -170,12 +163,12 @@ static int add_named_tokens(struct loader *loader)
 static int load_vocabulary(struct loader *loader, const struct json_value *vocab,
                            const struct json_value *added)
 {
-    size_t capacity = json_length(vocab) + json_length(added);
-    if (json_length(vocab) == 0 || capacity > BPE_VOCAB_MAX)
+    size_t most = json_length(vocab) + json_length(added);
+    if (json_length(vocab) == 0 || most > BPE_VOCAB_MAX - HOLES_MAX)
         return err_set(loader->err, ERR_INPUT, "%s: a vocabulary of %zu tokens is none (1 to %u)",
-                       loader->path, capacity, BPE_VOCAB_MAX);
-    loader->capacity = (uint32_t)capacity;
-    loader->named = mem_alloc(capacity, sizeof(*loader->named));
+                       loader->path, most, BPE_VOCAB_MAX - HOLES_MAX);
+    loader->capacity = (uint32_t)most + HOLES_MAX;
+    loader->named = mem_alloc(loader->capacity, sizeof(*loader->named));
     int code = json_each(vocab, name_model_token, loader);
     if (code == 0 && loader->count == 0)
         code = err_set(loader->err, ERR_INPUT, "%s names no tokens with their ids", loader->path);
@@ -285,7 +278,8 @@ static int load_merge_lines(struct loader *loader, char *lines)
 static int refuse_feature(struct loader *loader, const char *what)
 {
     return err_set(loader->err, ERR_INPUT,
-                   "%s %s; this program reads byte-level BPE with GPT-2's pre-tokenisation only",
+                   "%s %s; this program reads byte-level BPE with the pre-tokenisation of GPT-2, "
+                   "cl100k, o200k or Llama 3",
                    loader->path, what);
 }
 
@@ -300,22 +294,57 @@ static bool says_something(const struct json_value *object, const char *key)
            json_number(value, 0) != 0;
 }
 
+/* ByteLevel, which turns bytes into characters, and cuts by GPT-2's pattern where regex is set. */
+static int check_byte_level(struct loader *loader, const struct json_value *pre, bool regex)
+{
+    if (strcmp(json_get_string(pre, "type", ""), "ByteLevel") != 0 ||
+        json_get_bool(pre, "use_regex", true) != regex)
+        return refuse_feature(loader, "cuts text by another rule");
+    if (json_get_bool(pre, "add_prefix_space", true))
+        return refuse_feature(loader, "puts a space before each text (add_prefix_space)");
+    return 0;
+}
+
+/* Split by a pattern that is known; the two ways of saying that matches are the pieces. */
+static int choose_pattern(struct loader *loader, const struct json_value *split)
+{
+    const char *behavior = json_get_string(split, "behavior", "");
+    bool invert = json_get_bool(split, "invert", false);
+    const char *regex = json_get_string(json_get(split, "pattern"), "Regex", "");
+    enum pretoken_kind kind = pretoken_by_spelling(regex);
+    if (strcmp(json_get_string(split, "type", ""), "Split") != 0 || kind == PRETOKEN_KINDS ||
+        strcmp(behavior, invert ? "Removed" : "Isolated") != 0)
+        return refuse_feature(loader, "cuts text by another rule");
+    loader->bpe->pattern = kind;
+    return 0;
+}
+
+static int check_pre_tokenizer(struct loader *loader, const struct json_value *pre)
+{
+    const struct json_value *steps = json_get(pre, "pretokenizers");
+    if (strcmp(json_get_string(pre, "type", ""), "Sequence") != 0)
+        return check_byte_level(loader, pre, true);
+    if (json_length(steps) != 2)
+        return refuse_feature(loader, "cuts text by another rule");
+    int code = choose_pattern(loader, json_at(steps, 0));
+    return code == 0 ? check_byte_level(loader, json_at(steps, 1), false) : code;
+}
+
 static int check_features(struct loader *loader, const struct json_value *root)
 {
     const struct json_value *model = json_get(root, "model");
-    const struct json_value *pre = json_get(root, "pre_tokenizer");
     if (strcmp(json_get_string(model, "type", "BPE"), "BPE") != 0)
         return refuse_feature(loader, "has a model that is not BPE");
     if (says_something(root, "normalizer"))
         return refuse_feature(loader, "has a normalizer");
-    if (strcmp(json_get_string(pre, "type", ""), "ByteLevel") != 0 ||
-        !json_get_bool(pre, "use_regex", true))
-        return refuse_feature(loader, "cuts text by another rule than GPT-2's");
-    if (json_get_bool(pre, "add_prefix_space", true))
-        return refuse_feature(loader, "puts a space before each text (add_prefix_space)");
+    int code = check_pre_tokenizer(loader, json_get(root, "pre_tokenizer"));
+    if (code != 0)
+        return code;
     static const char *const refused[] = {
-        "dropout",       "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback",
-        "ignore_merges",
+        "dropout",
+        "continuing_subword_prefix",
+        "end_of_word_suffix",
+        "byte_fallback",
     };
     for (size_t i = 0; i < ARRAY_COUNT(refused); i++) {
         char what[64];
@@ -323,6 +352,7 @@ static int check_features(struct loader *loader, const struct json_value *root)
         if (says_something(model, refused[i]))
             return refuse_feature(loader, what);
     }
+    loader->bpe->whole_pieces = json_get_bool(model, "ignore_merges", false);
     return 0;
 }
 
@@ -370,8 +400,16 @@ static int load_vocab_and_merges(struct loader *loader, const struct json_value 
     return code;
 }
 
+static bool ends_in(const char *text, const char *end)
+{
+    size_t bytes = strlen(text), end_bytes = strlen(end);
+    return bytes >= end_bytes && strcmp(text + bytes - end_bytes, end) == 0;
+}
+
 static int load_file(struct loader *loader, const char *dir)
 {
+    if (ends_in(loader->path, ".tiktoken") || ends_in(loader->path, ".model"))
+        return bpe_ranks_load(loader->bpe, loader->path, loader->err);
     struct json_value *root = json_load(loader->path, loader->err);
     if (root == NULL)
         return loader->err->code;
@@ -390,7 +428,7 @@ int bpe_load(struct bpe **bpe, const char *path, struct err *err)
     if (strlen(path) >= FILE_PATH_MAX || stat(path, &status) != 0)
         return err_set(err, ERR_INPUT,
                        "there is no tokenizer at %.200s: give a tokenizer.json, or a folder that "
-                       "holds one, or vocab.json and merges.txt",
+                       "holds one, or vocab.json and merges.txt, or a .tiktoken file",
                        path);
     snprintf(file, sizeof(file), "%s", path);
     snprintf(dir, sizeof(dir), "%s", path);
@@ -424,109 +462,4 @@ int bpe_load(struct bpe **bpe, const char *path, struct err *err)
     }
     *bpe = loader.bpe;
     return 0;
-}
-
-/* ---------------------------------------------------------------------------------------------
- * Writing
- * ------------------------------------------------------------------------------------------- */
-
-/* The token's name into a text of its own (mem_free). */
-static char *token_name(const struct bpe *bpe, uint32_t id)
-{
-    const struct bpe_token *token = &bpe->tokens[id];
-    const char *text = bpe->text + token->start;
-    char *name = mem_alloc(2 * (uint64_t)token->bytes + 1, 1);
-    if ((token->flags & BPE_TOKEN_RAW) != 0)
-        memcpy(name, text, token->bytes);
-    else
-        bytes_to_name(text, token->bytes, name);
-    return name;
-}
-
-static struct json_value *byte_level(bool add_prefix_space, bool trim_offsets)
-{
-    struct json_value *value = json_new_object();
-    json_set_string(value, "type", "ByteLevel");
-    json_set_bool(value, "add_prefix_space", add_prefix_space);
-    json_set_bool(value, "trim_offsets", trim_offsets);
-    json_set_bool(value, "use_regex", true);
-    return value;
-}
-
-static struct json_value *added_token(const struct bpe *bpe, uint32_t id)
-{
-    char *name = token_name(bpe, id);
-    struct json_value *value = json_new_object();
-    json_set_int(value, "id", id);
-    json_set_string(value, "content", name);
-    json_set_bool(value, "single_word", false);
-    json_set_bool(value, "lstrip", false);
-    json_set_bool(value, "rstrip", false);
-    json_set_bool(value, "normalized", false);
-    json_set_bool(value, "special", (bpe->tokens[id].flags & BPE_TOKEN_SPECIAL) != 0);
-    mem_free(name);
-    return value;
-}
-
-/* The end-of-text token is always listed, also where a vocab.json could not say that it is one. */
-static struct json_value *added_tokens(const struct bpe *bpe)
-{
-    struct json_value *values = json_new_array();
-    for (uint32_t id = 0; id < bpe->vocab_size; id++)
-        if ((bpe->tokens[id].flags & BPE_TOKEN_ADDED) != 0 || id == bpe->end_of_text)
-            json_append(values, added_token(bpe, id));
-    return values;
-}
-
-static struct json_value *vocabulary(const struct bpe *bpe)
-{
-    struct json_value *values = json_new_object();
-    for (uint32_t id = 0; id < bpe->vocab_size; id++) {
-        char *name = token_name(bpe, id);
-        json_set_int(values, name, id);
-        mem_free(name);
-    }
-    return values;
-}
-
-static struct json_value *merge_values(const struct bpe *bpe)
-{
-    struct json_value *values = json_new_array();
-    for (uint32_t i = 0; i < bpe->merge_count; i++) {
-        char *left = token_name(bpe, bpe->merges[i].left);
-        char *right = token_name(bpe, bpe->merges[i].right);
-        size_t bytes = strlen(left) + 1 + strlen(right);
-        char *both = mem_alloc(bytes + 1, 1);
-        snprintf(both, bytes + 1, "%s %s", left, right);
-        json_append(values, json_new_string(both, bytes));
-        mem_free(both);
-        mem_free(right);
-        mem_free(left);
-    }
-    return values;
-}
-
-int bpe_save(const struct bpe *bpe, const char *dir, struct err *err)
-{
-    char path[FILE_PATH_MAX];
-    int code = file_join(path, dir, "tokenizer.json", err);
-    if (code != 0)
-        return code;
-    struct json_value *model = json_new_object();
-    json_set_string(model, "type", "BPE");
-    json_set_bool(model, "fuse_unk", false);
-    json_set_bool(model, "byte_fallback", false);
-    json_set(model, "vocab", vocabulary(bpe));
-    json_set(model, "merges", merge_values(bpe));
-
-    struct json_value *root = json_new_object();
-    json_set_string(root, "version", "1.0");
-    json_set(root, "added_tokens", added_tokens(bpe));
-    json_set(root, "pre_tokenizer", byte_level(false, true));
-    json_set(root, "post_processor", byte_level(true, false));
-    json_set(root, "decoder", byte_level(true, true));
-    json_set(root, "model", model);
-    code = json_save(root, path, err);
-    json_free(root);
-    return code;
 }

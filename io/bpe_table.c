@@ -45,10 +45,10 @@ struct bpe *bpe_table_new(void)
 }
 
 /* The slot that holds these bytes, or the empty one where they belong. */
-static uint32_t *token_slot(const struct bpe *bpe, const char *text, size_t bytes)
+static uint32_t *token_slot(const struct bpe *bpe, const char *text, size_t bytes, uint64_t hash)
 {
     uint32_t mask = (1u << bpe->token_slot_bits) - 1;
-    uint32_t slot = (uint32_t)hash_bytes(text, bytes, 0) & mask;
+    uint32_t slot = (uint32_t)hash & mask;
     while (bpe->token_slots[slot] != BPE_NO_TOKEN) {
         const struct bpe_token *token = &bpe->tokens[bpe->token_slots[slot]];
         if (token->bytes == bytes && memcmp(bpe->text + token->start, text, bytes) == 0)
@@ -60,7 +60,12 @@ static uint32_t *token_slot(const struct bpe *bpe, const char *text, size_t byte
 
 uint32_t bpe_table_find_token(const struct bpe *bpe, const char *text, size_t bytes)
 {
-    return *token_slot(bpe, text, bytes);
+    return *token_slot(bpe, text, bytes, hash_bytes(text, bytes, 0));
+}
+
+uint32_t bpe_table_find_hashed(const struct bpe *bpe, const char *text, size_t bytes, uint64_t hash)
+{
+    return *token_slot(bpe, text, bytes, hash);
 }
 
 static void index_token(struct bpe *bpe, uint32_t id)
@@ -68,7 +73,8 @@ static void index_token(struct bpe *bpe, uint32_t id)
     const struct bpe_token *token = &bpe->tokens[id];
     if ((token->flags & BPE_TOKEN_MODEL) == 0)
         return;
-    uint32_t *slot = token_slot(bpe, bpe->text + token->start, token->bytes);
+    const char *text = bpe->text + token->start;
+    uint32_t *slot = token_slot(bpe, text, token->bytes, hash_bytes(text, token->bytes, 0));
     ASSERT(*slot == BPE_NO_TOKEN);
     *slot = id;
 }
@@ -88,7 +94,8 @@ static uint32_t append_text(struct bpe *bpe, const char *text, size_t bytes)
 
 uint32_t bpe_table_add_token(struct bpe *bpe, const char *text, size_t bytes, uint32_t flags)
 {
-    ASSERT(bpe->vocab_size < BPE_VOCAB_MAX && bytes > 0);
+    ASSERT(bpe->vocab_size < BPE_VOCAB_MAX);
+    ASSERT((bytes == 0) == ((flags & BPE_TOKEN_HOLE) != 0));
     uint32_t id = bpe->vocab_size;
     bpe->tokens = grow_to_fit(bpe->tokens, id, &bpe->token_capacity, sizeof(*bpe->tokens));
     bpe->tokens[id] = (struct bpe_token){append_text(bpe, text, bytes), (uint32_t)bytes, flags};
@@ -148,17 +155,48 @@ static uint64_t hash_table(const struct bpe *bpe)
         hash = hash_bytes(&token->bytes, sizeof(token->bytes), hash);
         hash = hash_bytes(bpe->text + token->start, token->bytes, hash);
     }
-    return hash_bytes(bpe->merges, bpe->merge_count * sizeof(*bpe->merges), hash);
+    hash = hash_bytes(bpe->merges, bpe->merge_count * sizeof(*bpe->merges), hash);
+    /* Tokenizers of GPT-2's kind keep the hash that they had when there was no other. */
+    uint32_t rest[2] = {bpe->pattern, bpe->whole_pieces};
+    return rest[0] == 0 && rest[1] == 0 ? hash : hash_bytes(rest, sizeof(rest), hash);
+}
+
+static uint32_t find_by_name(const struct bpe *bpe, const char *name)
+{
+    size_t bytes = strlen(name);
+    for (uint32_t i = 0; i < bpe->vocab_size; i++)
+        if (bpe->tokens[i].bytes == bytes &&
+            memcmp(bpe->text + bpe->tokens[i].start, name, bytes) == 0)
+            return i;
+    return BPE_NO_TOKEN;
 }
 
 static uint32_t find_end_of_text(const struct bpe *bpe)
 {
-    size_t bytes = strlen(BPE_END_OF_TEXT);
-    for (uint32_t i = 0; i < bpe->vocab_size; i++)
-        if (bpe->tokens[i].bytes == bytes &&
-            memcmp(bpe->text + bpe->tokens[i].start, BPE_END_OF_TEXT, bytes) == 0)
-            return i;
-    return BPE_NO_TOKEN;
+    uint32_t token = find_by_name(bpe, BPE_END_OF_TEXT);
+    return token != BPE_NO_TOKEN ? token : find_by_name(bpe, BPE_END_OF_TEXT_2);
+}
+
+static void fill_byte_pairs(struct bpe *bpe)
+{
+    if (bpe->byte_pair_ranks == NULL)
+        bpe->byte_pair_ranks = mem_alloc(256, sizeof(*bpe->byte_pair_ranks));
+    for (uint32_t left = 0; left < 256; left++)
+        for (uint32_t right = 0; right < 256; right++)
+            bpe->byte_pair_ranks[left][right] =
+                bpe_table_find_merge(bpe, bpe->byte_token[left], bpe->byte_token[right])->rank;
+}
+
+static void fill_pair_filter(struct bpe *bpe)
+{
+    uint32_t bits = BPE_FILTER_BITS(bpe->pair_slot_bits);
+    mem_free(bpe->pair_filter);
+    bpe->pair_filter = mem_alloc((uint64_t)1 << (bits - 6), sizeof(*bpe->pair_filter));
+    for (uint32_t i = 0; i < bpe->merge_count; i++) {
+        const struct bpe_merge *merge = &bpe->merges[i];
+        uint32_t bit = bpe_table_pair_slot(bpe_table_pair(merge->left, merge->right), bits);
+        bpe->pair_filter[bit / 64] |= (uint64_t)1 << bit % 64;
+    }
 }
 
 uint32_t bpe_table_finish(struct bpe *bpe)
@@ -170,6 +208,8 @@ uint32_t bpe_table_finish(struct bpe *bpe)
         if (bpe->byte_token[byte] == BPE_NO_TOKEN)
             missing = byte;
     }
+    fill_byte_pairs(bpe);
+    fill_pair_filter(bpe);
     bpe->end_of_text = find_end_of_text(bpe);
     bpe->hash = hash_table(bpe);
     return missing;

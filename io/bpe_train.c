@@ -24,6 +24,9 @@
 #define PIECE_BYTES_MAX 4096
 #define SLOT_BITS_FIRST 12
 #define NO_PAIR         UINT32_MAX
+#define WORDS_AHEAD     32
+/* Pieces are counted so many at a time, with their places in the table on their way. */
+#define PIECES_AHEAD 16
 
 /* A different piece of the text, its bytes in the trainer's arena. */
 struct piece {
@@ -34,6 +37,7 @@ struct piece {
 };
 
 struct bpe_trainer {
+    enum pretoken_kind pattern;
     struct pretoken *pretoken;
     struct piece *pieces;
     uint64_t piece_count, piece_capacity;
@@ -47,10 +51,11 @@ struct bpe_trainer {
  * Counting pieces
  * ------------------------------------------------------------------------------------------- */
 
-struct bpe_trainer *bpe_trainer_new(void)
+struct bpe_trainer *bpe_trainer_new(enum pretoken_kind pattern)
 {
     struct bpe_trainer *trainer = mem_alloc(1, sizeof(*trainer));
-    trainer->pretoken = pretoken_new();
+    trainer->pattern = pattern;
+    trainer->pretoken = pretoken_new(pattern, false);
     trainer->slot_bits = SLOT_BITS_FIRST;
     trainer->slots = mem_alloc((uint64_t)1 << SLOT_BITS_FIRST, sizeof(*trainer->slots));
     return trainer;
@@ -105,10 +110,9 @@ static void new_piece(struct bpe_trainer *trainer, uint32_t slot, const char *te
 }
 
 static void count_piece(struct bpe_trainer *trainer, const char *text, uint32_t bytes,
-                        uint64_t times)
+                        uint64_t hash, uint64_t times)
 {
     ASSERT(bytes > 0 && bytes <= PIECE_BYTES_MAX);
-    uint64_t hash = hash_bytes(text, bytes, 0);
     uint32_t upper = (uint32_t)(hash >> 32);
     uint32_t mask = (uint32_t)(((uint64_t)1 << trainer->slot_bits) - 1);
     uint32_t slot = (uint32_t)hash & mask;
@@ -123,22 +127,58 @@ static void count_piece(struct bpe_trainer *trainer, const char *text, uint32_t 
     new_piece(trainer, slot, text, (struct piece){0, times, upper, bytes});
 }
 
+/* Pieces that wait to be counted. */
+struct waiting {
+    const char *text[PIECES_AHEAD];
+    uint32_t bytes[PIECES_AHEAD];
+    uint64_t hash[PIECES_AHEAD];
+    uint32_t count;
+};
+
+static void count_waiting(struct bpe_trainer *trainer, struct waiting *waiting)
+{
+    uint32_t mask = (uint32_t)(((uint64_t)1 << trainer->slot_bits) - 1);
+    for (uint32_t i = 0; i < waiting->count; i++) {
+        uint32_t piece = trainer->slots[(uint32_t)waiting->hash[i] & mask];
+        if (piece != 0)
+            __builtin_prefetch(&trainer->pieces[piece - 1]);
+    }
+    for (uint32_t i = 0; i < waiting->count; i++)
+        count_piece(trainer, waiting->text[i], waiting->bytes[i], waiting->hash[i], 1);
+    waiting->count = 0;
+}
+
+static void add_piece(struct bpe_trainer *trainer, struct waiting *waiting, const char *text,
+                      uint32_t bytes)
+{
+    uint64_t hash = hash_bytes(text, bytes, 0);
+    __builtin_prefetch(&trainer->slots[(uint32_t)hash & (((uint64_t)1 << trainer->slot_bits) - 1)]);
+    waiting->text[waiting->count] = text;
+    waiting->bytes[waiting->count] = bytes;
+    waiting->hash[waiting->count++] = hash;
+    if (waiting->count == PIECES_AHEAD)
+        count_waiting(trainer, waiting);
+}
+
 void bpe_trainer_add(struct bpe_trainer *trainer, const char *text, size_t bytes)
 {
     size_t start, piece_bytes;
+    struct waiting waiting = {.count = 0};
     pretoken_begin(trainer->pretoken, text, bytes);
     while (pretoken_next(trainer->pretoken, &start, &piece_bytes))
         for (size_t done = 0; done < piece_bytes; done += PIECE_BYTES_MAX)
-            count_piece(trainer, text + start + done,
-                        (uint32_t)MIN(piece_bytes - done, (size_t)PIECE_BYTES_MAX), 1);
+            add_piece(trainer, &waiting, text + start + done,
+                      (uint32_t)MIN(piece_bytes - done, (size_t)PIECE_BYTES_MAX));
+    count_waiting(trainer, &waiting);
 }
 
 void bpe_trainer_merge(struct bpe_trainer *into, const struct bpe_trainer *from)
 {
-    ASSERT(into != from);
+    ASSERT(into != from && into->pattern == from->pattern);
     for (uint64_t i = 0; i < from->piece_count; i++) {
         const struct piece *piece = &from->pieces[i];
-        count_piece(into, from->text + piece->start, piece->bytes, piece->count);
+        const char *text = from->text + piece->start;
+        count_piece(into, text, piece->bytes, hash_bytes(text, piece->bytes, 0), piece->count);
     }
 }
 
@@ -146,6 +186,13 @@ uint64_t bpe_trainer_bytes(const struct bpe_trainer *trainer)
 {
     return trainer->piece_capacity * sizeof(*trainer->pieces) + trainer->text_capacity +
            ((uint64_t)1 << trainer->slot_bits) * sizeof(*trainer->slots);
+}
+
+/* Arrays double, and slots are 2 to 4 for each piece. */
+uint64_t bpe_trainer_least_bytes(const struct bpe_trainer *trainer)
+{
+    return trainer->piece_count * (sizeof(*trainer->pieces) + 2 * sizeof(*trainer->slots)) +
+           trainer->text_bytes;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -378,6 +425,26 @@ static void merge_in_word(struct learner *learner, uint32_t word, struct bpe_mer
     learner->words[word].length = kept;
 }
 
+/* The words of a pair lie all over memory, and waiting for them would be half of what learning
+ * takes: where a word is is asked for WORDS_AHEAD words before its turn, what it is half as many.
+ * (Not by functions of their own: gcc takes those for doing nothing, and leaves them out.) */
+static void merge_in_words(struct learner *learner, const uint32_t *words, uint32_t word_count,
+                           struct bpe_merge merge)
+{
+    const uint32_t near = WORDS_AHEAD / 2;
+    for (uint32_t i = 0; i < MIN(word_count, (uint32_t)WORDS_AHEAD); i++)
+        __builtin_prefetch(&learner->words[words[i]]);
+    for (uint32_t i = 0; i < MIN(word_count, near); i++)
+        __builtin_prefetch(learner->symbols + learner->words[words[i]].start);
+    for (uint32_t i = 0; i < word_count; i++) {
+        if (i + WORDS_AHEAD < word_count)
+            __builtin_prefetch(&learner->words[words[i + WORDS_AHEAD]]);
+        if (i + near < word_count)
+            __builtin_prefetch(learner->symbols + learner->words[words[i + near]].start);
+        merge_in_word(learner, words[i], merge);
+    }
+}
+
 static void apply_merge(struct learner *learner, uint32_t index, struct bpe_merge merge)
 {
     /* Taken out of the pair, because raising others may move the array of pairs. */
@@ -385,8 +452,7 @@ static void apply_merge(struct learner *learner, uint32_t index, struct bpe_merg
     uint32_t word_count = learner->pairs[index].word_count;
     learner->pairs[index].words = NULL;
     learner->pairs[index].word_count = learner->pairs[index].word_capacity = 0;
-    for (uint32_t i = 0; i < word_count; i++)
-        merge_in_word(learner, words[i], merge);
+    merge_in_words(learner, words, word_count, merge);
     mem_free(words);
     push_raised(learner);
 }
@@ -439,9 +505,10 @@ static void learner_deinit(struct learner *learner)
 }
 
 /* End-of-text and the 256 bytes, before any merge. */
-static struct bpe *first_tokens(void)
+static struct bpe *first_tokens(enum pretoken_kind pattern)
 {
     struct bpe *bpe = bpe_table_new();
+    bpe->pattern = pattern;
     uint8_t order[256];
     bpe_table_byte_order(order);
     bpe_table_add_token(bpe, BPE_END_OF_TEXT, strlen(BPE_END_OF_TEXT),
@@ -461,7 +528,7 @@ int bpe_train(struct bpe **bpe, struct bpe_trainer *trainer, uint32_t vocab_size
                        "a vocabulary of %u cannot be trained: the 256 bytes and the end-of-text "
                        "token need %d, and %d is the most",
                        vocab_size, BPE_TRAIN_VOCAB_MIN, BPE_TRAIN_VOCAB_MAX);
-    struct learner learner = {.bpe = first_tokens()};
+    struct learner learner = {.bpe = first_tokens(trainer->pattern)};
     reset_slots(&learner, SLOT_BITS_FIRST);
     words_init(&learner, trainer);
     learn(&learner, vocab_size);

@@ -1,48 +1,88 @@
 #include "io/pretoken.h"
 #include "core/base.h"
-#include "core/err.h"
 #include "core/mem.h"
+#include "io/pretoken_pattern.h"
+#include "io/pretoken_scan.h"
+#include "io/unicode.h"
 #include <string.h>
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+const char *const pretoken_names[PRETOKEN_KINDS] = {
+    [PRETOKEN_GPT2] = "gpt2",
+    [PRETOKEN_CL100K] = "cl100k",
+    [PRETOKEN_LLAMA3] = "llama3",
+    [PRETOKEN_O200K] = "o200k",
+};
 
-/* Unicode's White_Space as the inside of a class. */
-#define SPACE                                                                                      \
-    "\\t\\n\\x0b\\f\\r \\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}" \
-    "\\x{3000}"
+#define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define WORDS        "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+#define LINES        "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define HEAD         "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define TAIL         "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 
-static const char pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE
-                              "\\p{L}\\p{N}]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+";
+const char *const pretoken_spellings[PRETOKEN_KINDS] = {
+    [PRETOKEN_GPT2] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
+                      "\\s+(?!\\S)|\\s+",
+    /* "Nothing follows" for $, which is the end of a line to some engines. */
+    [PRETOKEN_CL100K] = CONTRACTIONS "|" WORDS "\\s+(?![\\s\\S])|" LINES,
+    [PRETOKEN_LLAMA3] = CONTRACTIONS "|" WORDS LINES,
+    [PRETOKEN_O200K] =
+        "[^\\r\\n\\p{L}\\p{N}]?" HEAD "*" TAIL "+" CONTRACTIONS "?|[^\\r\\n\\p{L}\\p{N}]?" HEAD
+        "+" TAIL "*" CONTRACTIONS "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" LINES,
+};
+
+/* Other spellings that are about. */
+static const struct {
+    const char *pattern;
+    enum pretoken_kind kind;
+} published[] = {
+    {"'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+     PRETOKEN_GPT2},
+    {"'(?:[sdmt]|ll|ve|re)| ?\\p{L}++| ?\\p{N}++| ?[^\\s\\p{L}\\p{N}]++|\\s++$|\\s+(?!\\S)|\\s",
+     PRETOKEN_GPT2},
+    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++"
+     "[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s",
+     PRETOKEN_CL100K},
+    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++"
+     "[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
+     PRETOKEN_LLAMA3},
+};
 
 struct pretoken {
-    pcre2_code *code;
-    pcre2_match_data *match;
+    pretoken_scan_fn *scan;
+    struct pretoken_pattern *pattern; /* owned; NULL unless it is to check */
     const char *text;
     size_t bytes;
     size_t position; /* where the next piece starts */
-    size_t
-        valid_end; /* [position, valid_end) is UTF-8 and a byte that is none, or the end, follows */
+    /* [position, valid_end) is UTF-8, and a byte that is none, or the end, follows. */
+    size_t valid_end;
 };
 
-struct pretoken *pretoken_new(void)
+enum pretoken_kind pretoken_by_name(const char *name)
 {
+    enum pretoken_kind kind = 0;
+    while (kind < PRETOKEN_KINDS && strcmp(pretoken_names[kind], name) != 0)
+        kind++;
+    return kind;
+}
+
+enum pretoken_kind pretoken_by_spelling(const char *pattern)
+{
+    for (enum pretoken_kind kind = 0; kind < PRETOKEN_KINDS; kind++)
+        if (strcmp(pretoken_spellings[kind], pattern) == 0)
+            return kind;
+    for (size_t i = 0; i < ARRAY_COUNT(published); i++)
+        if (strcmp(published[i].pattern, pattern) == 0)
+            return published[i].kind;
+    return PRETOKEN_KINDS;
+}
+
+struct pretoken *pretoken_new(enum pretoken_kind kind, bool check)
+{
+    ASSERT(kind < PRETOKEN_KINDS);
+    unicode_init();
     struct pretoken *pretoken = mem_alloc(1, sizeof(*pretoken));
-    int error;
-    PCRE2_SIZE offset;
-    /* Anchored: one of the alternatives matches any character, so a search never has to skip. */
-    pretoken->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
-                                   PCRE2_UTF | PCRE2_ANCHORED, &error, &offset, NULL);
-    if (pretoken->code == NULL)
-        fatal("PCRE2 refuses the pre-tokenisation pattern (error %d at %zu): is it built without "
-              "Unicode?",
-              error, offset);
-    /* Without the JIT (some hardened systems forbid it) pcre2_match interprets: slower, the same.
-     */
-    (void)pcre2_jit_compile(pretoken->code, PCRE2_JIT_COMPLETE);
-    pretoken->match = pcre2_match_data_create(1, NULL);
-    if (pretoken->match == NULL)
-        fatal("out of memory for pre-tokenisation");
+    pretoken->scan = pretoken_scanners[kind];
+    pretoken->pattern = check ? pretoken_pattern_new(kind) : NULL;
     return pretoken;
 }
 
@@ -50,44 +90,13 @@ void pretoken_free(struct pretoken *pretoken)
 {
     if (pretoken == NULL)
         return;
-    pcre2_match_data_free(pretoken->match);
-    pcre2_code_free(pretoken->code);
+    pretoken_pattern_free(pretoken->pattern);
     mem_free(pretoken);
 }
 
 /* ---------------------------------------------------------------------------------------------
- * UTF-8 (RFC 3629, Unicode's table 3-7)
+ * Runs of bytes that are UTF-8, and of those that are not
  * ------------------------------------------------------------------------------------------- */
-
-static bool in_range(uint8_t byte, uint8_t first, uint8_t last)
-{
-    return byte >= first && byte <= last;
-}
-
-/* Bytes of the valid character at text, 1..4, or 0 where none stands. */
-static size_t character_bytes(const uint8_t *text, size_t bytes)
-{
-    if (bytes == 0)
-        return 0;
-    uint8_t lead = text[0];
-    if (lead < 0x80)
-        return 1;
-    if (in_range(lead, 0xc2, 0xdf))
-        return bytes >= 2 && in_range(text[1], 0x80, 0xbf) ? 2 : 0;
-    if (in_range(lead, 0xe0, 0xef)) {
-        uint8_t least = lead == 0xe0 ? 0xa0 : 0x80, most = lead == 0xed ? 0x9f : 0xbf;
-        return bytes >= 3 && in_range(text[1], least, most) && in_range(text[2], 0x80, 0xbf) ? 3
-                                                                                             : 0;
-    }
-    if (in_range(lead, 0xf0, 0xf4)) {
-        uint8_t least = lead == 0xf0 ? 0x90 : 0x80, most = lead == 0xf4 ? 0x8f : 0xbf;
-        return bytes >= 4 && in_range(text[1], least, most) && in_range(text[2], 0x80, 0xbf) &&
-                       in_range(text[3], 0x80, 0xbf)
-                   ? 4
-                   : 0;
-    }
-    return 0;
-}
 
 static size_t valid_run(const uint8_t *text, size_t bytes)
 {
@@ -100,7 +109,7 @@ static size_t valid_run(const uint8_t *text, size_t bytes)
                 break;
             done += sizeof(eight);
         }
-        size_t step = character_bytes(text + done, bytes - done);
+        size_t step = unicode_character_bytes(text + done, bytes - done);
         if (step == 0)
             break;
         done += step;
@@ -111,7 +120,7 @@ static size_t valid_run(const uint8_t *text, size_t bytes)
 static size_t invalid_run(const uint8_t *text, size_t bytes)
 {
     size_t done = 0;
-    while (done < bytes && character_bytes(text + done, bytes - done) == 0)
+    while (done < bytes && unicode_character_bytes(text + done, bytes - done) == 0)
         done++;
     return done;
 }
@@ -137,21 +146,25 @@ static void take_invalid(struct pretoken *pretoken)
                                                          pretoken->bytes - pretoken->position);
 }
 
+static size_t scan_end(const struct pretoken *pretoken)
+{
+    const uint8_t *text = (const uint8_t *)pretoken->text;
+    return (size_t)(pretoken->scan(text + pretoken->position, text + pretoken->valid_end) - text);
+}
+
 bool pretoken_next(struct pretoken *pretoken, size_t *start, size_t *bytes)
 {
     *start = pretoken->position;
     if (pretoken->position == pretoken->bytes)
         return false;
-    if (pretoken->position == pretoken->valid_end) {
+    if (pretoken->position == pretoken->valid_end)
         take_invalid(pretoken);
-        ASSERT(pretoken->position > *start);
-    } else {
-        int count = pcre2_match(pretoken->code, (PCRE2_SPTR)pretoken->text, pretoken->valid_end,
-                                pretoken->position, PCRE2_NO_UTF_CHECK, pretoken->match, NULL);
-        size_t end = count > 0 ? pcre2_get_ovector_pointer(pretoken->match)[1] : 0;
-        ASSERT(end > pretoken->position && end <= pretoken->valid_end);
-        pretoken->position = end;
-    }
+    else if (pretoken->pattern == NULL)
+        pretoken->position = scan_end(pretoken);
+    else
+        pretoken->position = pretoken_pattern_end(pretoken->pattern, pretoken->text,
+                                                  pretoken->valid_end, pretoken->position);
+    ASSERT(pretoken->position > *start);
     *bytes = pretoken->position - *start;
     return true;
 }
@@ -160,31 +173,70 @@ bool pretoken_next(struct pretoken *pretoken, size_t *start, size_t *bytes)
  * Safe cuts
  * ------------------------------------------------------------------------------------------- */
 
-static bool ascii_space(char c)
+static bool ascii_space(uint8_t c)
 {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-/* Any byte >= 0x80 may end a white space of more than one byte. U+0085 and U+00A0 end in 85 and
- * A0, U+1680 in 9A 80, the U+20xx in 80 8x and 80 A8/A9/AF or 81 9F, U+3000 in 80 80. */
-static bool may_end_space(const uint8_t *end, size_t bytes)
+static bool letter_or_digit(uint8_t c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+static bool in_range(uint8_t byte, uint8_t first, uint8_t last)
+{
+    return byte >= first && byte <= last;
+}
+
+/* U+1680, U+2000 to U+200A, U+2028, U+2029, U+202F, U+205F and U+3000. */
+static bool is_wide_space(const uint8_t text[3])
+{
+    if (text[0] == 0xe2 && text[1] == 0x80)
+        return in_range(text[2], 0x80, 0x8a) || text[2] == 0xa8 || text[2] == 0xa9 ||
+               text[2] == 0xaf;
+    return (text[0] == 0xe1 && text[1] == 0x9a && text[2] == 0x80) ||
+           (text[0] == 0xe2 && text[1] == 0x81 && text[2] == 0x9f) ||
+           (text[0] == 0xe3 && text[1] == 0x80 && text[2] == 0x80);
+}
+
+static bool ends_in_space(const uint8_t *text, size_t bytes)
 {
     ASSERT(bytes > 0);
+    const uint8_t *end = text + bytes;
     if (end[-1] < 0x80)
-        return ascii_space((char)end[-1]);
+        return ascii_space(end[-1]);
     if (bytes >= 2 && end[-2] == 0xc2)
         return end[-1] == 0x85 || end[-1] == 0xa0;
-    if (bytes >= 3 && in_range(end[-3], 0xe1, 0xe3))
-        return end[-2] == 0x80 || end[-2] == 0x81 || end[-2] == 0x9a;
+    return bytes >= 3 && is_wide_space(end - 3);
+}
+
+/* What stands there is a white space or a slash, or is cut off and might be. */
+static bool may_begin_space_or_slash(const uint8_t *text, size_t bytes)
+{
+    if (text[0] < 0x80)
+        return ascii_space(text[0]) || text[0] == '/';
+    if (text[0] == 0xc2)
+        return bytes < 2 || text[1] == 0x85 || text[1] == 0xa0;
+    if (in_range(text[0], 0xe1, 0xe3))
+        return bytes < 3 || is_wide_space(text);
     return false;
+}
+
+static bool may_cut(const uint8_t *text, size_t bytes, size_t cut)
+{
+    uint8_t before = text[cut - 1], behind = text[cut];
+    if (behind == '\r' || behind == '\n')
+        return letter_or_digit(before);
+    if (ascii_space(behind))
+        return !ends_in_space(text, cut);
+    return before == '\n' && cut >= 2 && !ends_in_space(text, cut - 1) &&
+           !may_begin_space_or_slash(text + cut, bytes - cut);
 }
 
 size_t pretoken_cut(const char *text, size_t bytes)
 {
-    for (size_t cut = bytes; cut > 1;) {
-        cut--;
-        if (ascii_space(text[cut]) && !may_end_space((const uint8_t *)text + cut, cut))
+    for (size_t cut = bytes; cut > 1;)
+        if (may_cut((const uint8_t *)text, bytes, --cut))
             return cut;
-    }
     return 0;
 }

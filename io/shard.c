@@ -104,12 +104,13 @@ static int header_check(const void *map, uint64_t map_bytes, const char *path, s
     return 0;
 }
 
-static int map_file(const char *path, const void **map, uint64_t *map_bytes, struct err *err)
+/* Fills in map, map_bytes and fd. */
+static int map_file(struct shard *shard, const char *path, struct err *err)
 {
-    int code = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return err_set_errno(err, errno, "cannot open the token shard %s", path);
+    int code = 0;
     struct stat status;
     if (fstat(fd, &status) != 0) {
         code = err_set_errno(err, errno, "cannot read the size of %s", path);
@@ -122,13 +123,15 @@ static int map_file(const char *path, const void **map, uint64_t *map_bytes, str
                        path, (long long)status.st_size, SHARD_HEADER_BYTES);
         goto out;
     }
-    *map_bytes = (uint64_t)status.st_size;
-    void *address = mmap(NULL, *map_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    void *address = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (address == MAP_FAILED) {
         code = err_set_errno(err, errno, "cannot map %s", path);
         goto out;
     }
-    *map = address;
+    shard->map = address;
+    shard->map_bytes = (uint64_t)status.st_size;
+    shard->fd = fd;
+    return 0;
 out:
     close(fd);
     return code;
@@ -137,7 +140,7 @@ out:
 int shard_open(struct shard *shard, const char *path, struct err *err)
 {
     memset(shard, 0, sizeof(*shard));
-    int code = map_file(path, &shard->map, &shard->map_bytes, err);
+    int code = map_file(shard, path, err);
     if (code != 0)
         return code;
     code = header_check(shard->map, shard->map_bytes, path, err);
@@ -157,14 +160,16 @@ int shard_open(struct shard *shard, const char *path, struct err *err)
                                           round_up(shard->token_count * shard->token_bytes, 8));
     shard->path = mem_strdup(path);
     /* Windows are read in random order: readahead would only fill the page cache. */
-    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes, MADV_RANDOM);
+    shard_expect_all(shard, false);
     return 0;
 }
 
 void shard_close(struct shard *shard)
 {
-    if (shard->map != NULL)
+    if (shard->map != NULL) {
         munmap((void *)(uintptr_t)shard->map, shard->map_bytes);
+        close(shard->fd);
+    }
     mem_free(shard->path);
     memset(shard, 0, sizeof(*shard));
 }
@@ -209,6 +214,32 @@ void shard_read(const struct shard *shard, uint64_t start, uint32_t *tokens, siz
         fatal("%s is damaged: token %u stands near position %llu, and the vocabulary has %u; "
               "`spillway check` on its folder says more",
               path_of(shard), greatest, (unsigned long long)start, shard->vocab_size);
+}
+
+/* The pages that hold these tokens, as offset and bytes of the file. */
+static void pages_of(const struct shard *shard, uint64_t start, uint64_t count, uint64_t *offset,
+                     uint64_t *bytes)
+{
+    const uint64_t page = 4 * KIB;
+    ASSERT(start <= shard->token_count && count <= shard->token_count - start);
+    uint64_t end = SHARD_HEADER_BYTES + (start + count) * shard->token_bytes;
+    *offset = (SHARD_HEADER_BYTES + start * shard->token_bytes) / page * page;
+    *bytes = MIN(round_up(end, page), shard->map_bytes) - *offset;
+}
+
+/* Both are advice: where the kernel does not take it, reading is slower or memory fuller. */
+void shard_fetch(const struct shard *shard, uint64_t start, uint64_t count)
+{
+    uint64_t offset, bytes;
+    pages_of(shard, start, count, &offset, &bytes);
+    (void)posix_fadvise(shard->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
+}
+
+void shard_forget(const struct shard *shard, uint64_t start, uint64_t count)
+{
+    uint64_t offset, bytes;
+    pages_of(shard, start, count, &offset, &bytes);
+    (void)posix_fadvise(shard->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
 }
 
 /* The greatest of the tokens that lie in contents [start, start + bytes); 0 where none does. Blocks
@@ -272,15 +303,21 @@ static int verify_documents(const struct shard *shard, const char *path, struct 
     return 0;
 }
 
+void shard_expect_all(const struct shard *shard, bool all)
+{
+    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes,
+                  all ? MADV_SEQUENTIAL : MADV_RANDOM);
+}
+
 int shard_verify(const struct shard *shard, const char *path, struct err *err)
 {
     ASSERT(shard->map != NULL);
-    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes, MADV_SEQUENTIAL);
+    shard_expect_all(shard, true);
     int code = verify_contents(shard, path, err);
     if (code == 0)
         code = verify_documents(shard, path, err);
     give_back(shard, 0, shard->map_bytes);
-    (void)madvise((void *)(uintptr_t)shard->map, shard->map_bytes, MADV_RANDOM);
+    shard_expect_all(shard, false);
     return code;
 }
 

@@ -17,6 +17,7 @@
 #define SPILLWAY_IO_SHARD_H
 
 #include "core/err.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,7 @@
 
 struct shard {
     const void *map; /* owned */
+    int fd;          /* owned; for advice about the page cache */
     uint64_t map_bytes;
     uint32_t token_bytes; /* 2 or 4 */
     uint32_t vocab_size;
@@ -43,10 +45,20 @@ void shard_close(struct shard *shard); /* a zeroed one is legal */
 /* Reads everything: checksum, every token below vocab_size, document index ascending from 0. */
 int shard_verify(const struct shard *shard, const char *path, struct err *err);
 
+/* All of it will be read in order (the kernel reads ahead), or, as after shard_open, here and
+ * there. */
+void shard_expect_all(const struct shard *shard, bool all);
+
 /* tokens[0..count) = tokens at start; start + count <= token_count. Gives the touched pages of the
  * map back to the kernel afterwards, so that a large dataset does not count against the RAM
  * budget. A token >= vocab_size is fatal (corruption). Any thread. */
 void shard_read(const struct shard *shard, uint64_t start, uint32_t *tokens, size_t count);
+
+/* Asks the kernel for these tokens without waiting for them, so that a shard_read some time later
+ * does not wait either. Allocates nothing. Any thread. */
+void shard_fetch(const struct shard *shard, uint64_t start, uint64_t count);
+/* Lets the kernel drop these tokens from the page cache: they will not be read again for long. */
+void shard_forget(const struct shard *shard, uint64_t start, uint64_t count);
 
 struct shard_writer;
 int shard_writer_open(struct shard_writer **writer, const char *path, uint32_t vocab_size,

@@ -551,6 +551,7 @@ static double evaluate_step(struct infer *infer, const struct infer_evaluation *
         for (uint64_t b = 0; b < e->batch; b++)
             batch_sequence(source, (step * e->accum + m) * e->batch + b, inputs + b * e->seq,
                            targets + b * e->seq);
+        batch_fetch(source, (step * e->accum + m + 1) * e->batch, e->batch);
         run_forward(infer);
         run_head(infer);
         for (uint64_t r = 0; r < rows; r++)

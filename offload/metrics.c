@@ -133,6 +133,7 @@ int metrics_write_step(struct metrics *metrics, const struct metrics_step *step,
     used = add_number(line, used, "lr", step->lr);
     used = add_count(line, used, "tokens", step->tokens);
     used = add_number(line, used, "step_s", step->step_s);
+    used = add_number(line, used, "data_s", step->data_s);
     used = add_number(line, used, "predicted_s", step->predicted_s);
     used = add_number(line, used, "bound_s", step->bound_s);
     used += snprintf(line + used, sizeof(line) - (size_t)used, ", \"bound_lane\": \"%s\"",

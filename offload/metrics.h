@@ -26,6 +26,7 @@ struct metrics_step {
     double loss, grad_norm, clip, lr;
     uint64_t tokens; /* of this step */
     double step_s, predicted_s, bound_s;
+    double data_s;             /* of step_s: until the batch was there */
     double plan_s, replayed_s; /* the plan alone, and simulated again; 0: was not asked for */
     enum plan_lane bound_lane;
     uint64_t ram_bytes, ram_peak_bytes, vram_bytes, vram_peak_bytes;

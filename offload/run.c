@@ -554,8 +554,8 @@ static int save_config(struct run *run, struct err *err)
 static int open_data(struct run *run, struct err *err)
 {
     const struct train_settings *s = run->settings;
-    int result =
-        batch_init(&run->train_batches, &run->dataset.train, s->seed, (uint32_t)s->seq, err);
+    int result = (s->within_documents ? batch_init_within : batch_init)(
+        &run->train_batches, &run->dataset.train, s->seed, (uint32_t)s->seq, err);
     if (result == 0 && s->eval_every) {
         if (!run->dataset.has_val)
             return err_set(err, ERR_INPUT,
@@ -564,6 +564,9 @@ static int open_data(struct run *run, struct err *err)
                            s->data_dir);
         result = batch_init(&run->val_batches, &run->dataset.val, EVAL_SEED, (uint32_t)s->seq, err);
     }
+    /* Of a dataset that the budget could not hold hardly a page is there still when it is read
+     * again. */
+    run->train_batches.forgets = run->dataset.train.map_bytes > s->ram_budget;
     return result;
 }
 
@@ -722,6 +725,8 @@ void run_close(struct run *run)
     pool_close(run->cpu_pool);
     layout_deinit(&run->layout);
     tensors_deinit(&run->tensors);
+    batch_deinit(&run->train_batches);
+    batch_deinit(&run->val_batches);
     dataset_close(&run->dataset);
     file_unlock(run->lock_fd);
     mem_free(run);

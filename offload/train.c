@@ -48,6 +48,7 @@ static void catch_signals(void)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
+/* This step's tokens, and the drive begins to read those of the next one. */
 static void load_tokens(struct run *run, const struct batch_source *source, uint64_t step)
 {
     uint64_t batch = run->settings->batch, seq = run->settings->seq, accum = run->settings->accum;
@@ -58,6 +59,7 @@ static void load_tokens(struct run *run, const struct batch_source *source, uint
             batch_sequence(source, (step * accum + m) * batch + b, inputs + b * seq,
                            targets + b * seq);
     }
+    batch_fetch(source, (step + 1) * accum * batch, accum * batch);
 }
 
 /* Before a plan that writes into the only slot there is (rule 4). Where RAM holds all state, that
@@ -260,6 +262,7 @@ static int step(struct run *run, struct metrics_step *m, struct err *err)
     run->line_least = (struct place_least){0};
     uint64_t start_ns = clock_ns();
     load_tokens(run, &run->train_batches, run->done);
+    m->data_s = (double)(clock_ns() - start_ns) / 1e9;
     run->exec.step_number = run->done + 1;
     run->exec.committed_step = run->committed;
     if (run->pending)

@@ -35,6 +35,7 @@ struct train_settings {
     enum precision precision;
     enum moments_kind moments; /* how AdamW's moments are stored */
     uint64_t seq, batch, accum, seed;
+    bool within_documents;       /* no sequence runs across the end of one (io/batch.h) */
     struct optim_settings optim; /* total_steps: the horizon of the schedule */
 
     bool cuda; /* the device is CUDA device number cuda_device, else the CPU */

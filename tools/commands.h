@@ -16,6 +16,7 @@ struct err;
 int commands_status(int result, const struct err *err);
 
 int prep_main(int argc, char **argv);
+int data_main(int argc, char **argv);
 int train_main(int argc, char **argv);
 int sample_main(int argc, char **argv);
 int eval_main(int argc, char **argv);

@@ -170,6 +170,7 @@ static int write_weights(struct export *export, struct safetensors_writer *write
     return result;
 }
 
+/* tokenizer.json as it is, and GPT-2's two files beside it where they can say the same. */
 static int copy_tokenizer(const struct export *export, struct err *err)
 {
     char *text;
@@ -178,7 +179,7 @@ static int copy_tokenizer(const struct export *export, struct err *err)
     if (result == 0)
         result = file_replace(export->tokenizer_to, text, bytes, err);
     mem_free(text);
-    return result;
+    return result ? result : bpe_save_gpt2(export->bpe, export->out, err);
 }
 
 /* The weights are whole: from here to the end the folder is no model. Takes the writer. */
@@ -267,7 +268,7 @@ int export_main(int argc, char **argv)
     struct args_command args = {
         .name = "export",
         .summary = "Writes a run as a Hugging Face folder: config.json, model.safetensors, "
-                   "tokenizer.json.",
+                   "tokenizer.json (and vocab.json with merges.txt).",
         .usage = "--run RUN --out HF_DIR",
         .example = "spillway export --run run --out my-gpt",
         .options = options,

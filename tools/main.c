@@ -14,6 +14,7 @@ static const struct command {
     const char *summary;
 } commands[] = {
     {"prep", prep_main, "make tokens of text"},
+    {"data", data_main, "show what is in prepared data"},
     {"train", train_main, "train a model, within the budgets given"},
     {"plan", plan_main, "say what train would do, without doing it"},
     {"sweep", sweep_main, "say what to buy: step times over lists of parts"},

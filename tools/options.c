@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "core/mem.h"
 #include "core/topo.h"
+#include "io/batch.h"
 #include "io/dataset.h"
 #include "io/file.h"
 #include "model/kernels.h"
@@ -27,8 +28,9 @@
 /* Options that fix the mathematics of a run: a resumed run may not change them. --data is none of
  * them: data may be moved, and that it is the same is told by its checksum. */
 static const char *const fixed[] = {
-    "model",  "precision", "optimizer-state", "seq",   "batch", "accum", "lr-steps", "seed",  "lr",
-    "min-lr", "warmup",    "weight-decay",    "beta1", "beta2", "eps",   "clip",     "device"};
+    "model", "precision", "optimizer-state", "seq",    "batch",        "accum", "lr-steps",
+    "seed",  "lr",        "min-lr",          "warmup", "weight-decay", "beta1", "beta2",
+    "eps",   "clip",      "device",          "pack"};
 
 static void add(struct options *o, const char *name, enum args_kind kind, void *target,
                 const char *value_name, const char *help)
@@ -72,6 +74,10 @@ static void fill_table(struct options *o, enum options_command command)
         "AdamW's moments, 8, 4 or 2 bytes a parameter beside the weight's 4 (default: fp32)");
     add(o, "seq", ARGS_U64, &o->seq, "T",
         "tokens in a sequence (default: the model's, at most 1024)");
+    add(o, "pack", ARGS_STRING, &o->pack, "across|within",
+        "sequences run across the ends of documents, or within one, and what is shorter is left "
+        "out "
+        "(default: across)");
     add(o, "batch", ARGS_U64, &o->batch, "B", "sequences in a micro-batch (default: 4)");
     add(o, "accum", ARGS_U64, &o->accum, "M", "micro-batches in a step (default: 1)");
     add(o, "steps", ARGS_U64, &o->steps, "N", "steps in all (default: one epoch)");
@@ -199,6 +205,14 @@ static void take_value(const struct args_option *option, const struct json_value
         *(uint64_t *)option->target = (uint64_t)json_int(recorded, 0);
 }
 
+static int differs(const struct options *o, const char *name, struct err *err)
+{
+    return err_set(err, ERR_INPUT,
+                   "--%s differs from that of the run in %s, and a resumed run may not "
+                   "change its mathematics: leave the option away, or start another run",
+                   name, o->out);
+}
+
 /* What is not given again is as it was; what is given again must not change the mathematics. */
 static int take_record(struct options *o, struct err *err)
 {
@@ -227,6 +241,10 @@ static int take_record(struct options *o, struct err *err)
     for (size_t i = 0; i < o->count; i++) {
         const struct args_option *option = &o->table[i];
         const struct json_value *recorded = json_get(record, option->name);
+        /* Records from before there was --pack. */
+        if (!recorded && o->given[i] && strcmp(option->name, "pack") == 0 &&
+            strcmp(o->pack, "across") != 0)
+            return differs(o, option->name, err);
         if (!recorded)
             continue;
         if (!o->given[i]) {
@@ -234,10 +252,7 @@ static int take_record(struct options *o, struct err *err)
             continue;
         }
         if (is_fixed(option->name) && !same_value(option, recorded))
-            return err_set(err, ERR_INPUT,
-                           "--%s differs from that of the run in %s, and a resumed run may not "
-                           "change its mathematics: leave the option away, or start another run",
-                           option->name, o->out);
+            return differs(o, option->name, err);
     }
     return 0;
 }
@@ -281,7 +296,8 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
     static const char *const recomputes[] = {"auto", "all", "none"};
     static const char *const residents[] = {"none",      "hi",   "hi,lo", "hi,lo,m",
                                             "hi,lo,m,v", "auto", "all"};
-    int precision = 0, recompute = 0, resident = 0, moments = 0;
+    static const char *const packs[] = {"across", "within"};
+    int precision = 0, recompute = 0, resident = 0, moments = 0, pack = 0;
     int result = devices_choose(o->device, s, &o->device, err);
     if (!o->precision)
         o->precision = o->machine.gpu || s->cuda || kernels_cpu_has_bf16() ? "bf16" : "fp32";
@@ -290,12 +306,15 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
     if (result == 0)
         result = choice("recompute", o->recompute, recomputes, 3, &recompute, err);
     if (result == 0)
+        result = choice("pack", o->pack, packs, 2, &pack, err);
+    if (result == 0)
         result = choice("optimizer-state", o->optimizer_state, moments_name, MOMENTS_KIND_COUNT,
                         &moments, err);
     if (result == 0)
         result = choice("resident", o->resident, residents, 7, &resident, err);
     s->precision = precision ? PRECISION_BF16 : PRECISION_FP32;
     s->moments = (enum moments_kind)moments;
+    s->within_documents = pack == 1;
     s->recompute = (enum place_recompute)recompute;
     s->resident_planes = resident == 5 ? PLACE_RESIDENT_AUTO : MIN(resident, PLANE_COUNT);
     return result;
@@ -368,6 +387,25 @@ static int check_numbers(const struct options *o, struct err *err)
     return 0;
 }
 
+/* Sequences in an epoch. */
+static int count_windows(const struct options *o, const struct shard *shard, uint64_t *windows,
+                         struct err *err)
+{
+    struct batch_source source;
+    uint64_t seq = o->seq ? o->seq : 1024;
+    *windows = (shard->token_count - 1) / seq;
+    if (strcmp(o->pack, "within") != 0)
+        return 0;
+    int result = seq <= BATCH_SEQ_MAX
+                     ? batch_init_within(&source, shard, 0, (uint32_t)seq, err)
+                     : err_set(err, ERR_USAGE, "--seq is at most %d", BATCH_SEQ_MAX);
+    if (result == 0) {
+        *windows = source.window_count;
+        batch_deinit(&source);
+    }
+    return result;
+}
+
 /* Steps and the schedule, which may need the size of the data. */
 static int choose_steps(struct options *o, struct err *err)
 {
@@ -379,10 +417,12 @@ static int choose_steps(struct options *o, struct err *err)
             int result = dataset_open(&dataset, o->data, err);
             if (result)
                 return result;
-            uint64_t seq = o->seq ? o->seq : 1024;
-            uint64_t windows = (dataset.train.token_count - 1) / seq;
-            o->steps = MAX(1, windows * o->epochs / (o->batch * o->accum));
+            uint64_t windows;
+            result = count_windows(o, &dataset.train, &windows, err);
             dataset_close(&dataset);
+            if (result)
+                return result;
+            o->steps = MAX(1, windows * o->epochs / (o->batch * o->accum));
         }
     }
     if (o->lr_steps == UINT64_MAX)
@@ -406,6 +446,7 @@ static void set_defaults(struct options *o)
     o->optimizer_state = "fp32";
     o->resident = "auto";
     o->recompute = "auto";
+    o->pack = "across";
     o->nvme_budget = UINT64_MAX;
     o->batch = DEFAULT_BATCH;
     o->accum = 1;

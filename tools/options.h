@@ -16,7 +16,7 @@
 struct options {
     /* As given on the command line or recorded. */
     const char *model, *data, *out, *nvme, *device, *precision, *optimizer_state, *resident;
-    const char *recompute, *trace;
+    const char *recompute, *trace, *pack;
     struct machine_request machine; /* train: its `machine` alone */
     double tokens;                  /* of the data, for a plan without it */
     uint64_t ram_budget, vram_budget, nvme_budget, write_budget;

@@ -10,7 +10,7 @@ group_packages() {
         libdnnl-dev libjansson-dev libpcre2-dev libxxhash-dev ;;
     plot) echo gnuplot-nox ;;
     demo) echo fortunes-cs ;;
-    reference) echo python3 python3-torch python3-numpy ;;
+    reference) echo python3 python3-torch python3-numpy python3-venv ;;
     fio) echo fio ;;
     format) echo clang-format ;;
     bare-system) echo debootstrap git ;;

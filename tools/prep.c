@@ -24,6 +24,7 @@
 #include "io/pretoken.h"
 #include "io/split.h"
 #include "tools/commands.h"
+#include "tools/prep_tokens.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -43,6 +44,8 @@
 #define FIXED_BYTES     (32 * MIB)
 #define THREAD_BYTES    (12 * MIB)
 #define TABLE_BYTES_MIN (32 * MIB)
+/* Of a tokenizer in FIXED_BYTES: GPT-2's has some 100,000 tokens and merges. */
+#define TOKENIZER_BYTES (18 * MIB)
 #define TABLE_SHARE     6
 /* The tokenizer is learned from at most this share of the budget in text: in prose the tables take
  * about as much as the text. Where words hardly repeat the tables fill up, and it is learned from
@@ -72,8 +75,11 @@ struct prep {
     uint64_t vocab_size, ram_budget, threads, seed;
     double val_fraction;
     bool force;
+    enum pretoken_kind pattern; /* of the tokenizer to train */
     enum corpus_split corpus_split;
     enum corpus_format format;
+    enum foreign_format from;         /* the inputs are tokens; FOREIGN_FORMATS: they are text */
+    enum foreign_format shard_format; /* written beside ours; FOREIGN_FORMATS: none */
     const char *const *inputs;
     size_t input_count;
 
@@ -104,6 +110,9 @@ struct prep {
 
 static int choose_format(struct prep *prep, const char *name, struct err *err)
 {
+    prep->from = foreign_by_name(name);
+    if (prep->from < FOREIGN_FORMATS)
+        return 0;
     if (strcmp(name, "auto") == 0)
         prep->format = CORPUS_FORMAT_AUTO;
     else if (strcmp(name, "text") == 0)
@@ -118,6 +127,15 @@ static int choose_format(struct prep *prep, const char *name, struct err *err)
     return 0;
 }
 
+static int choose_pattern(struct prep *prep, const char *name, struct err *err)
+{
+    prep->pattern = pretoken_by_name(name);
+    return prep->pattern < PRETOKEN_KINDS
+               ? 0
+               : err_set(err, ERR_USAGE,
+                         "--pattern takes gpt2, cl100k, llama3 or o200k, not \"%s\"", name);
+}
+
 static int choose_split(struct prep *prep, const char *name, struct err *err)
 {
     if (strcmp(name, "file") == 0)
@@ -129,16 +147,34 @@ static int choose_split(struct prep *prep, const char *name, struct err *err)
     return 0;
 }
 
+/* Whether all of it fits, with a tokenizer that takes this much. */
+static int check_budget(const struct prep *prep, uint64_t tokenizer_bytes, struct err *err)
+{
+    uint64_t threads_bytes = prep->threads * THREAD_BYTES;
+    uint64_t least = FIXED_BYTES + threads_bytes + MAX(threads_bytes / 3, TABLE_BYTES_MIN) +
+                     tokenizer_bytes - MIN(tokenizer_bytes, TOKENIZER_BYTES);
+    if (prep->ram_budget >= least)
+        return 0;
+    return err_set(err, ERR_INPUT,
+                   "prep with %" PRIu64 " threads and this tokenizer does not fit into this "
+                   "budget: the smallest that works is --ram-budget %" PRIu64 "M",
+                   prep->threads, div_up(least, MIB));
+}
+
 static int check_options(const struct prep *prep, bool vocab_given, struct err *err)
 {
     if (prep->input_count == 0)
         return err_set(err, ERR_USAGE, "prep needs at least one file or folder of text");
     if (prep->out == NULL)
         return err_set(err, ERR_USAGE, "prep needs --out DIR, the folder for the tokens");
+    if (prep->from < FOREIGN_FORMATS && prep->tokenizer_path == NULL)
+        return err_set(err, ERR_USAGE,
+                       "tokens that are there already need their --tokenizer, which says what they "
+                       "stand for");
     if (vocab_given && prep->tokenizer_path != NULL)
         return err_set(err, ERR_USAGE,
-                       "--vocab-size trains a tokenizer and --tokenizer brings "
-                       "one: give one of them");
+                       "--vocab-size and --pattern are for a tokenizer to train, and --tokenizer "
+                       "brings one: give one of them");
     if (prep->vocab_size < BPE_TRAIN_VOCAB_MIN || prep->vocab_size > BPE_TRAIN_VOCAB_MAX)
         return err_set(err, ERR_USAGE, "--vocab-size takes %d to %d, not %" PRIu64,
                        BPE_TRAIN_VOCAB_MIN, BPE_TRAIN_VOCAB_MAX, prep->vocab_size);
@@ -147,30 +183,34 @@ static int check_options(const struct prep *prep, bool vocab_given, struct err *
     if (prep->threads < 1 || prep->threads > POOL_THREADS_MAX)
         return err_set(err, ERR_USAGE, "--threads takes 1 to %d, not %" PRIu64, POOL_THREADS_MAX,
                        prep->threads);
-    uint64_t least = FIXED_BYTES + prep->threads * THREAD_BYTES + TABLE_BYTES_MIN;
-    if (prep->ram_budget < least)
-        return err_set(err, ERR_INPUT,
-                       "prep with %" PRIu64 " threads does not fit into this "
-                       "budget: the smallest that works is --ram-budget %" PRIu64 "M",
-                       prep->threads, div_up(least, MIB));
-    return 0;
+    /* A tokenizer that is learned has a merge for nearly every token. */
+    return check_budget(
+        prep, prep->tokenizer_path == NULL ? prep->vocab_size * 2 * BPE_ITEM_BYTES : 0, err);
 }
 
 /* 0, 1 after --help, or a negative code. */
 static int parse_options(struct prep *prep, const char **inputs, int argc, char **argv,
                          struct err *err)
 {
-    const char *format = "auto", *split = "file";
-    bool vocab_given = false;
+    const char *format = "auto", *split = "file", *pattern = "gpt2", *shard_format = "spillway";
+    bool vocab_given = false, pattern_given = false;
     const struct args_option options[] = {
         {"out", ARGS_STRING, &prep->out, "DIR", "folder for the tokens, made if it is missing",
          NULL},
         {"vocab-size", ARGS_U64, &prep->vocab_size, "N",
          "train a tokenizer of N tokens (default 32768)", &vocab_given},
+        {"pattern", ARGS_STRING, &pattern, "NAME",
+         "cut text for it as gpt2 does (default), or cl100k, llama3, o200k", &pattern_given},
         {"tokenizer", ARGS_STRING, &prep->tokenizer_path, "PATH",
-         "take this one: tokenizer.json, or a folder with vocab.json and merges.txt", NULL},
+         "take this one: tokenizer.json, a folder with vocab.json and merges.txt, or a .tiktoken "
+         "file",
+         NULL},
         {"format", ARGS_STRING, &format, "NAME",
-         "auto: refuse what is no plain text (default); text: take files as they are", NULL},
+         "auto: refuse what is no plain text (default); text: take files as they are; nanogpt, "
+         "llmc, megatron: tokens (.bin) of these trainers",
+         NULL},
+        {"shard-format", ARGS_STRING, &shard_format, "NAME",
+         "also write tokens as nanogpt, llmc or megatron has them", NULL},
         {"split", ARGS_STRING, &split, "NAME",
          "file: a file is a document (default); blank: blank lines part documents", NULL},
         {"val-fraction", ARGS_DOUBLE, &prep->val_fraction, "X",
@@ -199,7 +239,11 @@ static int parse_options(struct prep *prep, const char **inputs, int argc, char 
     code = choose_format(prep, format, err);
     if (code == 0)
         code = choose_split(prep, split, err);
-    return code == 0 ? check_options(prep, vocab_given, err) : code;
+    if (code == 0)
+        code = choose_pattern(prep, pattern, err);
+    if (code == 0)
+        code = prep_tokens_choose(&prep->shard_format, shard_format, err);
+    return code == 0 ? check_options(prep, vocab_given || pattern_given, err) : code;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -385,28 +429,41 @@ static void count_words(void *context, uint32_t index, uint32_t worker)
                         block->segments[i].bytes);
 }
 
-static uint64_t table_budget(const struct prep *prep)
+/* What tables of words may take, whatever the number of threads (check_options sees to it that
+ * these fit beside). */
+static uint64_t table_bytes_max(const struct prep *prep)
 {
-    return prep->ram_budget - FIXED_BYTES - prep->threads * THREAD_BYTES;
+    return (prep->ram_budget - FIXED_BYTES) / 4 / TABLE_SHARE;
 }
 
-/* After each batch of the first pass; 1 ends the pass. The tables of all threads count, so where
- * they fill up the sample may depend on the number of threads; nothing else ever does. */
+/* Puts the tables of all threads into one. Whether that is too big depends on the text alone: it
+ * only grows, and what it takes at least does not depend on how it came together. */
+static int merge_tables(struct prep *prep)
+{
+    for (uint32_t i = 1; i < prep->threads; i++) {
+        bpe_trainer_merge(prep->trainers[0], prep->trainers[i]);
+        bpe_trainer_free(prep->trainers[i]);
+        prep->trainers[i] = bpe_trainer_new(prep->pattern);
+    }
+    prep->tables_full = bpe_trainer_least_bytes(prep->trainers[0]) > table_bytes_max(prep) / 2;
+    return prep->tables_full;
+}
+
+/* After each batch of the first pass; 1 ends the pass. */
 static int check_tables(struct prep *prep, struct err *err)
 {
     (void)err;
     uint64_t bytes = 0;
     for (uint32_t i = 0; prep->trainers != NULL && i < prep->threads; i++)
         bytes += bpe_trainer_bytes(prep->trainers[i]);
-    prep->tables_full = bytes > table_budget(prep) / TABLE_SHARE;
-    return prep->tables_full;
+    return bytes > table_bytes_max(prep) ? merge_tables(prep) : 0;
 }
 
 static void trainers_init(struct prep *prep)
 {
     prep->trainers = mem_alloc(prep->threads, sizeof(struct bpe_trainer *));
     for (uint32_t i = 0; i < prep->threads; i++)
-        prep->trainers[i] = bpe_trainer_new();
+        prep->trainers[i] = bpe_trainer_new(prep->pattern);
     prep->sample_below = prep->sample < 1 ? (uint64_t)(prep->sample * 0x1p64) : UINT64_MAX;
 }
 
@@ -420,11 +477,6 @@ static void trainers_deinit(struct prep *prep)
 
 static int learn_tokenizer(struct prep *prep, struct err *err)
 {
-    for (uint32_t i = 1; i < prep->threads; i++) {
-        bpe_trainer_merge(prep->trainers[0], prep->trainers[i]);
-        bpe_trainer_free(prep->trainers[i]);
-        prep->trainers[i] = NULL;
-    }
     log_line("Learning a vocabulary of %" PRIu64 " tokens from the text.", prep->vocab_size);
     int code = bpe_train(&prep->bpe, prep->trainers[0], (uint32_t)prep->vocab_size, err);
     trainers_deinit(prep);
@@ -464,10 +516,10 @@ static int survey_sample(struct prep *prep, struct err *err)
     prep->tables_full = false;
     trainers_init(prep);
     int code = run_pass(prep, "counting words", survey_piece, count_words, check_tables, err);
-    if (code == 0 && !prep->tables_full)
+    if (code == 0 && merge_tables(prep) == 0)
         return 0;
     trainers_deinit(prep);
-    return code;
+    return prep->tables_full ? 1 : code;
 }
 
 static int survey_and_learn(struct prep *prep, struct err *err)
@@ -508,7 +560,7 @@ static int load_tokenizer(struct prep *prep, struct err *err)
                        "the tokenizer %s has no <|endoftext|> token to part "
                        "documents with: add one to its added_tokens",
                        prep->tokenizer_path);
-    return code;
+    return code == 0 ? check_budget(prep, bpe_memory_bytes(prep->bpe), err) : code;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -598,6 +650,28 @@ static int encode(struct prep *prep, struct err *err)
     return code;
 }
 
+/* In the place of both passes where the input is tokens. */
+static int take_tokens(struct prep *prep, struct err *err)
+{
+    struct prep_tokens tokens = {
+        .inputs = prep->inputs,
+        .input_count = prep->input_count,
+        .format = prep->from,
+        .bpe = prep->bpe,
+        .val_fraction = prep->val_fraction,
+        .seed = prep->seed,
+    };
+    int code = open_writers(prep, err);
+    memcpy(tokens.writers, prep->writers, sizeof(tokens.writers));
+    if (code == 0)
+        code = prep_tokens_run(&tokens, err);
+    prep->corpus.file_count = prep->input_count;
+    prep->corpus.total_bytes = tokens.file_bytes;
+    prep->split.documents = tokens.documents;
+    prep->split.text_bytes = tokens.text_bytes;
+    return code;
+}
+
 /* ---------------------------------------------------------------------------------------------
  * Sealing and telling
  * ------------------------------------------------------------------------------------------- */
@@ -613,7 +687,8 @@ static struct json_value *details(const struct prep *prep)
     json_set_int(value, "files", (int64_t)prep->corpus.file_count);
     json_set_int(value, "file_bytes", (int64_t)prep->corpus.total_bytes);
     json_set_int(value, "text_bytes", (int64_t)prep->split.text_bytes);
-    json_set_string(value, "format", "text");
+    json_set_string(value, "format",
+                    prep->from < FOREIGN_FORMATS ? foreign_names[prep->from] : "text");
     json_set_string(value, "split", prep->corpus_split == CORPUS_SPLIT_BLANK ? "blank" : "file");
     json_set_string(value, "tokenizer",
                     prep->tokenizer_path != NULL ? prep->tokenizer_path : "trained on this text");
@@ -696,11 +771,15 @@ static int seal(struct prep *prep, uint64_t start_ns, struct err *err)
         code = dataset_open(&dataset, prep->out, err);
     if (code != 0)
         return code;
-    print_skipped(prep);
-    warn_of_val(prep, &dataset);
-    print_table(prep, &dataset, (double)(clock_ns() - start_ns) * 1e-9);
+    code = prep_tokens_export(&dataset, prep->shard_format, bpe_end_of_text(prep->bpe), prep->out,
+                              err);
+    if (code == 0) {
+        print_skipped(prep);
+        warn_of_val(prep, &dataset);
+        print_table(prep, &dataset, (double)(clock_ns() - start_ns) * 1e-9);
+    }
     dataset_close(&dataset);
-    return 0;
+    return code;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -710,11 +789,14 @@ static int seal(struct prep *prep, uint64_t start_ns, struct err *err)
 static int prepare(struct prep *prep, struct err *err)
 {
     uint64_t start_ns = clock_ns();
-    int code = survey(prep, err);
+    bool from_text = prep->from == FOREIGN_FORMATS;
+    int code = from_text ? survey(prep, err) : 0;
+    if (code == 0 && prep->shard_format < FOREIGN_FORMATS)
+        code = foreign_check(prep->shard_format, bpe_vocab_size(prep->bpe), err);
     if (code == 0)
         code = dataset_unseal(prep->out, err);
     if (code == 0)
-        code = encode(prep, err);
+        code = from_text ? encode(prep, err) : take_tokens(prep, err);
     if (code == 0)
         code = close_writers(prep, err);
     return code == 0 ? seal(prep, start_ns, err) : code;
@@ -724,14 +806,15 @@ static int run(struct prep *prep, struct err *err)
 {
     int lock = -1;
     int code = check_out(prep, err);
-    if (code == 0)
+    if (code != 0)
+        return code;
+    bool from_text = prep->from == FOREIGN_FORMATS;
+    if (from_text)
         code = corpus_open(&prep->corpus, prep->inputs, prep->input_count, prep->format,
                            prep->corpus_split, err);
-    else
-        return code;
     if (code == 0 && prep->tokenizer_path != NULL)
         code = load_tokenizer(prep, err);
-    if (code == 0 && prep->corpus.file_count == 0)
+    if (code == 0 && from_text && prep->corpus.file_count == 0)
         code = no_text(prep, err);
     if (code == 0)
         code = file_make_dirs(prep->out, err);
@@ -753,7 +836,8 @@ static int run(struct prep *prep, struct err *err)
     pool_close(prep->pool);
     file_unlock(lock);
     bpe_free(prep->bpe);
-    corpus_close(&prep->corpus);
+    if (from_text)
+        corpus_close(&prep->corpus);
     return code;
 }
 

@@ -124,6 +124,112 @@ static void test_order(void **state)
     shard_close(&shard);
 }
 
+/* Asking ahead and letting go change nothing of what is read, up to the shard's last token. */
+static void test_fetch_and_forget(void **state)
+{
+    (void)state;
+    struct err err;
+    struct shard shard;
+    struct batch_source plain, forgetful;
+    open_counting_shard(&shard, 50000);
+    assert_int_equal(batch_init(&plain, &shard, 9, 64, &err), 0);
+    assert_false(plain.forgets);
+    forgetful = plain;
+    forgetful.forgets = true;
+    for (uint64_t i = 0; i < 2 * plain.window_count; i++) {
+        batch_fetch(&forgetful, i + 1, 3);
+        assert_int_equal(sequence_start(&forgetful, i), sequence_start(&plain, i));
+    }
+    shard_close(&shard);
+}
+
+/* A shard of documents of these lengths, its token at i being i. */
+static void open_documents(struct shard *shard, const uint32_t *lengths, size_t count)
+{
+    struct err err;
+    struct shard_writer *writer;
+    const char *path = scratch_path("documents.tok");
+    uint32_t next = 0;
+    assert_int_equal(shard_writer_open(&writer, path, 1000000, 0, &err), 0);
+    for (size_t d = 0; d < count; d++) {
+        for (uint32_t i = 0; i < lengths[d]; i++, next++)
+            assert_int_equal(shard_writer_append(writer, &next, 1, &err), 0);
+        shard_writer_end_document(writer);
+    }
+    assert_int_equal(shard_writer_close(writer, &err), 0);
+    assert_int_equal(shard_open(shard, path, &err), 0);
+}
+
+/* The document that holds token `start`. */
+static uint64_t document_of(const struct shard *shard, uint32_t start)
+{
+    uint64_t document = 0;
+    while (document + 1 < shard->document_count && shard->documents[document + 1] <= start)
+        document++;
+    return document;
+}
+
+static void check_within(const struct batch_source *source, const uint32_t *lengths, size_t count,
+                         uint64_t epoch)
+{
+    uint32_t seen[600] = {0}, first[600];
+    assert_true(count <= ARRAY_COUNT(seen));
+    for (uint64_t i = 0; i < source->window_count; i++) {
+        uint32_t start = sequence_start(source, epoch * source->window_count + i);
+        uint64_t d = document_of(source->shard, start);
+        uint32_t at = start - (uint32_t)source->shard->documents[d];
+        assert_true(at + source->seq + 1 <= lengths[d]);
+        /* Windows of a document lie whole sequences apart. */
+        if (seen[d]++ == 0)
+            first[d] = at % source->seq;
+        assert_int_equal(at % source->seq, first[d]);
+    }
+    for (size_t d = 0; d < count; d++)
+        assert_int_equal(seen[d], (lengths[d] - 1) / source->seq);
+}
+
+static void test_within(void **state)
+{
+    (void)state;
+    struct err err;
+    struct shard shard;
+    struct batch_source source;
+    static const uint32_t few[] = {1, 9, 8, 17, 40, 2, 100, 16};
+    uint32_t many[600];
+    for (uint32_t i = 0; i < ARRAY_COUNT(many); i++)
+        many[i] = 1 + i * 7 % 50;
+    open_documents(&shard, few, ARRAY_COUNT(few));
+    assert_int_equal(batch_init_within(&source, &shard, 3, 8, &err), 0);
+    assert_int_equal(source.window_count, 0 + 1 + 0 + 2 + 4 + 0 + 12 + 1);
+    for (uint64_t epoch = 0; epoch < 5; epoch++)
+        check_within(&source, few, ARRAY_COUNT(few), epoch);
+    batch_fetch(&source, 0, 50);
+    batch_deinit(&source);
+    /* Each epoch leaves out another part of what is over. */
+    assert_int_equal(batch_init_within(&source, &shard, 3, 63, &err), 0);
+    assert_int_equal(source.window_count, 1);
+    uint32_t least = UINT32_MAX, most = 0;
+    for (uint64_t epoch = 0; epoch < 50; epoch++) {
+        uint32_t start = sequence_start(&source, epoch);
+        least = MIN(least, start);
+        most = MAX(most, start);
+    }
+    assert_true(most - least > 20);
+    batch_deinit(&source);
+    assert_int_equal(batch_init_within(&source, &shard, 3, 100, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "101 tokens"));
+    batch_deinit(&source);
+    shard_close(&shard);
+
+    open_documents(&shard, many, ARRAY_COUNT(many));
+    for (uint32_t seq = 1; seq <= 49; seq += 12) {
+        assert_int_equal(batch_init_within(&source, &shard, seq, seq, &err), 0);
+        check_within(&source, many, ARRAY_COUNT(many), 1);
+        batch_deinit(&source);
+    }
+    shard_close(&shard);
+}
+
 /* The order is part of what makes a run repeatable on another machine and in later versions. */
 static void test_order_is_fixed(void **state)
 {
@@ -142,10 +248,9 @@ static void test_order_is_fixed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_epochs),
-        cmocka_unit_test(test_too_short),
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_order_is_fixed),
+        cmocka_unit_test(test_epochs), cmocka_unit_test(test_too_short),
+        cmocka_unit_test(test_order),  cmocka_unit_test(test_fetch_and_forget),
+        cmocka_unit_test(test_within), cmocka_unit_test(test_order_is_fixed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,7 +39,7 @@ static struct bpe *train(const char *text, size_t bytes, uint32_t vocab_size)
 {
     struct err err;
     struct bpe *bpe;
-    struct bpe_trainer *trainer = bpe_trainer_new();
+    struct bpe_trainer *trainer = bpe_trainer_new(PRETOKEN_GPT2);
     bpe_trainer_add(trainer, text, bytes);
     assert_int_equal(bpe_train(&bpe, trainer, vocab_size, &err), 0);
     bpe_trainer_free(trainer);
@@ -160,7 +160,7 @@ static void test_train_merged(void **state)
     struct bpe *whole = train_on_poem(), *merged;
     struct bpe_trainer *trainers[3];
     for (int i = 0; i < 3; i++)
-        trainers[i] = bpe_trainer_new();
+        trainers[i] = bpe_trainer_new(PRETOKEN_GPT2);
     size_t start = 0;
     for (int i = 0; start < strlen(poem); i++) {
         size_t cut = pretoken_cut(poem + start, MIN((size_t)40, strlen(poem) - start));
@@ -184,7 +184,7 @@ static void test_train_limits(void **state)
     (void)state;
     struct err err;
     struct bpe *bpe;
-    struct bpe_trainer *trainer = bpe_trainer_new();
+    struct bpe_trainer *trainer = bpe_trainer_new(PRETOKEN_GPT2);
     assert_int_equal(bpe_train(&bpe, trainer, 256, &err), ERR_USAGE);
     assert_non_null(strstr(err.message, "257"));
     assert_int_equal(bpe_train(&bpe, trainer, BPE_TRAIN_VOCAB_MAX + 1, &err), ERR_USAGE);
@@ -387,6 +387,186 @@ static void test_forms(void **state)
     bpe_free(named);
 }
 
+#define LLAMA3_SPLIT                                                                               \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"                   \
+    "[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| "                                      \
+    "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"                                                     \
+    "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false}"
+#define BYTES_ONLY "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
+#define SEQUENCE(split)                                                                            \
+    "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[" split "," BYTES_ONLY "]},"
+
+/* Another pattern than GPT-2's, ids that no token has, and pieces that are not merged: all of it is
+ * there again after writing and reading. */
+static void test_pattern_file(void **state)
+{
+    (void)state;
+    struct err err;
+    struct bpe *bpe, *again;
+    write_tokenizer("split.json", SEQUENCE(LLAMA3_SPLIT),
+                    ",\"ab\":256,\"abc\":258,\"xyz\":260,\"<|end_of_text|>\":300", "[\"a b\"]");
+    char *text = scratch_read(scratch_path("split.json"));
+    char *whole = mem_alloc(strlen(text) + 32, 1);
+    char *model = strstr(text, "\"vocab\"");
+    *model = '\0';
+    sprintf(whole, "%s\"ignore_merges\":true,\"vocab\"%s", text, model + strlen("\"vocab\""));
+    scratch_write("whole/tokenizer.json", whole);
+    assert_int_equal(bpe_load(&bpe, scratch_path("whole"), &err), 0);
+    assert_int_equal(bpe_pattern(bpe), PRETOKEN_LLAMA3);
+    assert_false(bpe_has_gpt2_form(bpe));
+    assert_int_equal(bpe_vocab_size(bpe), 301);
+    assert_int_equal(bpe_end_of_text(bpe), 300);
+    size_t bytes;
+    bpe_token_bytes(bpe, 257, &bytes);
+    assert_int_equal(bytes, 0);
+
+    /* abc and xyz are tokens as pieces only; "\tab" is one piece, which no token is. */
+    uint32_t tokens[16];
+    struct bpe_encoder *encoder = bpe_encoder_new(bpe);
+    static const uint32_t expected[] = {258, 255 - '!', 260,        255 - '!',
+                                        256, 255 - 'd', 255 - '\t', 256};
+    assert_int_equal(bpe_encode(encoder, "abc", 3, tokens, 16), 1);
+    assert_int_equal(bpe_encode(encoder, "abc!xyz", 7, tokens, 16), 5);
+    assert_int_equal(tokens[0], 258);
+    assert_int_equal(bpe_encode(encoder, "abd\tab", 6, tokens, 16), 4);
+    assert_memory_equal(tokens, expected + 4, 4 * sizeof(*tokens));
+    bpe_encoder_free(encoder);
+
+    assert_int_equal(file_make_dirs(scratch_path("whole2"), &err), 0);
+    assert_int_equal(bpe_save(bpe, scratch_path("whole2"), &err), 0);
+    assert_int_equal(bpe_load(&again, scratch_path("whole2"), &err), 0);
+    assert_int_equal(bpe_hash(again), bpe_hash(bpe));
+    assert_int_equal(bpe_pattern(again), PRETOKEN_LLAMA3);
+    /* vocab.json and merges.txt could not say all this. */
+    assert_int_equal(bpe_save_gpt2(bpe, scratch_path("whole2"), &err), 0);
+    assert_false(file_exists(scratch_path("whole2/merges.txt")));
+    bpe_free(again);
+    bpe_free(bpe);
+    mem_free(whole);
+    free(text);
+}
+
+static void test_gpt2_form(void **state)
+{
+    (void)state;
+    struct err err;
+    struct bpe *bpe = train_on_poem(), *again;
+    assert_int_equal(file_make_dirs(scratch_path("form"), &err), 0);
+    assert_int_equal(bpe_save_gpt2(bpe, scratch_path("form"), &err), 0);
+    assert_int_equal(bpe_load(&again, scratch_path("form"), &err), 0);
+    assert_int_equal(bpe_hash(again), bpe_hash(bpe));
+    bpe_free(again);
+    bpe_free(bpe);
+}
+
+/* ---------------------------------------------------------------------------------------------
+ * Lists of ranks
+ * ------------------------------------------------------------------------------------------- */
+
+#define LISTED 50256 /* as many as GPT-2 has, by which the list is known */
+
+/* Token number id: the bytes, then words of 2, 3 and 4 letters. */
+static size_t listed_token(uint32_t id, char text[4])
+{
+    if (id < 256) {
+        text[0] = (char)(255 - id);
+        return 1;
+    }
+    uint32_t left = id - 256, bytes = 2;
+    for (uint32_t words = 26 * 26; left >= words; words *= 26, bytes++)
+        left -= words;
+    for (uint32_t i = 0; i < bytes; i++, left /= 26)
+        text[i] = (char)('a' + left % 26);
+    return bytes;
+}
+
+static void print_base64(FILE *to, const char *text, size_t bytes)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < bytes; i += 3) {
+        uint32_t bits = 0;
+        for (size_t j = 0; j < 3; j++)
+            bits = bits << 8 | (i + j < bytes ? (uint8_t)text[i + j] : 0);
+        for (size_t j = 0; j < 4; j++)
+            fputc(i + j <= bytes ? digits[bits >> (18 - 6 * j) & 63] : '=', to);
+    }
+}
+
+static void write_list(const char *name, uint32_t count)
+{
+    FILE *file = fopen(scratch_path(name), "wb");
+    assert_non_null(file);
+    for (uint32_t id = 0; id < count; id++) {
+        char text[4];
+        print_base64(file, text, listed_token(id, text));
+        fprintf(file, " %u\n", id);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+/* As tiktoken has it: two neighbours whose bytes together are a token, the lowest first. */
+static size_t plain_by_ranks(const struct bpe *bpe, const char *text, size_t bytes,
+                             uint32_t *tokens)
+{
+    size_t ends[64], count = bytes;
+    assert_true(bytes <= 64);
+    for (size_t i = 0; i < bytes; i++)
+        ends[i] = i + 1;
+    for (;;) {
+        uint32_t best = BPE_NO_TOKEN;
+        size_t at = 0;
+        for (size_t i = 0; i + 1 < count; i++) {
+            size_t start = i == 0 ? 0 : ends[i - 1];
+            uint32_t token = bpe_table_find_token(bpe, text + start, ends[i + 1] - start);
+            if (token < best) {
+                best = token;
+                at = i;
+            }
+        }
+        if (best == BPE_NO_TOKEN)
+            break;
+        memmove(ends + at, ends + at + 1, (count - at - 1) * sizeof(*ends));
+        count--;
+    }
+    for (size_t i = 0; i < count; i++) {
+        size_t start = i == 0 ? 0 : ends[i - 1];
+        tokens[i] = bpe_table_find_token(bpe, text + start, ends[i] - start);
+    }
+    return count;
+}
+
+static void test_ranks(void **state)
+{
+    (void)state;
+    struct err err;
+    struct bpe *bpe, *again;
+    write_list("list.tiktoken", LISTED);
+    assert_int_equal(bpe_load(&bpe, scratch_path("list.tiktoken"), &err), 0);
+    assert_int_equal(bpe_vocab_size(bpe), LISTED + 1);
+    assert_int_equal(bpe_end_of_text(bpe), LISTED);
+    assert_int_equal(bpe_pattern(bpe), PRETOKEN_GPT2);
+    assert_token(bpe, 255 - 'a', "a");
+    assert_token(bpe, 256, "aa");
+    struct bpe_encoder *encoder = bpe_encoder_new(bpe);
+    for (uint64_t seed = 0; seed < 3000; seed++) {
+        char text[64];
+        uint32_t tokens[64], expected[64];
+        size_t bytes = 5 + seed % 60; /* longer than any token: nothing is taken whole */
+        for (size_t i = 0; i < bytes; i++)
+            text[i] = (char)('a' + rng_below(seed, 1, i, seed % 2 == 0 ? 26 : 2));
+        size_t count = bpe_encode(encoder, text, bytes, tokens, 64);
+        assert_int_equal(count, plain_by_ranks(bpe, text, bytes, expected));
+        assert_memory_equal(tokens, expected, count * sizeof(*tokens));
+    }
+    bpe_encoder_free(encoder);
+    assert_int_equal(file_make_dirs(scratch_path("listed"), &err), 0);
+    assert_int_equal(bpe_save(bpe, scratch_path("listed"), &err), 0);
+    assert_int_equal(bpe_load(&again, scratch_path("listed"), &err), 0);
+    assert_int_equal(bpe_hash(again), bpe_hash(bpe));
+    bpe_free(again);
+    bpe_free(bpe);
+}
+
 static void refuse_file(const char *name, const char *why)
 {
     struct err err;
@@ -411,7 +591,7 @@ static void test_refused(void **state)
         {PLAIN_PRE ",", FEW_TOKENS, "[\"a \u0259\"]", "merge 1 is not in GPT-2's byte form"},
         {PLAIN_PRE ",", FEW_TOKENS, "[[\"a\"]]", "merge 1 is neither"},
         {PLAIN_PRE ",", FEW_TOKENS, "[7]", "merge 1 is neither"},
-        {PLAIN_PRE ",", ",\"ab\":257", "[]", "has the id 257"},
+        {PLAIN_PRE ",", ",\"ab\":5000", "[]", "has the id 5000"},
         {PLAIN_PRE ",", ",\"ab\":-1", "[]", "has the id -1"},
         {PLAIN_PRE ",", ",\"ab\":1e99", "[]", "has the id -1"},
         {PLAIN_PRE ",", ",\"ab\":7", "[]", "have the same id 7"},
@@ -420,6 +600,11 @@ static void test_refused(void **state)
         {"", FEW_TOKENS, "[]", "cuts text by another rule"},
         {"\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true},", FEW_TOKENS, "[]",
          "add_prefix_space"},
+        {SEQUENCE(
+             "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":\"Isolated\"}"),
+         FEW_TOKENS, "[]", "cuts text by another rule"},
+        {SEQUENCE(BYTES_ONLY), FEW_TOKENS, "[]", "cuts text by another rule"},
+        {"\"pre_tokenizer\":" BYTES_ONLY ",", FEW_TOKENS, "[]", "cuts text by another rule"},
         {PLAIN_PRE ",\"normalizer\":{\"type\":\"NFC\"},", FEW_TOKENS, "[]", "normalizer"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
@@ -428,6 +613,16 @@ static void test_refused(void **state)
         refuse_file("refused.json", "refused.json");
     }
     refuse_file("missing.json", "no tokenizer at");
+    write_list("short.tiktoken", 300);
+    refuse_file("short.tiktoken", "lists 300 tokens");
+    scratch_write("bad.tiktoken", "IQ== 0\nIg== 2\n");
+    refuse_file("bad.tiktoken", "line 2 has a rank");
+    scratch_write("bad.tiktoken", "IQ== 0\nIQ== 1\n");
+    refuse_file("bad.tiktoken", "line 2 has a token that was there before");
+    scratch_write("bad.tiktoken", "IQ== 0\nI*== 1\n");
+    refuse_file("bad.tiktoken", "line 2 is not a token in base64");
+    scratch_write("bad.tiktoken", "IQ==\n");
+    refuse_file("bad.tiktoken", "line 1 is not a token in base64");
     scratch_write("folder/readme", "x");
     refuse_file("folder", "holds no tokenizer");
     scratch_write("folder/vocab.json", "{\"a\":0}");
@@ -515,6 +710,8 @@ static void test_fuzz(void **state)
     scratch_write("fuzz2/merges.txt", "#version: 0.2\na b\n\xc4\xa0 a\nab c\n");
     fuzz("fuzz2/vocab.json", "fuzz2", 1000);
     fuzz("fuzz2/merges.txt", "fuzz2", 1000);
+    write_list("fuzz2/short.tiktoken", 300);
+    fuzz("fuzz2/short.tiktoken", "fuzz2/short.tiktoken", 1000);
 }
 
 int main(void)
@@ -524,7 +721,9 @@ int main(void)
         cmocka_unit_test(test_train_merged),   cmocka_unit_test(test_train_limits),
         cmocka_unit_test(test_encode_lengths), cmocka_unit_test(test_any_bytes),
         cmocka_unit_test(test_save_and_load),  cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_refused),        cmocka_unit_test(test_fuzz),
+        cmocka_unit_test(test_pattern_file),   cmocka_unit_test(test_gpt2_form),
+        cmocka_unit_test(test_ranks),          cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_fuzz),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -255,12 +256,53 @@ static void test_full_drive(void **state)
     }
 }
 
+/* Pages of the shard's map that are in the page cache. */
+static uint64_t resident_pages(const struct shard *shard)
+{
+    uint64_t pages = div_up(shard->map_bytes, 4096), count = 0;
+    unsigned char *resident = mem_alloc(pages, 1);
+    assert_int_equal(mincore((void *)(uintptr_t)shard->map, shard->map_bytes, resident), 0);
+    for (uint64_t i = 0; i < pages; i++)
+        count += resident[i] & 1;
+    mem_free(resident);
+    return count;
+}
+
+/* What was read and is let go of is in the page cache no longer; what is asked for comes back. */
+static void test_page_cache(void **state)
+{
+    (void)state;
+    struct err err;
+    struct shard shard;
+    uint32_t token;
+    const char *path = scratch_path("cached.tok");
+    write_shard(path, 70000, 1000000, false);
+    assert_int_equal(shard_open(&shard, path, &err), 0);
+    assert_int_equal(shard_verify(&shard, path, &err), 0);
+    assert_int_equal(resident_pages(&shard), div_up(shard.map_bytes, 4096));
+    shard_forget(&shard, 0, 500000);
+    uint64_t left = resident_pages(&shard);
+    /* The kernel drops whole folios, which may be bigger than pages. */
+    assert_true(left >= 480 && left < div_up(shard.map_bytes, 4096) - 200);
+    shard_fetch(&shard, 999999, 1);
+    shard_fetch(&shard, 0, 1000000);
+    shard_fetch(&shard, 1000000, 0);
+    shard_read(&shard, 250000, &token, 1);
+    assert_int_equal(token, token_at(250000, 70000));
+    assert_true(resident_pages(&shard) > left);
+    shard_close(&shard);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_blocks),
-        cmocka_unit_test(test_half_done),  cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_damaged),    cmocka_unit_test(test_token_out_of_vocabulary),
+        cmocka_unit_test(test_page_cache),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_half_done),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_token_out_of_vocabulary),
         cmocka_unit_test(test_full_drive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

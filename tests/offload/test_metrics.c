@@ -95,6 +95,7 @@ static void test_names(void **state)
         "lr",
         "tokens",
         "step_s",
+        "data_s",
         "predicted_s",
         "bound_s",
         "tokens_per_s",

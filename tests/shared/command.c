@@ -145,7 +145,7 @@ void command_data(const char *name, uint64_t seed)
     struct bpe *bpe;
     const char *dir = scratch_path(name);
     char *text = make_text(seed, 8 * TRAIN_TOKENS), *val = make_text(seed + 1, 8 * VAL_TOKENS);
-    struct bpe_trainer *trainer = bpe_trainer_new();
+    struct bpe_trainer *trainer = bpe_trainer_new(PRETOKEN_GPT2);
     bpe_trainer_add(trainer, text, strlen(text));
     require(bpe_train(&bpe, trainer, COMMAND_VOCAB, &err), &err);
     require(file_make_dirs(dir, &err), &err);

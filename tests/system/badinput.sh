@@ -14,7 +14,7 @@ no_data() { [ ! -e "$1/train.tok" ] && [ ! -e "$1/dataset.json" ]; }
 
 # ---- The command line ----
 for line in "" "trian" "train" "train --model gpt-tiny" "train --stepz 3" "train --steps" \
-    "train --steps x" "train --steps -3" "prep" "sample" "eval" "export" "check" \
+    "train --steps x" "train --steps -3" "prep" "sample" "eval" "export" "check" "data" \
     "train --model gpt-tiny --data d --out o --ram-budget 12Q" \
     "train --model gpt-tiny --data d --out o --optimizer-state 4bit" \
     "train --model gpt-tiny --data d --out o --precision fp8"; do
@@ -133,6 +133,8 @@ run "${tiny[@]}" --seed 99 --out "$work/good" --nvme "$work/nvme-good" --resume
 refused "a resume with another seed" 1 "seed"
 run "${tiny[@]}" --optimizer-state 8bit --out "$work/good" --nvme "$work/nvme-good" --resume
 refused "a resume with moments of another kind" 1 "optimizer-state"
+run "${tiny[@]}" --pack within --out "$work/good" --nvme "$work/nvme-good" --resume
+refused "a resume with sequences packed otherwise" 1 "pack"
 run check "$work/good"
 check "the refused resumes left the run whole" test $status -eq 0
 same "and its weights" "$(last_value "$work/good/metrics.jsonl" weights_hash)" "$hash"

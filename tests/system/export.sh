@@ -9,7 +9,7 @@ common=(--data "$work/data" --seq 32 --batch 2)
 must train --model gpt-tiny "${common[@]}" --out "$work/run" --nvme "$work/nvme" --steps 8
 hash=$(last_value "$work/run/metrics.jsonl" weights_hash)
 must export --run "$work/run" --out "$work/hf"
-for file in model.safetensors config.json tokenizer.json; do
+for file in model.safetensors config.json tokenizer.json vocab.json merges.txt; do
     check "export writes $file" test -s "$work/hf/$file"
 done
 for name in wte.weight wpe.weight h.0.ln_1.weight h.0.attn.c_attn.weight h.3.mlp.c_proj.bias ln_f.bias; do

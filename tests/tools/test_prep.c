@@ -333,9 +333,58 @@ static void test_bad_input(void **state)
     refuse("@/text --out @/x --tokenizer @/nowhere", 1, "nowhere");
     refuse("@/text --out @/x --tokenizer @/text", 1, "text");
     refuse("@/text --out @/x --ram-budget 20M", 1, "--ram-budget ");
+    refuse("@/text --out @/x --vocab-size 1000000 --ram-budget 100M", 1, "this tokenizer");
     assert_false(file_exists(scratch_path("x")));
     refuse("@/blank --out @/x --split blank --tokenizer @/t1", 1, "no text");
     assert_false(file_exists(scratch_path("x/dataset.json")));
+}
+
+/* Tokens as other trainers have them, written beside ours and taken again: the same data. */
+static void test_other_trainers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *format, *train, *val;
+    } cases[] = {
+        {"nanogpt", "train.bin", "val.bin"},
+        {"llmc", "train_000001.bin", "val_000001.bin"},
+        {"megatron", "train.bin", "val.bin"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        const char *format = cases[i].format;
+        char line[512];
+        snprintf(line, sizeof(line),
+                 "@/text --out @/%s --split blank --vocab-size 400 --val-fraction 0.2 "
+                 "--shard-format %s",
+                 format, format);
+        succeed(line);
+        snprintf(line, sizeof(line), "@/%s/%s @/%s/%s --format %s --tokenizer @/%s --out @/%s-back",
+                 format, cases[i].train, format, cases[i].val, format, format, format);
+        succeed(line);
+        struct dataset ours, back;
+        char name[64];
+        snprintf(name, sizeof(name), "%s-back", format);
+        open_dataset(&ours, format);
+        open_dataset(&back, name);
+        assert_true(ours.has_val && back.has_val);
+        assert_int_equal(back.train.contents_checksum, ours.train.contents_checksum);
+        assert_int_equal(back.val.contents_checksum, ours.val.contents_checksum);
+        dataset_close(&ours);
+        dataset_close(&back);
+    }
+    /* Without a file for it, val gets documents by their hash. */
+    succeed("@/nanogpt/train.bin --format nanogpt --tokenizer @/nanogpt --out @/split "
+            "--val-fraction 0.3");
+    struct dataset whole, split;
+    open_dataset(&whole, "nanogpt");
+    open_dataset(&split, "split");
+    assert_true(split.has_val && split.val.document_count > 0);
+    assert_int_equal(split.train.token_count + split.val.token_count, whole.train.token_count);
+    dataset_close(&whole);
+    dataset_close(&split);
+    refuse("@/nanogpt/train.bin --format nanogpt --out @/x", 2, "--tokenizer");
+    refuse("@/text --shard-format tar --out @/x", 2, "--shard-format takes");
+    refuse("@/text --format llmc --tokenizer @/nanogpt --out @/x", 1, "text");
 }
 
 static void test_existing_out(void **state)
@@ -372,6 +421,15 @@ static void test_budget(void **state)
     struct rusage usage;
     assert_int_equal(getrusage(RUSAGE_CHILDREN, &usage), 0);
     assert_true((uint64_t)usage.ru_maxrss * KIB <= 88 * MIB);
+
+    /* Which part does not depend on the number of threads, though each has a table of its own. */
+    succeed(
+        "@/random --format text --out @/budget1 --vocab-size 5000 --threads 1 --ram-budget 88M");
+    char *two = scratch_read(scratch_path("budget/tokenizer.json"));
+    char *one = scratch_read(scratch_path("budget1/tokenizer.json"));
+    assert_string_equal(one, two);
+    free(one);
+    free(two);
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -423,11 +481,18 @@ static void test_killed_while_replacing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_documents),    cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_one_document), cmocka_unit_test(test_two_documents),
-        cmocka_unit_test(test_bad_usage),    cmocka_unit_test(test_bad_input),
-        cmocka_unit_test(test_existing_out), cmocka_unit_test(test_budget),
-        cmocka_unit_test(test_killed),       cmocka_unit_test(test_killed_while_replacing),
+
+        cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_one_document),
+        cmocka_unit_test(test_two_documents),
+        cmocka_unit_test(test_bad_usage),
+        cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_existing_out),
+        cmocka_unit_test(test_other_trainers),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_killed_while_replacing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
