@@ -21,7 +21,7 @@ CC := gcc
 # -Wno-psabi: the kernels' vectors cross no call, so how they would is no news.
 CFLAGS := -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wno-psabi -Werror -I. \
           -MMD -MP -pthread -ffp-contract=off -fno-math-errno $(CFLAGS_$(config))
-LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
+LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lz -lbz2 -lzstd -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))
 # Scripts run the program, binaries a module; scripts take longer and so come first.
