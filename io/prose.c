@@ -6,9 +6,12 @@
  * Output
  * ------------------------------------------------------------------------------------------- */
 
-static size_t floor_of(const struct prose *p)
+size_t prose_floor(const struct prose *p)
 {
-    return p->depth > 0 ? p->stack[p->depth - 1].out : 0;
+    if (p->depth == 0)
+        return 0;
+    const struct open *open = &p->stack[p->depth - 1];
+    return open->pipe_count > 0 ? open->pipes[open->pipe_count - 1] : open->out;
 }
 
 bool prose_ends_with(const struct prose *p, char c)
@@ -34,7 +37,7 @@ void prose_put_space(struct prose *p)
 void prose_trim_spaces(struct prose *p)
 {
     bool removed = p->removed_at == p->used;
-    while (p->used > floor_of(p) && prose_ends_with(p, ' '))
+    while (p->used > prose_floor(p) && prose_ends_with(p, ' '))
         p->used--;
     if (removed)
         p->removed_at = p->used;
@@ -61,12 +64,12 @@ void prose_end_paragraph(struct prose *p)
 /* What comes behind a removal closes the hole. */
 void prose_put_mark(struct prose *p, char c)
 {
-    if (p->removed_at != p->used || p->used <= floor_of(p)) {
+    if (p->removed_at != p->used || p->used <= prose_floor(p)) {
         prose_put(p, c);
         return;
     }
     prose_trim_spaces(p);
-    bool opened = p->used > floor_of(p) && prose_ends_with(p, '(');
+    bool opened = p->used > prose_floor(p) && prose_ends_with(p, '(');
     if (opened && c == ')') {
         p->used--;
         prose_trim_spaces(p);
@@ -81,6 +84,7 @@ void prose_put_mark(struct prose *p, char c)
 static void note_removed(struct prose *p)
 {
     p->removed_at = p->used;
+    p->removed_line = true;
 }
 
 /* Something that began at start was removed: a line that began there begins behind it. */

@@ -6,7 +6,7 @@
  * Invariants:
  * 1. What is written is never more than what was read, so prose fits: used <= at.
  * 2. The output of what is open begins at its entry's out; nothing before the out of the top entry
- *    is changed before that one is closed (floor_of).
+ *    is changed before that one is closed, and nothing before its last argument (prose_floor).
  * 3. Every search forward (for the end of a comment, a tag, an element) either moves `at` to what
  *    it found or remembers that there is none, so that no byte is searched again and again. What
  *    moves output on closing is bounded: links nest LINKS_MAX deep, kept arguments are short.
@@ -44,6 +44,7 @@ struct prose {
     bool line_begin;   /* a line begins at `at`, as far as markup goes */
     size_t line_in;    /* where in the input it began; SIZE_MAX within a line */
     bool list_line, heading_line;
+    bool removed_line; /* something was removed from the line at hand */
 
     struct open stack[PROSE_DEPTH_MAX];
     uint32_t depth, kind_depth[OPEN_COUNT];
@@ -62,6 +63,7 @@ struct prose {
 
 /* ---- Output ---- */
 
+size_t prose_floor(const struct prose *p);
 bool prose_ends_with(const struct prose *p, char c);
 void prose_put(struct prose *p, char c);
 void prose_put_space(struct prose *p);   /* unless there is one, or a line begins */

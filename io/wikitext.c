@@ -114,6 +114,19 @@ static void begin_line(struct prose *p)
     }
 }
 
+/* Punctuation that stood between formulas says nothing without them. */
+static void drop_bare_marks(struct prose *p)
+{
+    bool bare = p->removed_line && p->line >= prose_floor(p);
+    for (size_t i = p->line; bare && i < p->used; i++) {
+        unsigned char c = (unsigned char)p->out[i];
+        bare = c < 0x80 && !prose_is_letter((char)c) && !(c >= '0' && c <= '9');
+    }
+    if (bare)
+        p->used = p->line;
+    p->removed_line = false;
+}
+
 static void end_line(struct prose *p)
 {
     p->at++;
@@ -121,6 +134,7 @@ static void end_line(struct prose *p)
     if (prose_top(p, OPEN_EXTERNAL) != NULL || (blank && prose_top(p, OPEN_LINK) != NULL))
         prose_pop_links(p);
     prose_trim_spaces(p);
+    drop_bare_marks(p);
     if (p->heading_line) {
         p->heading_end = p->used;
         if (p->depth == 0)
@@ -255,17 +269,35 @@ static void take_all(struct prose *p)
 static void drop_remains(struct prose *p, size_t from)
 {
     size_t used = from;
-    bool keep = false;
     for (size_t start = from, end; start < p->used; start = end) {
         const char *newline = memchr(p->out + start, '\n', p->used - start);
         end = newline != NULL ? (size_t)(newline - p->out) + 1 : p->used;
-        keep = start > from && strchr("|!}", p->out[start]) == NULL;
+        bool blank =
+            p->out[start] == '\n' &&
+            (used == 0 || (used > 1 && p->out[used - 1] == '\n' && p->out[used - 2] == '\n'));
+        bool keep = start > from && !blank && strchr("|!}", p->out[start]) == NULL;
         if (keep) {
             memmove(p->out + used, p->out + start, end - start);
             used += end - start;
         }
     }
     p->used = used;
+}
+
+static bool is_white(char c)
+{
+    return c == ' ' || c == '\n';
+}
+
+static void trim(struct prose *p)
+{
+    size_t start = 0;
+    while (p->used > 0 && is_white(p->out[p->used - 1]))
+        p->used--;
+    while (start < p->used && is_white(p->out[start]))
+        start++;
+    memmove(p->out, p->out + start, p->used - start);
+    p->used -= start;
 }
 
 static void close_all(struct prose *p)
@@ -278,6 +310,7 @@ static void close_all(struct prose *p)
         prose_pop(p);
         p->broken++;
     }
+    drop_bare_marks(p);
     if (from != SIZE_MAX)
         drop_remains(p, from);
     while (p->heading_count > 0 && p->headings[p->heading_count - 1].out >= from)
@@ -285,8 +318,7 @@ static void close_all(struct prose *p)
     if (p->heading_line)
         p->heading_end = p->used;
     drop_empty_sections(p, 0);
-    while (p->used > 0 && strchr(" \n", p->out[p->used - 1]) != NULL)
-        p->used--;
+    trim(p);
 }
 
 size_t wikitext_prose(const struct wikitext_names *names, char *text, size_t bytes, char *prose,
@@ -301,11 +333,12 @@ size_t wikitext_prose(const struct wikitext_names *names, char *text, size_t byt
     p.used = p.line = p.heading_end = 0;
     p.removed_at = p.line_in = SIZE_MAX;
     p.line_begin = true;
-    p.list_line = p.heading_line = false;
+    p.list_line = p.heading_line = p.removed_line = false;
     p.depth = p.broken = p.heading_count = 0;
     memset(p.kind_depth, 0, sizeof(p.kind_depth));
     p.unpaired = p.no_more_ends = 0;
-    p.tag_end = 0;
+    const char *tag_end = memchr(text, '>', bytes);
+    p.tag_end = tag_end != NULL ? (size_t)(tag_end - text) : bytes;
     take_all(&p);
     ASSERT(p.used <= bytes);
     close_all(&p);

@@ -44,9 +44,17 @@ static char *join_documents(struct corpus *corpus, size_t *joined_bytes, uint64_
     }
     assert_int_equal(code, 0);
     assert_false(in_document);
-    assert_int_equal(corpus->done_bytes, corpus->total_bytes);
+    assert_true(!corpus->total_known || corpus_done(corpus) == 1 || corpus->total_bytes == 0);
     *joined_bytes = bytes;
     return joined;
+}
+
+static int open_inputs(struct corpus *corpus, const char *const *inputs, size_t count,
+                       enum corpus_format format, enum corpus_split split, struct err *err)
+{
+    const struct corpus_settings settings = {
+        .inputs = inputs, .input_count = count, .format = format, .split = split};
+    return corpus_open(corpus, &settings, err);
 }
 
 static void write_bytes(const char *name, const char *text, size_t bytes)
@@ -63,13 +71,13 @@ static void expect(const char *name, enum corpus_split split, const char *expect
     const char *input = scratch_path(name);
     size_t joined_bytes;
     uint64_t documents;
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_TEXT, split, &err), 0);
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_TEXT, split, &err), 0);
     for (int i = 0; i < 2; i++) {
         char *joined = join_documents(&corpus, &joined_bytes, &documents);
         assert_int_equal(joined_bytes, bytes);
         assert_memory_equal(joined, expected, bytes);
         mem_free(joined);
-        corpus_rewind(&corpus);
+        assert_int_equal(corpus_rewind(&corpus, &err), 0);
     }
     corpus_close(&corpus);
 }
@@ -181,7 +189,7 @@ static void test_no_white_space(void **state)
         memcpy(text + 3 * i, "\xe6\x97\xa5", 3);
     write_bytes("dense.txt", text, 3 * characters);
     const char *input = scratch_path("dense.txt");
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
     size_t bytes = 0;
     while (corpus_next(&corpus, &piece, &err) == 1) {
@@ -212,22 +220,23 @@ static void test_folder(void **state)
     assert_int_equal(symlink("b.txt", scratch_path("tree/link.txt")), 0);
     assert_int_equal(symlink("..", scratch_path("tree/loop")), 0);
     const char *inputs[] = {scratch_path("tree"), scratch_path("tree/b.txt")};
-    assert_int_equal(corpus_open(&corpus, inputs, 2, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, inputs, 2, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
     char *joined = join_documents(&corpus, &bytes, &documents);
     joined[bytes] = '\0';
     assert_string_equal(joined, "first\1second\1third\1second\1");
     assert_int_equal(documents, 4);
-    assert_int_equal(corpus.empty_count, 1);
-    assert_int_equal(corpus.skipped_count, 2);
-    assert_non_null(corpus.skipped_example);
+    assert_int_equal(corpus.empty.count, 1);
+    assert_int_equal(corpus.skipped.count, 1);
+    assert_non_null(corpus.skipped.example);
+    assert_int_equal(corpus_records(&corpus)->results[RECORD_FIELDLESS], 1);
     mem_free(joined);
     corpus_close(&corpus);
 
-    assert_int_equal(corpus_open(&corpus, inputs, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, inputs, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err),
                      0);
-    assert_int_equal(corpus.file_count, 4);
-    assert_int_equal(corpus.skipped_count, 1);
+    assert_int_equal(corpus.tree.file_count, 4);
+    assert_int_equal(corpus.skipped.count, 1);
     corpus_close(&corpus);
 }
 
@@ -235,7 +244,7 @@ static void refuse(const char *input, const char *why)
 {
     struct err err;
     struct corpus corpus;
-    assert_true(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err) < 0);
+    assert_true(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err) < 0);
     if (strstr(err.message, why) == NULL || strstr(err.message, input) == NULL)
         fail_msg("'%s' does not say '%s' of %s", err.message, why, input);
     assert_null(strchr(err.message, '\n'));
@@ -250,9 +259,16 @@ static void test_refused(void **state)
         size_t bytes;
         const char *why;
     } cases[] = {
-        {"x.jsonl", "{}", 2, "JSON lines"},       {"x.xml", "<a/>", 4, "XML"},
-        {"x.gz", "\x1f\x8b\x08", 3, "gzip"},      {"x.bz2", "BZh9", 4, "bzip2"},
-        {"x.zst", "\x28\xb5\x2f\xfd", 4, "zstd"}, {"x.txt", "a\0b", 3, "UTF-16"},
+        {"x.json", "{\n}", 3, "JSON"},
+        {"x.xml", "<a/>", 4, "XML"},
+        {"x.any", "<?xml version='1.0'?><a/>", 25, "XML"},
+        {"x.xz",
+         "\xfd"
+         "7zXZ",
+         5, "xz"},
+        {"x.zip", "PK\x03\x04", 4, "zip"},
+        {"x.pdf", "%PDF-1.4", 8, "PDF"},
+        {"x.txt", "a\0b", 3, "UTF-16"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct err err;
@@ -261,7 +277,7 @@ static void test_refused(void **state)
         refuse(scratch_path(cases[i].name), cases[i].why);
         const char *input = scratch_path(cases[i].name);
         assert_int_equal(
-            corpus_open(&corpus, &input, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err), 0);
+            open_inputs(&corpus, &input, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err), 0);
         assert_int_equal(corpus.total_bytes, cases[i].bytes);
         corpus_close(&corpus);
     }
@@ -277,10 +293,10 @@ static void test_empty(void **state)
     struct corpus_piece piece;
     scratch_write("empty.txt", "");
     const char *input = scratch_path("empty.txt");
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
-    assert_int_equal(corpus.file_count, 0);
-    assert_int_equal(corpus.empty_count, 1);
+    assert_int_equal(corpus.tree.file_count, 0);
+    assert_int_equal(corpus.empty.count, 1);
     assert_int_equal(corpus_next(&corpus, &piece, &err), 0);
     corpus_close(&corpus);
 }
@@ -294,7 +310,7 @@ static void test_vanished(void **state)
     struct corpus_piece piece;
     scratch_write("gone.txt", "text");
     const char *input = scratch_path("gone.txt");
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
     assert_int_equal(unlink(input), 0);
     assert_true(corpus_next(&corpus, &piece, &err) < 0);
