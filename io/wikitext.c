@@ -272,10 +272,7 @@ static void drop_remains(struct prose *p, size_t from)
     for (size_t start = from, end; start < p->used; start = end) {
         const char *newline = memchr(p->out + start, '\n', p->used - start);
         end = newline != NULL ? (size_t)(newline - p->out) + 1 : p->used;
-        bool blank =
-            p->out[start] == '\n' &&
-            (used == 0 || (used > 1 && p->out[used - 1] == '\n' && p->out[used - 2] == '\n'));
-        bool keep = start > from && !blank && strchr("|!}", p->out[start]) == NULL;
+        bool keep = start > from && strchr("|!}", p->out[start]) == NULL;
         if (keep) {
             memmove(p->out + used, p->out + start, end - start);
             used += end - start;
@@ -284,20 +281,31 @@ static void drop_remains(struct prose *p, size_t from)
     p->used = used;
 }
 
-static bool is_white(char c)
+/* Parts of lines that were closed late may have left white space at their seams: lines lose it at
+ * their ends, and blank ones at the beginning, the end, and beside others. */
+static void tidy(struct prose *p)
 {
-    return c == ' ' || c == '\n';
-}
-
-static void trim(struct prose *p)
-{
-    size_t start = 0;
-    while (p->used > 0 && is_white(p->out[p->used - 1]))
-        p->used--;
-    while (start < p->used && is_white(p->out[start]))
-        start++;
-    memmove(p->out, p->out + start, p->used - start);
-    p->used -= start;
+    size_t used = 0;
+    bool blank = true; /* the line before, or the beginning */
+    for (size_t start = 0, next; start < p->used; start = next) {
+        const char *newline = memchr(p->out + start, '\n', p->used - start);
+        size_t end = newline != NULL ? (size_t)(newline - p->out) : p->used;
+        next = end + 1;
+        while (end > start && p->out[end - 1] == ' ')
+            end--;
+        while (start < end && p->out[start] == ' ')
+            start++;
+        if (start == end && blank)
+            continue;
+        blank = start == end;
+        memmove(p->out + used, p->out + start, end - start);
+        used += end - start;
+        if (newline != NULL)
+            p->out[used++] = '\n';
+    }
+    while (used > 0 && p->out[used - 1] == '\n')
+        used--;
+    p->used = used;
 }
 
 static void close_all(struct prose *p)
@@ -318,7 +326,7 @@ static void close_all(struct prose *p)
     if (p->heading_line)
         p->heading_end = p->used;
     drop_empty_sections(p, 0);
-    trim(p);
+    tidy(p);
 }
 
 size_t wikitext_prose(const struct wikitext_names *names, char *text, size_t bytes, char *prose,
