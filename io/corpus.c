@@ -2,6 +2,7 @@
 #include "core/base.h"
 #include "core/clock.h"
 #include "core/mem.h"
+#include "io/fetch.h"
 #include "io/file.h"
 #include "io/pretoken.h"
 #include "io/spool.h"
@@ -191,23 +192,32 @@ static int refill(struct corpus *corpus, struct err *err)
     return code;
 }
 
-/* 1: it is open; 0: it cannot be, and is left out; or a negative code. */
-static int open_descriptor(struct corpus *corpus, struct err *err)
+/* From where the bytes of the file come. 1: they do; 0: the file is left out; or a negative code.
+ */
+static int open_descriptor(struct corpus *corpus, struct unpack_file *file, struct err *err)
 {
-    const char *path = open_path(corpus);
-    if (strcmp(path, TREE_STDIN) == 0) {
-        corpus->fd = STDIN_FILENO;
+    bool found = open_file(corpus)->found;
+    int error = EFBIG;
+    *file = (struct unpack_file){.name = open_path(corpus), .fd = -1};
+    if (strcmp(file->name, TREE_STDIN) == 0) {
+        file->fd = corpus->fd = STDIN_FILENO;
         return 1;
     }
-    corpus->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (corpus->fd < 0 && open_file(corpus)->found) {
-        tally(corpus, &corpus->unreadable, path);
-        return 0;
+    if (found && corpus->fetch != NULL) {
+        int32_t got = fetch_take(corpus->fetch, corpus->file_next - 1, &file->head);
+        file->head_bytes = got > 0 ? (size_t)got : 0;
+        error = got < 0 ? -got : 0;
     }
-    if (corpus->fd < 0)
-        return err_set_errno(err, errno, "cannot open the text %s", path);
-    (void)posix_fadvise(corpus->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-    return 1;
+    if (error == EFBIG) {
+        file->fd = corpus->fd = open(file->name, O_RDONLY | O_CLOEXEC);
+        error = corpus->fd < 0 ? errno : 0;
+        (void)posix_fadvise(corpus->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    }
+    if (error != 0 && !found)
+        return err_set_errno(err, error, "cannot open the text %s", file->name);
+    if (error != 0)
+        tally(corpus, &corpus->unreadable, file->name);
+    return error == 0;
 }
 
 static int refuse(const char *path, const char *what, struct err *err)
@@ -260,10 +270,10 @@ static int open_next(struct corpus *corpus, struct err *err)
 {
     ASSERT(!corpus->open && corpus->file_next < corpus->tree.file_count);
     corpus->file_next++;
-    int code = open_descriptor(corpus, err);
+    struct unpack_file file;
+    int code = open_descriptor(corpus, &file, err);
     if (code <= 0)
         return code;
-    const struct unpack_file file = {.name = open_path(corpus), .fd = corpus->fd};
     corpus->open = true;
     code = unpack_begin(corpus->unpack, &file, err);
     if (code == 0)
@@ -348,6 +358,9 @@ int corpus_open(struct corpus *corpus, const struct corpus_settings *settings, s
     if (code == 0)
         code = look_around(corpus, &cheap, err);
     corpus->file_next = corpus->closed_bytes = 0;
+    struct err cannot;
+    if (code == 0 && corpus->tree.has_folders)
+        corpus->fetch_failed = fetch_open(&corpus->fetch, &corpus->tree, &cannot) != 0;
     /* It is opened by the first corpus_next: until then the folder need not be there. */
     corpus->spooled = false;
     if (cheap)
@@ -368,6 +381,7 @@ void corpus_close(struct corpus *corpus)
     tree_close(&corpus->tree);
     unpack_free(corpus->unpack);
     records_free(corpus->records);
+    fetch_close(corpus->fetch);
     spool_close(corpus->spool);
     mem_free(corpus->buffer);
     *corpus = (struct corpus){.fd = -1};
@@ -564,6 +578,8 @@ int corpus_rewind(struct corpus *corpus, struct err *err)
 {
     close_file(corpus);
     corpus->file_next = corpus->closed_bytes = 0;
+    if (corpus->fetch != NULL)
+        fetch_seek(corpus->fetch, 0);
     if (corpus->spooled) {
         corpus->reading_spool = true;
         return spool_rewind(corpus->spool, err);
@@ -595,6 +611,8 @@ double corpus_done(const struct corpus *corpus)
 uint64_t corpus_memory_bytes(const struct corpus *corpus)
 {
     uint64_t bytes = tree_memory_bytes(&corpus->tree);
+    if (corpus->fetch != NULL)
+        bytes += FETCH_MEMORY_BYTES;
     if (corpus->settings.spool_dir != NULL)
         bytes += 2 * (uint64_t)SPOOL_PIECE_MAX;
     if (corpus->records != NULL || !corpus->total_known)

@@ -76,6 +76,8 @@ struct corpus {
     /* The reader's state. */
     struct unpack *unpack;   /* owned */
     struct records *records; /* owned; NULL until one is needed */
+    struct fetch *fetch;     /* owned; NULL: no folders, or the kernel cannot */
+    bool fetch_failed;       /* the kernel cannot: files are read one by one */
     struct spool *spool;     /* owned; NULL: not needed */
     bool spooled;            /* all is in the spool */
     bool reading_spool;

@@ -72,6 +72,10 @@ static void print_skipped(const struct corpus *corpus)
     warn_tally(&corpus->unreadable, "file cannot be read and was",
                "files cannot be read and were, such as");
     warn_tally(&corpus->damaged, "rest of a file was", "rests of files were, such as");
+    if (corpus->fetch_failed)
+        log_warn(
+            "files were read one by one: this kernel has no io_uring, or an old one, or forbids "
+            "it");
     if (corpus->tree.unreadable_count > 0)
         log_warn("%" PRIu64 " folder%s cannot be read and left out, such as %s",
                  corpus->tree.unreadable_count, corpus->tree.unreadable_count == 1 ? "" : "s",
