@@ -96,9 +96,11 @@ $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
 	@rm -f $@ && ar qcs $@ $^
+# What a benchmark shares with the tests.
+$(B)/benchmarks/bench_wiki: $(B)/tests/shared/pack.o $(B)/tests/shared/wiki_dump.o
 $(BENCHMARK_BINARIES) $(B)/tests/reference/dump_batches: %: %.o $(LIBRARY)
 	@echo "  LINK $@"
-	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	@$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(LIBRARY) $(LDLIBS)
 $(TEST_BINARIES) $(SOAK_BINARIES): %: %.o $(TEST_SHARED) $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)

@@ -313,19 +313,19 @@ static enum record_result convert_line(const struct records_rules *rules, char *
                                        uint32_t *broken)
 {
     struct reader reader = {record, record + bytes};
-    bool has_text = false, more;
+    bool has_text = false;
     *text_bytes = 0;
     *broken = 0;
     if (bytes >= 3 && memcmp(record, "\xef\xbb\xbf", 3) == 0)
         reader.at += 3;
     if (!take(&reader, '{'))
         return RECORD_MALFORMED;
-    for (more = !take(&reader, '}'); more; more = take(&reader, ',')) {
+    bool empty = take(&reader, '}');
+    for (bool more = !empty; more; more = take(&reader, ',')) {
         if (!take_member(&reader, rules->text_field, text, text_bytes, &has_text))
             return RECORD_MALFORMED;
     }
-    /* After the last member, or "{}". */
-    if (reader.at[-1] != '}' && !take(&reader, '}'))
+    if (!empty && !take(&reader, '}'))
         return RECORD_MALFORMED;
     pass_space(&reader);
     if (reader.at < reader.end)

@@ -19,10 +19,11 @@ static size_t pack_gzip(char *to, size_t room, const char *data, size_t bytes)
     return room - stream.avail_out;
 }
 
-static size_t pack_bzip2(char *to, size_t room, const char *data, size_t bytes)
+static size_t pack_bzip2(char *to, size_t room, const char *data, size_t bytes, int level)
 {
     unsigned used = (unsigned)room;
-    ASSERT(BZ2_bzBuffToBuffCompress(to, &used, (char *)data, (unsigned)bytes, 1, 0, 0) == BZ_OK);
+    ASSERT(BZ2_bzBuffToBuffCompress(to, &used, (char *)data, (unsigned)bytes, level, 0, 0) ==
+           BZ_OK);
     return used;
 }
 
@@ -43,10 +44,29 @@ char *pack(enum pack_kind kind, const char *data, size_t bytes, size_t *packed_b
     if (kind == PACK_GZIP)
         *packed_bytes = pack_gzip(to, room, data, bytes);
     else if (kind == PACK_BZIP2)
-        *packed_bytes = pack_bzip2(to, room, data, bytes);
+        *packed_bytes = pack_bzip2(to, room, data, bytes, 1);
+    else if (kind == PACK_BZIP2_LARGE)
+        *packed_bytes = pack_bzip2(to, room, data, bytes, 9);
     else if (kind == PACK_ZSTD)
         *packed_bytes = pack_zstd(to, room, data, bytes);
     else
         memcpy(to, data, *packed_bytes = bytes);
     return to;
+}
+
+size_t pack_unbzip2(const char *packed, size_t bytes)
+{
+    static char thrown_away[1 << 16];
+    bz_stream stream = {.next_in = (char *)packed, .avail_in = (unsigned)bytes};
+    size_t total = 0;
+    int result = BZ2_bzDecompressInit(&stream, 0, 0);
+    while (result == BZ_OK) {
+        stream.next_out = thrown_away;
+        stream.avail_out = sizeof(thrown_away);
+        result = BZ2_bzDecompress(&stream);
+        total += sizeof(thrown_away) - stream.avail_out;
+    }
+    ASSERT(result == BZ_STREAM_END);
+    BZ2_bzDecompressEnd(&stream);
+    return total;
 }
