@@ -144,6 +144,7 @@ static int forgive(struct corpus *corpus, int code, const struct err *err)
     if (code != ERR_CORRUPT || !open_file(corpus)->found)
         return code;
     tally(corpus, &corpus->damaged, err->message);
+    corpus->cut_short = true;
     return 0;
 }
 
@@ -158,7 +159,7 @@ static void close_file(struct corpus *corpus)
     if (corpus->fd > STDERR_FILENO)
         close(corpus->fd);
     corpus->fd = -1;
-    corpus->open = corpus->at_end = corpus->in_document = false;
+    corpus->open = corpus->at_end = corpus->in_document = corpus->cut_short = false;
     corpus->start = corpus->end = corpus->record_bytes = 0;
     corpus->records_kind = NULL;
 }
@@ -249,7 +250,8 @@ static int begin_file(struct corpus *corpus, struct err *err)
     bool found = open_file(corpus)->found;
     const char *head = corpus->buffer + corpus->start;
     if (corpus->start == corpus->end) {
-        tally(corpus, &corpus->empty, path);
+        if (!corpus->cut_short)
+            tally(corpus, &corpus->empty, path);
         return 0;
     }
     size_t head_bytes = MIN(corpus->end - corpus->start, (size_t)SNIFF_BYTES);

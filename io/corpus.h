@@ -88,6 +88,7 @@ struct corpus {
     int fd;                                  /* -1: no file is open */
     const struct records_kind *records_kind; /* of the open file; NULL: plain text */
     bool open, at_end, in_document;
+    bool cut_short;     /* the open file is damaged, and was read to there */
     size_t start, end;  /* what has been read and not given out: buffer[start, end) */
     char *buffer;       /* owned */
     const char *record; /* the rest of the document at hand */

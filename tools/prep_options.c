@@ -14,7 +14,7 @@ static int choose_format(struct prep *prep, const char *name, struct err *err)
 {
     if (strcmp(name, "auto") == 0)
         prep->format = CORPUS_FORMAT_AUTO;
-    else if (strcmp(name, "text") == 0)
+    else if (strcmp(name, "text") == 0 || strcmp(name, "files") == 0)
         prep->format = CORPUS_FORMAT_TEXT;
     else if (strcmp(name, "jsonl") == 0)
         prep->format = CORPUS_FORMAT_JSONL;
