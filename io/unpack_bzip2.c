@@ -51,8 +51,10 @@ struct segment {
     uint32_t stream_crc; /* where it ends a stream */
     uint8_t shift;       /* bits before its first one, until the worker has moved them away */
     enum segment_state state;
-    bz_stream stream; /* open while SEGMENT_MORE */
-    uint8_t *out;     /* owned [OUT_BYTES] */
+    /* Owned; open while SEGMENT_MORE. Apart, since libbz2 holds a pointer to it and segments move.
+     */
+    bz_stream *stream;
+    uint8_t *out; /* owned [OUT_BYTES] */
     size_t out_bytes, out_used;
 };
 
@@ -353,14 +355,14 @@ static size_t dress(struct segment *segment)
 static void segment_close(struct segment *segment)
 {
     if (segment->state == SEGMENT_MORE)
-        BZ2_bzDecompressEnd(&segment->stream);
+        BZ2_bzDecompressEnd(segment->stream);
     segment->state = SEGMENT_DONE;
 }
 
 /* Goes on with an open stream until the buffer is full. */
 static void segment_go_on(struct segment *segment)
 {
-    bz_stream *stream = &segment->stream;
+    bz_stream *stream = segment->stream;
     stream->next_out = (char *)segment->out;
     stream->avail_out = OUT_BYTES;
     int result = BZ2_bzDecompress(stream);
@@ -377,18 +379,20 @@ static void segment_go_on(struct segment *segment)
 
 static void segment_unpack(struct segment *segment)
 {
-    if (segment->out == NULL)
+    if (segment->out == NULL) {
         segment->out = mem_alloc(OUT_BYTES, 1);
+        segment->stream = mem_alloc(1, sizeof(*segment->stream));
+    }
     size_t bytes = 0;
     segment->out_bytes = segment->out_used = 0;
     segment->state = SEGMENT_BROKEN;
     if (segment->bit_count >= MAGIC_BITS + CRC_BITS)
         bytes = dress(segment);
-    segment->stream = (bz_stream){.bzalloc = allocate, .bzfree = release};
-    if (bytes == 0 || BZ2_bzDecompressInit(&segment->stream, 0, 0) != BZ_OK)
+    *segment->stream = (bz_stream){.bzalloc = allocate, .bzfree = release};
+    if (bytes == 0 || BZ2_bzDecompressInit(segment->stream, 0, 0) != BZ_OK)
         return;
-    segment->stream.next_in = (char *)segment->bits;
-    segment->stream.avail_in = (unsigned)bytes;
+    segment->stream->next_in = (char *)segment->bits;
+    segment->stream->avail_in = (unsigned)bytes;
     segment->state = SEGMENT_MORE;
     segment_go_on(segment);
 }
@@ -570,6 +574,7 @@ static void destroy(void *state)
         segment_close(&bzip2->segments[i]);
         mem_free(bzip2->segments[i].bits);
         mem_free(bzip2->segments[i].out);
+        mem_free(bzip2->segments[i].stream);
     }
     mem_free(bzip2->segments);
     mem_free(bzip2->window);

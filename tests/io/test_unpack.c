@@ -181,29 +181,46 @@ static void test_damage(void **state)
     unpack_free(unpack);
 }
 
-/* The symbols that a block uses are written as maps of 16 bits: these maps are the magic. */
-static void test_magic_within(void **state)
+static const uint16_t magic_maps[] = {0x3141, 0x5926, 0x5359};
+
+/* Text that unpacks to itself, by one thread and by many. */
+static void expect_packed(const char *odd, size_t bytes)
 {
-    (void)state;
-    static const uint16_t maps[] = {0x3141, 0x5926, 0x5359};
-    uint8_t symbols[48];
-    size_t symbol_count = 0;
-    for (size_t i = 0; i < ARRAY_COUNT(maps); i++)
-        for (int bit = 0; bit < 16; bit++)
-            if (maps[i] >> (15 - bit) & 1)
-                symbols[symbol_count++] = (uint8_t)(64 + i * 16 + (size_t)bit);
-    char *odd = mem_alloc(TEXT_BYTES, 1);
-    for (size_t i = 0; i < TEXT_BYTES; i++)
-        odd[i] = (char)symbols[rng_below(2, 0, i, symbol_count)];
     for (int threads = 0; threads < 2; threads++) {
         struct unpack *unpack =
             unpack_new(&(struct unpack_settings){.pool = threads > 0 ? pool : NULL});
-        size_t bytes;
-        char *packed = pack(PACK_BZIP2, odd, TEXT_BYTES, &bytes);
-        expect(unpack, packed, bytes, 1 << 20, odd, TEXT_BYTES);
+        size_t packed_bytes;
+        char *packed = pack(PACK_BZIP2, odd, bytes, &packed_bytes);
+        expect(unpack, packed, packed_bytes, 1 << 20, odd, bytes);
         mem_free(packed);
         unpack_free(unpack);
     }
+}
+
+/* The symbols that a block uses are written as maps of 16 bits: these maps are the magic. With
+ * runs, whose lengths are symbols as well, such a block gives more than is kept of one at a time.
+ */
+static void test_magic_within(void **state)
+{
+    (void)state;
+    const size_t whole = 8 * MIB;
+    uint8_t symbols[48];
+    size_t symbol_count = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(magic_maps); i++)
+        for (int bit = 0; bit < 16; bit++)
+            if (magic_maps[i] >> (15 - bit) & 1)
+                symbols[symbol_count++] = (uint8_t)(64 + i * 16 + (size_t)bit);
+    char *odd = mem_alloc(whole, 1);
+    for (size_t i = 0; i < TEXT_BYTES; i++)
+        odd[i] = (char)symbols[rng_below(2, 0, i, symbol_count)];
+    expect_packed(odd, TEXT_BYTES);
+    for (size_t i = 0, run = 0, last = 0; i < whole; i += run) {
+        /* Another one than the last: longer runs would have lengths that are no symbols. */
+        last = (last + 1 + rng_below(2, 1, i, symbol_count - 1)) % symbol_count;
+        run = MIN(4u + symbols[rng_below(2, 2, i, symbol_count)], whole - i);
+        memset(odd + i, symbols[last], run);
+    }
+    expect_packed(odd, whole);
     mem_free(odd);
 }
 
