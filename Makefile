@@ -33,7 +33,8 @@ TESTS := $(sort $(wildcard tests/system/*.sh)) \
 SOAK := $(sort $(wildcard tests/soak/*.sh tests/soak/test_*.c))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c benchmarks/*.sh))
 # What several threads run, and what the sanitizer understands (it does not see into libraries).
-TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_mem.c tests/offload/test_train.c)
+TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_mem.c tests/io/test_unpack.c tests/io/test_wiki.c \
+              tests/offload/test_train.c)
 
 OBJECTS := $(SOURCES:%.c=$(B)/%.o)
 LIBRARY := $(B)/libspillway.a

@@ -206,7 +206,7 @@ static int open_descriptor(struct corpus *corpus, struct unpack_file *file, stru
     }
     if (found && corpus->fetch != NULL) {
         int32_t got = fetch_take(corpus->fetch, corpus->file_next - 1, &file->head);
-        file->head_bytes = got > 0 ? (size_t)got : 0;
+        file->head_bytes = corpus->head_bytes = got > 0 ? (size_t)got : 0;
         error = got < 0 ? -got : 0;
     }
     if (error == EFBIG) {
@@ -307,7 +307,9 @@ static int look_into(struct corpus *corpus, uint64_t index, bool *kept, bool *ch
     *kept = code == 1;
     if (code != 1)
         return code;
-    if (fstat(corpus->fd, &status) == 0)
+    if (corpus->fd < 0)
+        corpus->total_bytes += corpus->head_bytes;
+    else if (fstat(corpus->fd, &status) == 0)
         corpus->total_bytes += (uint64_t)status.st_size;
     *cheap &= is_cheap(corpus);
     close_file(corpus);
@@ -349,6 +351,7 @@ int corpus_open(struct corpus *corpus, const struct corpus_settings *settings, s
 {
     const struct unpack_settings unpack = {.pool = settings->pool,
                                            .window_bytes_max = settings->ram_budget / WINDOW_SHARE};
+    struct err cannot;
     bool cheap = true;
     *corpus =
         (struct corpus){.settings = *settings, .fd = -1, .total_known = true, .first_pass = true};
@@ -357,12 +360,13 @@ int corpus_open(struct corpus *corpus, const struct corpus_settings *settings, s
     int code = tree_open(&corpus->tree, settings->inputs, settings->input_count, err);
     if (code == 0 && settings->spool_dir == NULL && names_stdin(&corpus->tree))
         code = err_set(err, ERR_INPUT, "standard input can be read only once");
+    if (code == 0 && corpus->tree.has_folders)
+        corpus->fetch_failed = fetch_open(&corpus->fetch, &corpus->tree, &cannot) != 0;
     if (code == 0)
         code = look_around(corpus, &cheap, err);
     corpus->file_next = corpus->closed_bytes = 0;
-    struct err cannot;
-    if (code == 0 && corpus->tree.has_folders)
-        corpus->fetch_failed = fetch_open(&corpus->fetch, &corpus->tree, &cannot) != 0;
+    if (corpus->fetch != NULL)
+        fetch_seek(corpus->fetch, 0);
     /* It is opened by the first corpus_next: until then the folder need not be there. */
     corpus->spooled = false;
     if (cheap)

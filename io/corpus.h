@@ -86,6 +86,7 @@ struct corpus {
     uint64_t file_next;
     uint64_t closed_bytes;                   /* of the files before the open one */
     int fd;                                  /* -1: no file is open */
+    size_t head_bytes;                       /* of the open file, where it is read from memory */
     const struct records_kind *records_kind; /* of the open file; NULL: plain text */
     bool open, at_end, in_document;
     bool cut_short;     /* the open file is damaged, and was read to there */

@@ -7,8 +7,7 @@
  * input that cannot be read is left out and counted; an input that cannot be is an error.
  *
  * Files are not opened, and those in folders not even asked for their size: a million files are
- * listed in about a second for each hundred thousand that the drive's folders hold, and take about
- * 100 bytes of memory each. Owned by io/corpus.c.
+ * listed in seconds, and take about 100 bytes of memory each. Owned by io/corpus.c.
  */
 #ifndef SPILLWAY_IO_TREE_H
 #define SPILLWAY_IO_TREE_H

@@ -244,8 +244,9 @@ static void show_progress(struct prep *prep, struct log_progress *progress, doub
     for (int i = 1; i < PREP_STAGES; i++)
         if (prep->stage_ns[i] - before_ns[i] > prep->stage_ns[binds] - before_ns[binds])
             binds = i;
-    snprintf(note, sizeof(note), "%.0f documents/s, %s binds",
-             (double)prep->documents_read / MAX(seconds, 1e-9), prep_stage_name(binds));
+    double rate = (double)prep->documents_read / MAX(seconds, 1e-9);
+    int used = rate >= 1 ? snprintf(note, sizeof(note), "%.0f documents/s, ", rate) : 0;
+    snprintf(note + used, sizeof(note) - (size_t)used, "%s binds", prep_stage_name(binds));
     /* How much text the rest of the files holds is known only when it was read. */
     progress->total_units = done > 0 ? megabytes / done : 0;
     log_progress_update(progress, megabytes, note);
