@@ -17,6 +17,14 @@ const char *prep_stage_name(enum prep_stage stage)
     return names[stage];
 }
 
+static struct json_value *weights_of(const struct prep *prep)
+{
+    struct json_value *weights = json_new_object();
+    for (size_t i = 0; i < prep->input_count; i++)
+        json_set_number(weights, prep->inputs[i], prep->weights[i]);
+    return weights;
+}
+
 struct json_value *prep_details(const struct prep *prep)
 {
     struct json_value *inputs = json_new_array();
@@ -25,6 +33,8 @@ struct json_value *prep_details(const struct prep *prep)
     struct json_value *value = json_new_object();
     json_set_string(value, "program", "spillway " SPILLWAY_VERSION);
     json_set(value, "inputs", inputs);
+    if (prep->weights != NULL)
+        json_set(value, "weights", weights_of(prep));
     json_set_int(value, "files", (int64_t)prep->corpus.file_count);
     json_set_int(value, "file_bytes", (int64_t)prep->corpus.total_bytes);
     json_set_int(value, "text_bytes", (int64_t)prep->split.text_bytes);
