@@ -1,4 +1,4 @@
-# make         builds build/release/spillway (config=debug|asan|tsan|cov for others)
+# make         builds build/release/spillway (config=debug|asan|tsan|cov|fuzz for others)
 # make help    what else there is
 config ?= release
 PREFIX ?= /usr/local
@@ -12,16 +12,19 @@ CFLAGS_debug := -O0 -g3
 CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
                -fno-omit-frame-pointer -DSPILLWAY_SYSTEM_HEAP
 CFLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer -DSPILLWAY_SYSTEM_HEAP
+# -w: clang, whose warnings are others, is here for its fuzzer; gcc warns.
+CFLAGS_fuzz := -O1 -g -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all \
+               -w -DSPILLWAY_SYSTEM_HEAP
 CFLAGS_cov := -O0 -g --coverage
 # The sanitizers bring a heap of their own.
-HEAP := $(if $(filter asan tsan,$(config)),,-ljemalloc)
+HEAP := $(if $(filter asan tsan fuzz,$(config)),,-ljemalloc)
 
-CC := gcc
+CC := $(if $(filter fuzz,$(config)),clang,gcc)
 # -ffp-contract=off: the same bits whatever the instruction set; -fno-math-errno: sqrt in vectors.
 # -Wno-psabi: the kernels' vectors cross no call, so how they would is no news.
 CFLAGS := -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wno-psabi -Werror -I. \
           -MMD -MP -pthread -ffp-contract=off -fno-math-errno $(CFLAGS_$(config))
-LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lm
+LDLIBS := $(HEAP) -luring -lhwloc -ljansson -lpcre2-8 -lxxhash -ldnnl -lz -lbz2 -lzstd -lm
 
 SOURCES := $(sort $(wildcard core/*.c io/*.c model/*.c model/cpu/*.c offload/*.c tools/*.c))
 # The plugin's side of a CUDA device (offload/gpu.h).
@@ -32,7 +35,8 @@ TESTS := $(sort $(wildcard tests/system/*.sh tests/cuda/*.sh)) \
 SOAK := $(sort $(wildcard tests/soak/*.sh tests/soak/test_*.c))
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.c benchmarks/*.sh))
 # What several threads run, and what the sanitizer understands (it does not see into libraries).
-TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_watch.c tests/core/test_mem.c tests/offload/test_train.c)
+TSAN_TESTS := $(wildcard tests/core/test_pool.c tests/core/test_watch.c tests/core/test_mem.c \
+              tests/io/test_unpack.c tests/io/test_wiki.c tests/offload/test_train.c)
 
 OBJECTS := $(SOURCES:%.c=$(B)/%.o)
 LIBRARY := $(B)/libspillway.a
@@ -44,6 +48,10 @@ TEST_BINARIES := $(filter $(B)/%,$(TEST_RUNS))
 SOAK_BINARIES := $(filter $(B)/%,$(SOAK_RUNS))
 BENCHMARK_BINARIES := $(filter $(B)/%,$(BENCHMARK_RUNS))
 REFERENCE_BINARIES := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/reference/*.c)))
+# Parsers, and so what is below tools and offload; libFuzzer brings a main of its own.
+FUZZERS := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_MAIN := $(B)/tests/fuzz/$(if $(filter fuzz,$(config)),seeds,driver).o
+FUZZ_OBJECTS := $(filter $(B)/core/% $(B)/io/%,$(OBJECTS)) $(B)/tests/shared/pack.o $(FUZZ_MAIN)
 RUN_TESTS := tests/run.sh $(B)
 
 .DEFAULT_GOAL := all
@@ -69,6 +77,11 @@ asan:
 #: make tsan            the tests of what several threads share under the thread sanitizer
 tsan:
 	@$(MAKE) --no-print-directory config=tsan TESTS="$(TSAN_TESTS)" test
+#: make fuzz            every parser on mutated input; SECONDS_EACH=60 for each entry
+SECONDS_EACH ?= 60
+fuzz:
+	@tests/fuzz/run.sh $(SECONDS_EACH)
+fuzzers: $(FUZZERS)
 #: make soak            what takes too long for make test: hundreds of kills, long runs
 soak: $(SOAK_BINARIES) all
 	@SOAK=1 SECONDS_MAX=36000 $(RUN_TESTS) $(SOAK_RUNS) $(filter %.sh,$(TEST_RUNS))
@@ -106,12 +119,17 @@ $(B)/spillway: $(B)/tools/main.o $(LIBRARY)
 	@$(CC) $(CFLAGS) -rdynamic -o $@ $^ $(LDLIBS)
 $(LIBRARY): $(filter-out $(B)/tools/main.o,$(OBJECTS))
 	@rm -f $@ && ar qcs $@ $^
+# What a benchmark shares with the tests.
+$(B)/benchmarks/bench_wiki: $(B)/tests/shared/pack.o $(B)/tests/shared/wiki_dump.o
 $(BENCHMARK_BINARIES) $(REFERENCE_BINARIES): %: %.o $(LIBRARY)
 	@echo "  LINK $@"
-	@$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	@$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(LIBRARY) $(LDLIBS)
 $(TEST_BINARIES) $(SOAK_BINARIES): %: %.o $(TEST_SHARED) $(LIBRARY)
 	@echo "  LINK $@"
 	@$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+$(FUZZERS): %: %.o $(FUZZ_OBJECTS)
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS) $(if $(filter fuzz,$(config)),-fsanitize=fuzzer) -o $@ $^ $(LDLIBS)
 $(B)/%.o: %.c Makefile | packages
 	@echo "  CC   $<"
 	@mkdir -p $(@D)
@@ -121,4 +139,5 @@ $(B)/tools/machines.o: $(wildcard tools/machines/*.json)
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 .SECONDARY:
-.PHONY: all help run test tests asan tsan soak bench reference reference-tokenizers format install clean packages
+.PHONY: all help run test tests asan tsan fuzz fuzzers soak bench reference reference-tokenizers format install clean \
+        packages

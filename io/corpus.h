@@ -1,23 +1,30 @@
 /*
- * corpus: files of text -> documents, in pieces of bounded size.
+ * corpus: inputs of any kind -> documents, in pieces of bounded size.
  *
- * Owns the list of files and one read buffer. Who reads: prep, twice (corpus_rewind between). The
- * seam for other formats is corpus_next: whatever a file holds, it comes out as documents in
- * pieces.
+ * Inputs are files, folders and standard input (io/tree.h), compressed or not (io/unpack.h). What a
+ * file holds is told by its content, or by the user:
  *
- * Inputs are files and folders. A folder is read recursively, its files in byte order of their
- * paths; hidden entries and links are left out (so that no text is counted twice), and so are
- * files that are no text. A file that is named itself is refused where it is no text.
+ *   plain text  one document, exactly its bytes; with CORPUS_SPLIT_BLANK a document is what stands
+ *               between blank lines (lines of nothing but white space) or the ends of the file: its
+ *               lines with their newlines, without the last newline
+ *   JSON lines  one document a line, in the text field
+ *   a wiki dump one document an article: title, blank line, prose
  *
- * One file is one document, exactly its bytes. With CORPUS_SPLIT_BLANK a document is what stands
- * between blank lines (lines of nothing but white space) or the ends of the file: its lines with
- * their newlines, without the last newline. Bytes that are no UTF-8 are kept. Empty files hold no
- * document and are counted.
+ * Bytes that are no UTF-8 are kept. What cannot be taken is left out and counted: files in folders
+ * that are no text, are empty, or cannot be read; lines and pages that are malformed, too long or
+ * hold no text; the rest of a compressed file in a folder that is damaged. A file that the user has
+ * named is refused instead where it is no text, and where it is damaged.
+ *
+ * Who reads: prep, more than once (corpus_rewind between). What is costly to read again is kept in
+ * a file without a name below spool_dir, and read from there (io/spool.h); plain files are read
+ * again themselves. Documents come in the same order whatever the number of threads.
  */
 #ifndef SPILLWAY_IO_CORPUS_H
 #define SPILLWAY_IO_CORPUS_H
 
 #include "core/err.h"
+#include "io/records.h"
+#include "io/tree.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -33,48 +40,88 @@ enum corpus_split {
 };
 
 enum corpus_format {
-    CORPUS_FORMAT_AUTO, /* refuses what looks like another format than plain text */
+    CORPUS_FORMAT_AUTO, /* by content; refuses what is none of these */
     CORPUS_FORMAT_TEXT, /* takes a named file as it is */
+    CORPUS_FORMAT_JSONL,
+    CORPUS_FORMAT_WIKI,
 };
 
-struct corpus_file {
-    char *path; /* owned */
-    uint64_t bytes;
+struct corpus_settings {
+    const char *const *inputs; /* borrowed, with what they point to */
+    size_t input_count;
+    enum corpus_format format;
+    enum corpus_split split;
+    const char *text_field; /* of JSON lines; NULL: "text" */
+    struct pool *pool;      /* NULL: the caller alone */
+    const char *spool_dir;  /* exists, or is made before the first corpus_next; NULL: what is costly
+                               is read again, and standard input is refused */
+    uint64_t ram_budget;    /* of the process: sizes buffers; 0: small ones */
+};
+
+/* Files that were left out, with one of them. */
+struct corpus_tally {
+    uint64_t count;
+    char *example; /* owned; NULL where count is 0 */
 };
 
 struct corpus {
-    struct corpus_file *files; /* owned; those that hold at least one byte */
-    size_t file_count, file_capacity;
-    uint64_t total_bytes;
-    uint64_t empty_count;   /* files of no bytes */
-    uint64_t skipped_count; /* files in folders that are no text */
-    char *skipped_example;  /* owned; one of them, or NULL */
-    enum corpus_split split;
-    enum corpus_format format;
+    struct corpus_settings settings;
+    struct tree tree;
+    uint64_t total_bytes; /* of the files, as they are on the drive */
+    bool total_known;     /* else there are files whose size was not asked for */
+    uint64_t file_count;  /* files that held text, after the first pass */
+    uint64_t jsonl_files, wiki_files, packed_files;
+    struct corpus_tally empty, skipped, unreadable, damaged;
 
     /* The reader's state. */
-    size_t file_next; /* the file after the one that is open */
-    int fd;           /* -1: none is open */
-    bool at_end;      /* the open file has no more to read */
-    bool in_document;
-    size_t start, end;   /* what has been read and not given out: buffer[start, end) */
-    uint64_t done_bytes; /* read of all files so far */
-    char *buffer;        /* owned */
+    struct unpack *unpack;   /* owned */
+    struct records *records; /* owned; NULL until one is needed */
+    struct fetch *fetch;     /* owned; NULL: no folders, or the kernel cannot */
+    bool fetch_failed;       /* the kernel cannot: files are read one by one */
+    struct spool *spool;     /* owned; NULL: not needed */
+    bool spooled;            /* all is in the spool */
+    bool reading_spool;
+    bool first_pass;    /* what is met is counted */
+    uint64_t unpack_ns; /* spent in reading and decompressing */
+    uint64_t file_next;
+    uint64_t closed_bytes;                   /* of the files before the open one */
+    int fd;                                  /* -1: no file is open */
+    size_t head_bytes;                       /* of the open file, where it is read from memory */
+    const struct records_kind *records_kind; /* of the open file; NULL: plain text */
+    bool open, at_end, in_document;
+    bool cut_short;     /* the open file is damaged, and was read to there */
+    size_t start, end;  /* what has been read and not given out: buffer[start, end) */
+    char *buffer;       /* owned */
+    const char *record; /* the rest of the document at hand */
+    size_t record_bytes;
 };
 
 struct corpus_piece {
     const char *text; /* borrowed until the next call */
     size_t bytes;     /* <= CORPUS_PIECE_MAX; > 0 but in a last piece that is not the first */
+    uint32_t input;   /* index of the input that it is from */
     bool first, last; /* of its document */
 };
 
-/* Lists the files. On an error *corpus is closed. */
-int corpus_open(struct corpus *corpus, const char *const *inputs, size_t input_count,
-                enum corpus_format format, enum corpus_split split, struct err *err);
+/* Lists the files, and looks into those that the user has named and, unless they are thousands,
+ * into all. On an error *corpus is closed. */
+int corpus_open(struct corpus *corpus, const struct corpus_settings *settings, struct err *err);
 void corpus_close(struct corpus *corpus); /* after an open, or an error of it */
 
 /* 1 and the next piece; 0 at the end of the last file; a negative code. */
 int corpus_next(struct corpus *corpus, struct corpus_piece *piece, struct err *err);
-void corpus_rewind(struct corpus *corpus);
+/* To the first piece. The first pass is over when corpus_next has returned 0. */
+int corpus_rewind(struct corpus *corpus, struct err *err);
+
+/* Whether the text was kept apart, and so is all known after the first pass. */
+bool corpus_is_spooled(const struct corpus *corpus);
+/* How much of the pass is done, 0 to 1; negative where nobody knows. */
+double corpus_done(const struct corpus *corpus);
+/* What the list of files and large buffers take, beyond UNPACK_THREAD_BYTES for each thread. */
+uint64_t corpus_memory_bytes(const struct corpus *corpus);
+/* Time spent in taking text out of lines and pages. */
+uint64_t corpus_convert_ns(const struct corpus *corpus);
+/* Lines and pages that were left out; NULL where there were none of either. */
+const struct records_count *corpus_records(const struct corpus *corpus);
 
 #endif

@@ -22,6 +22,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <liburing.h>
 #include <stdio.h>
 #include <string.h>
@@ -658,4 +659,114 @@ void ring_wake(struct ring *ring)
     ssize_t written = write(ring->wake_fd, &one, sizeof(one));
     (void)written; /* fails only beyond 2^64 - 2 pending wakes, which wake as well */
     errno = saved;
+}
+
+/* ---- Small files ---- */
+
+enum { STEP_OPEN, STEP_READ, STEP_CLOSE, STEPS };
+
+struct ring_files {
+    struct io_uring uring;
+    struct ring_file *batch; /* borrowed */
+    uint32_t count_max;
+    uint32_t due; /* answers that are still to come */
+};
+
+int ring_files_open(struct ring_files **out, uint32_t count_max, struct err *err)
+{
+    ASSERT(count_max >= 1 && count_max <= RING_FILES_AT_ONCE_MAX);
+    struct ring_files *files = mem_alloc(1, sizeof(*files));
+    files->count_max = count_max;
+    *out = NULL;
+    /* Not the modes above: work that waits for the caller to enter the kernel would stand still
+     * while the caller computes. */
+    int result = io_uring_queue_init(STEPS * count_max, &files->uring, 0);
+    if (result == 0) {
+        result = io_uring_register_files_sparse(&files->uring, count_max);
+        if (result < 0)
+            io_uring_queue_exit(&files->uring);
+    }
+    if (result < 0) {
+        mem_free(files);
+        return err_set_errno(err, -result, "cannot set up an io_uring for %u files", count_max);
+    }
+    *out = files;
+    return 0;
+}
+
+void ring_files_close(struct ring_files *files)
+{
+    if (files == NULL)
+        return;
+    ring_files_wait(files);
+    io_uring_queue_exit(&files->uring);
+    mem_free(files);
+}
+
+/* A chain of three: without the file there is nothing to read, and a file is closed whatever the
+ * read said (a hard link: reading less than asked for would break a soft one). */
+static void queue_file(struct ring_files *files, uint32_t index)
+{
+    const struct ring_file *file = &files->batch[index];
+    struct io_uring_sqe *steps[STEPS];
+    for (uint32_t i = 0; i < STEPS; i++) {
+        steps[i] = io_uring_get_sqe(&files->uring);
+        ASSERT(steps[i] != NULL); /* the queue holds STEPS * count_max */
+    }
+    io_uring_prep_openat_direct(steps[STEP_OPEN], AT_FDCWD, file->path, O_RDONLY, 0, index);
+    io_uring_prep_read(steps[STEP_READ], (int)index, file->buffer, file->buffer_bytes, 0);
+    io_uring_prep_close_direct(steps[STEP_CLOSE], index);
+    steps[STEP_OPEN]->flags |= IOSQE_IO_LINK;
+    steps[STEP_READ]->flags |= IOSQE_FIXED_FILE | IOSQE_IO_HARDLINK;
+    for (uint32_t i = 0; i < STEPS; i++)
+        steps[i]->user_data = (uint64_t)index * STEPS + i;
+    files->due += STEPS;
+}
+
+static void submit_files(struct ring_files *files)
+{
+    for (uint32_t failures = 0; io_uring_sq_ready(&files->uring) > 0; failures++) {
+        int result = io_uring_submit(&files->uring);
+        if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
+            fatal("io_uring_enter failed: %s", strerror(-result));
+        if (failures == ENTER_MAX)
+            fatal("the kernel has no memory for I/O requests: free some memory and try again");
+    }
+}
+
+void ring_files_start(struct ring_files *files, struct ring_file *batch, uint32_t count)
+{
+    ASSERT(files->due == 0 && count <= files->count_max);
+    files->batch = batch;
+    for (uint32_t i = 0; i < count; i++) {
+        batch[i].result = 0;
+        if (batch[i].path != NULL)
+            queue_file(files, i);
+    }
+    submit_files(files);
+}
+
+/* The first step that failed tells why; those behind it were called off. */
+static void take_step(struct ring_files *files, uint64_t tag, int32_t result)
+{
+    struct ring_file *file = &files->batch[tag / STEPS];
+    uint64_t step = tag % STEPS;
+    bool told = step == STEP_READ ? result != -ECANCELED : result < 0 && step == STEP_OPEN;
+    if (told)
+        file->result = result;
+    files->due--;
+}
+
+void ring_files_wait(struct ring_files *files)
+{
+    while (files->due > 0) {
+        struct io_uring_cqe *cqe;
+        int result = io_uring_wait_cqe(&files->uring, &cqe);
+        if (result == -EINTR)
+            continue;
+        if (result < 0)
+            fatal("io_uring_enter failed: %s", strerror(-result));
+        take_step(files, cqe->user_data, cqe->res);
+        io_uring_cqe_seen(&files->uring, cqe);
+    }
 }

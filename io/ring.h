@@ -105,6 +105,32 @@ bool ring_has_deadline(const struct ring *ring);
  * wants to be heard calls this. */
 void ring_wake(struct ring *ring);
 
+/* ---- Small files ---------------------------------------------------------------------------
+ * Whole small files, many at a time: opening, reading and closing each is one chain of requests,
+ * which the kernel works on while the caller does something else. Through the page cache, unlike
+ * transfers, and with a ring of their own. */
+struct ring_files;
+
+struct ring_file {
+    const char *path; /* NULL: left out */
+    void *buffer;
+    uint32_t buffer_bytes; /* > 0 */
+    /* Out: bytes from the beginning of the file, or minus an errno value. buffer_bytes: there may
+     * be more of it. */
+    int32_t result;
+};
+
+#define RING_FILES_AT_ONCE_MAX 1024
+
+/* At most count_max (1..RING_FILES_AT_ONCE_MAX) at a time. Needs Linux 5.19; the error says what is
+ * missing. */
+int ring_files_open(struct ring_files **files, uint32_t count_max, struct err *err);
+void ring_files_close(struct ring_files *files); /* waits for what was started; NULL is legal */
+/* One batch at a time; the array, paths and buffers are the kernel's until ring_files_wait has
+ * returned. */
+void ring_files_start(struct ring_files *files, struct ring_file *batch, uint32_t count);
+void ring_files_wait(struct ring_files *files); /* nothing started is legal */
+
 /* ---- Fault injection -----------------------------------------------------------------------
  * For tests only: what stands between the kernel's answers and the ring, so that each of them can
  * fail or be short. It is process-wide, because the code above a ring opens it out of a test's

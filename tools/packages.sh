@@ -7,7 +7,7 @@ set -euo pipefail
 group_packages() {
     case $1 in
     build) echo gcc g++ libc6-dev binutils liburing-dev libhwloc-dev libjemalloc-dev libcmocka-dev \
-        libdnnl-dev libjansson-dev libpcre2-dev libxxhash-dev ;;
+        libdnnl-dev libjansson-dev libpcre2-dev libxxhash-dev zlib1g-dev libbz2-dev libzstd-dev ;;
     plot) echo gnuplot-nox ;;
     demo) echo fortunes-cs ;;
     reference) echo python3 python3-torch python3-numpy python3-venv ;;
@@ -21,12 +21,13 @@ group_packages() {
 # Without dpkg there is no asking by name: what counts is that the headers and programs are there.
 check_without_dpkg() {
     local header missing=
-    for header in liburing.h hwloc.h jemalloc/jemalloc.h jansson.h xxhash.h oneapi/dnnl/dnnl.h; do
+    for header in liburing.h hwloc.h jemalloc/jemalloc.h jansson.h xxhash.h oneapi/dnnl/dnnl.h \
+        zlib.h bzlib.h zstd.h; do
         echo "#include <$header>" | gcc -E - >/dev/null 2>&1 || missing+=" $header"
     done
     [ -z "$missing" ] && exit 0
     echo "This system has no apt, so install these yourself (their development files too):" >&2
-    echo "  gcc, g++, liburing, hwloc, jemalloc, cmocka, oneDNN, jansson, PCRE2, xxHash" >&2
+    echo "  gcc, g++, liburing, hwloc, jemalloc, cmocka, oneDNN, jansson, PCRE2, xxHash, zlib, bzip2, zstd" >&2
     echo "Not found:$missing" >&2
     exit 1
 }

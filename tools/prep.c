@@ -18,12 +18,10 @@
 #include "core/pool.h"
 #include "core/topo.h"
 #include "io/bpe.h"
-#include "io/corpus.h"
-#include "io/dataset.h"
 #include "io/file.h"
 #include "io/pretoken.h"
-#include "io/split.h"
 #include "tools/commands.h"
+#include "tools/prep.h"
 #include "tools/prep_tokens.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -38,213 +36,14 @@
 #define BLOCKS_PER_THREAD  4
 #define VOCAB_DEFAULT      32768
 
-/* What --ram-budget has to hold, measured: the program, its libraries and a tokenizer; and for each
- * thread its blocks (in the worst text every byte is a token) and its word cache. The rest is for
- * the tables of words, of which learning takes up to five times as much. */
-#define FIXED_BYTES     (32 * MIB)
-#define THREAD_BYTES    (12 * MIB)
-#define TABLE_BYTES_MIN (32 * MIB)
-/* Of a tokenizer in FIXED_BYTES: GPT-2's has some 100,000 tokens and merges. */
-#define TOKENIZER_BYTES (18 * MIB)
-#define TABLE_SHARE     6
+#define TABLE_SHARE 6
 /* The tokenizer is learned from at most this share of the budget in text: in prose the tables take
  * about as much as the text. Where words hardly repeat the tables fill up, and it is learned from
  * half as much, and half again; 64 halvings leave nothing of any text. */
-#define SAMPLE_SHARE 8
-#define HALVINGS_MAX 64
-
-/* A piece of a document in a block. */
-struct segment {
-    uint32_t start, bytes; /* in the block's text */
-    uint32_t token_count;
-    enum split_side side;
-    bool ends_document;
-};
-
-struct block {
-    char *text; /* owned [BLOCK_BYTES] */
-    uint32_t text_bytes;
-    struct segment *segments; /* owned [BLOCK_SEGMENTS_MAX] */
-    uint32_t segment_count;
-    uint32_t *tokens; /* owned [BLOCK_TOKENS_MAX]; of all segments in order */
-};
-
-struct prep {
-    /* Asked for. */
-    const char *out, *tokenizer_path;
-    uint64_t vocab_size, ram_budget, threads, seed;
-    double val_fraction;
-    bool force;
-    enum pretoken_kind pattern; /* of the tokenizer to train */
-    enum corpus_split corpus_split;
-    enum corpus_format format;
-    enum foreign_format from;         /* the inputs are tokens; FOREIGN_FORMATS: they are text */
-    enum foreign_format shard_format; /* written beside ours; FOREIGN_FORMATS: none */
-    const char *const *inputs;
-    size_t input_count;
-
-    struct corpus corpus;
-    struct pool *pool;
-    struct block *blocks;
-    uint32_t block_count, blocks_used;
-    struct corpus_piece pending; /* read, and without room in the last batch */
-    bool has_pending;
-
-    struct split split;
-    uint64_t position;     /* text bytes of documents before the next piece */
-    enum split_side side;  /* of the document at hand */
-    double sample;         /* share of the text that teaches the tokenizer */
-    uint64_t sample_below; /* a piece whose hash is at most this belongs to it */
-    bool tables_full;
-
-    struct bpe *bpe;
-    struct bpe_trainer **trainers; /* one for each thread; NULL where none is needed */
-    struct bpe_encoder **encoders;
-    struct shard_writer *writers[SPLIT_SIDE_COUNT];
-    bool has_val;
-};
-
-/* ---------------------------------------------------------------------------------------------
- * The command line
- * ------------------------------------------------------------------------------------------- */
-
-static int choose_format(struct prep *prep, const char *name, struct err *err)
-{
-    prep->from = foreign_by_name(name);
-    if (prep->from < FOREIGN_FORMATS)
-        return 0;
-    if (strcmp(name, "auto") == 0)
-        prep->format = CORPUS_FORMAT_AUTO;
-    else if (strcmp(name, "text") == 0)
-        prep->format = CORPUS_FORMAT_TEXT;
-    else if (strcmp(name, "jsonl") == 0 || strcmp(name, "wiki") == 0 || strcmp(name, "files") == 0)
-        return err_set(err, ERR_INPUT,
-                       "--format %s cannot be read yet: turn it into plain text "
-                       "and use --format text",
-                       name);
-    else
-        return err_set(err, ERR_USAGE, "--format takes auto or text, not \"%s\"", name);
-    return 0;
-}
-
-static int choose_pattern(struct prep *prep, const char *name, struct err *err)
-{
-    prep->pattern = pretoken_by_name(name);
-    return prep->pattern < PRETOKEN_KINDS
-               ? 0
-               : err_set(err, ERR_USAGE,
-                         "--pattern takes gpt2, cl100k, llama3 or o200k, not \"%s\"", name);
-}
-
-static int choose_split(struct prep *prep, const char *name, struct err *err)
-{
-    if (strcmp(name, "file") == 0)
-        prep->corpus_split = CORPUS_SPLIT_FILE;
-    else if (strcmp(name, "blank") == 0)
-        prep->corpus_split = CORPUS_SPLIT_BLANK;
-    else
-        return err_set(err, ERR_USAGE, "--split takes file or blank, not \"%s\"", name);
-    return 0;
-}
-
-/* Whether all of it fits, with a tokenizer that takes this much. */
-static int check_budget(const struct prep *prep, uint64_t tokenizer_bytes, struct err *err)
-{
-    uint64_t threads_bytes = prep->threads * THREAD_BYTES;
-    uint64_t least = FIXED_BYTES + threads_bytes + MAX(threads_bytes / 3, TABLE_BYTES_MIN) +
-                     tokenizer_bytes - MIN(tokenizer_bytes, TOKENIZER_BYTES);
-    if (prep->ram_budget >= least)
-        return 0;
-    return err_set(err, ERR_INPUT,
-                   "prep with %" PRIu64 " threads and this tokenizer does not fit into this "
-                   "budget: the smallest that works is --ram-budget %" PRIu64 "M",
-                   prep->threads, div_up(least, MIB));
-}
-
-static int check_options(const struct prep *prep, bool vocab_given, struct err *err)
-{
-    if (prep->input_count == 0)
-        return err_set(err, ERR_USAGE, "prep needs at least one file or folder of text");
-    if (prep->out == NULL)
-        return err_set(err, ERR_USAGE, "prep needs --out DIR, the folder for the tokens");
-    if (prep->from < FOREIGN_FORMATS && prep->tokenizer_path == NULL)
-        return err_set(err, ERR_USAGE,
-                       "tokens that are there already need their --tokenizer, which says what they "
-                       "stand for");
-    if (vocab_given && prep->tokenizer_path != NULL)
-        return err_set(err, ERR_USAGE,
-                       "--vocab-size and --pattern are for a tokenizer to train, and --tokenizer "
-                       "brings one: give one of them");
-    if (prep->vocab_size < BPE_TRAIN_VOCAB_MIN || prep->vocab_size > BPE_TRAIN_VOCAB_MAX)
-        return err_set(err, ERR_USAGE, "--vocab-size takes %d to %d, not %" PRIu64,
-                       BPE_TRAIN_VOCAB_MIN, BPE_TRAIN_VOCAB_MAX, prep->vocab_size);
-    if (prep->val_fraction > 0.5)
-        return err_set(err, ERR_USAGE, "--val-fraction takes 0 to 0.5, not %g", prep->val_fraction);
-    if (prep->threads < 1 || prep->threads > POOL_THREADS_MAX)
-        return err_set(err, ERR_USAGE, "--threads takes 1 to %d, not %" PRIu64, POOL_THREADS_MAX,
-                       prep->threads);
-    /* A tokenizer that is learned has a merge for nearly every token. */
-    return check_budget(
-        prep, prep->tokenizer_path == NULL ? prep->vocab_size * 2 * BPE_ITEM_BYTES : 0, err);
-}
-
-/* 0, 1 after --help, or a negative code. */
-static int parse_options(struct prep *prep, const char **inputs, int argc, char **argv,
-                         struct err *err)
-{
-    const char *format = "auto", *split = "file", *pattern = "gpt2", *shard_format = "spillway";
-    bool vocab_given = false, pattern_given = false;
-    const struct args_option options[] = {
-        {"out", ARGS_STRING, &prep->out, "DIR", "folder for the tokens, made if it is missing",
-         NULL},
-        {"vocab-size", ARGS_U64, &prep->vocab_size, "N",
-         "train a tokenizer of N tokens (default 32768)", &vocab_given},
-        {"pattern", ARGS_STRING, &pattern, "NAME",
-         "cut text for it as gpt2 does (default), or cl100k, llama3, o200k", &pattern_given},
-        {"tokenizer", ARGS_STRING, &prep->tokenizer_path, "PATH",
-         "take this one: tokenizer.json, a folder with vocab.json and merges.txt, or a .tiktoken "
-         "file",
-         NULL},
-        {"format", ARGS_STRING, &format, "NAME",
-         "auto: refuse what is no plain text (default); text: take files as they are; nanogpt, "
-         "llmc, megatron: tokens (.bin) of these trainers",
-         NULL},
-        {"shard-format", ARGS_STRING, &shard_format, "NAME",
-         "also write tokens as nanogpt, llmc or megatron has them", NULL},
-        {"split", ARGS_STRING, &split, "NAME",
-         "file: a file is a document (default); blank: blank lines part documents", NULL},
-        {"val-fraction", ARGS_DOUBLE, &prep->val_fraction, "X",
-         "share of the documents kept for validation (default 0.01)", NULL},
-        {"seed", ARGS_U64, &prep->seed, "S", "chooses those documents (default 0)", NULL},
-        {"ram-budget", ARGS_SIZE, &prep->ram_budget, "SIZE",
-         "memory that prep may use (default 2G)", NULL},
-        {"threads", ARGS_U64, &prep->threads, "N", "default: one for each core", NULL},
-        {"force", ARGS_FLAG, &prep->force, NULL, "replace what is prepared in DIR already", NULL},
-    };
-    struct args_command command = {
-        .name = "prep",
-        .summary = "Makes tokens of text: trains or takes a tokenizer, writes train and val.",
-        .usage = "INPUT... --out DIR [--vocab-size N | --tokenizer PATH] [options]",
-        .example = "spillway prep novels/ notes.txt --out data --vocab-size 16384",
-        .options = options,
-        .option_count = ARRAY_COUNT(options),
-        .positional = inputs,
-        .positional_max = (size_t)argc,
-    };
-    int code = args_parse(&command, argc, argv, err);
-    if (code != 0)
-        return code;
-    prep->inputs = inputs;
-    prep->input_count = command.positional_count;
-    code = choose_format(prep, format, err);
-    if (code == 0)
-        code = choose_split(prep, split, err);
-    if (code == 0)
-        code = choose_pattern(prep, pattern, err);
-    if (code == 0)
-        code = prep_tokens_choose(&prep->shard_format, shard_format, err);
-    return code == 0 ? check_options(prep, vocab_given || pattern_given, err) : code;
-}
+#define SAMPLE_SHARE       8
+#define HALVINGS_MAX       64
+#define SMALL_CORPUS_BYTES (1u << 20)
+#define REPEATS_MAX        100.0 /* of an input, by its weight: more is a mistake */
 
 /* ---------------------------------------------------------------------------------------------
  * The output folder
@@ -323,13 +122,33 @@ static size_t train_bytes(const struct prep *prep, const struct corpus_piece *pi
     return cut > 0 ? cut : piece->bytes;
 }
 
+/* Whether the document that begins is taken in this round: as often as its input is to be
+ * repeated, and once more by chance for what is left of that. Val has every document once. */
+static bool is_taken(const struct prep *prep, uint32_t input, uint64_t hash)
+{
+    if (prep->repeats == NULL)
+        return true;
+    if (prep->round > 0 && prep->side == SPLIT_VAL)
+        return false;
+    double left = prep->repeats[input] - prep->round;
+    return left >= 1 || (double)hash_bytes(&hash, sizeof(hash), 2) * 0x1p-64 < left;
+}
+
+static void place_whole(struct prep *prep, struct block *block, const struct corpus_piece *piece)
+{
+    if (piece->first) {
+        uint64_t hash = hash_bytes(piece->text, piece->bytes, prep->seed);
+        prep->side = split_side_of(&prep->split, hash);
+        prep->taken = is_taken(prep, piece->input, hash);
+    }
+    if (prep->taken)
+        add_segment(block, piece->text, piece->bytes, prep->side, piece->last);
+}
+
 static void place_piece(struct prep *prep, struct block *block, const struct corpus_piece *piece)
 {
     if (prep->split.tail_start == UINT64_MAX) {
-        if (piece->first)
-            prep->side =
-                split_side_of(&prep->split, hash_bytes(piece->text, piece->bytes, prep->seed));
-        add_segment(block, piece->text, piece->bytes, prep->side, piece->last);
+        place_whole(prep, block, piece);
     } else if (prep->side == SPLIT_VAL) {
         add_segment(block, piece->text, piece->bytes, SPLIT_VAL, piece->last);
     } else {
@@ -342,7 +161,6 @@ static void place_piece(struct prep *prep, struct block *block, const struct cor
         if (bytes < piece->bytes)
             add_segment(block, piece->text + bytes, piece->bytes - bytes, SPLIT_VAL, piece->last);
     }
-    prep->position += piece->bytes;
 }
 
 /* The first pass: every piece is looked at, and a sample of them goes to the trainers. */
@@ -352,17 +170,19 @@ static void survey_piece(struct prep *prep, struct block *block, const struct co
     if (piece->first)
         split_notice(&prep->split, hash);
     prep->split.text_bytes += piece->bytes;
+    prep->input_bytes[piece->input] += piece->bytes;
     /* The bits are mixed anew: which documents teach must not hang on which side they are on. */
     if (prep->trainers != NULL && hash_bytes(&hash, sizeof(hash), 1) <= prep->sample_below)
         add_segment(block, piece->text, piece->bytes, SPLIT_TRAIN, piece->last);
 }
 
-/* Reads into the blocks until they are full or the text ends; 0 or a negative code. A batch of no
- * blocks is the end. */
+/* Reads into the blocks until they are full or the text ends; 0 or a negative code. *over: it has
+ * ended. A batch also ends after as much text as the blocks would hold if all of it went there. */
 static int fill_blocks(struct prep *prep,
                        void (*place)(struct prep *, struct block *, const struct corpus_piece *),
-                       struct err *err)
+                       bool *over, struct err *err)
 {
+    uint64_t end = prep->position + (uint64_t)prep->block_count * BLOCK_BYTES;
     prep->blocks_used = 0;
     for (uint32_t i = 0; i < prep->block_count; i++) {
         struct block *block = &prep->blocks[i];
@@ -371,15 +191,18 @@ static int fill_blocks(struct prep *prep,
         while (block->segment_count + 2 <= BLOCK_SEGMENTS_MAX) {
             if (!prep->has_pending) {
                 int code = corpus_next(&prep->corpus, &prep->pending, err);
-                if (code < 0)
+                *over = code == 0;
+                if (code <= 0)
                     return code;
-                if (code == 0)
-                    return 0;
                 prep->has_pending = true;
             }
+            if (prep->position >= end)
+                return 0;
             if (prep->pending.bytes > BLOCK_BYTES - block->text_bytes)
                 break;
             place(prep, block, &prep->pending);
+            prep->position += prep->pending.bytes;
+            prep->documents_read += prep->pending.last;
             prep->has_pending = false;
             prep->blocks_used = i + 1;
         }
@@ -387,30 +210,92 @@ static int fill_blocks(struct prep *prep,
     return 0;
 }
 
-/* One pass: batches of blocks, task on each block by all threads, then finish (or NULL) in order.
- */
-static int run_pass(struct prep *prep, const char *label,
+/* Adds the time since *since_ns to a stage, and moves that to now. */
+static void note_stage(struct prep *prep, enum prep_stage stage, uint64_t *since_ns)
+{
+    uint64_t now_ns = clock_ns();
+    prep->stage_ns[stage] += now_ns - *since_ns;
+    *since_ns = now_ns;
+}
+
+/* Reading, less what of it was decompressing and taking text out. */
+static void note_reading(struct prep *prep, uint64_t *since_ns)
+{
+    uint64_t unpack_ns = prep->corpus.unpack_ns, convert_ns = corpus_convert_ns(&prep->corpus);
+    uint64_t before = prep->stage_ns[PREP_READ];
+    note_stage(prep, PREP_READ, since_ns);
+    uint64_t spent = prep->stage_ns[PREP_READ] - before;
+    uint64_t unpacked = MIN(unpack_ns - prep->unpack_seen_ns, spent);
+    uint64_t converted = MIN(convert_ns - prep->convert_seen_ns, spent - unpacked);
+    prep->stage_ns[PREP_READ] -= unpacked + converted;
+    prep->stage_ns[PREP_UNPACK] += unpacked;
+    prep->stage_ns[PREP_CONVERT] += converted;
+    prep->unpack_seen_ns = unpack_ns;
+    prep->convert_seen_ns = convert_ns;
+}
+
+/* "1203 documents/s, tokenizing binds" */
+static void show_progress(struct prep *prep, struct log_progress *progress, double done,
+                          const uint64_t before_ns[PREP_STAGES])
+{
+    char note[128];
+    double seconds = (double)(clock_ns() - progress->start_ns) * 1e-9;
+    double megabytes = (double)prep->position / 1e6;
+    int binds = 0;
+    for (int i = 1; i < PREP_STAGES; i++)
+        if (prep->stage_ns[i] - before_ns[i] > prep->stage_ns[binds] - before_ns[binds])
+            binds = i;
+    double rate = (double)prep->documents_read / MAX(seconds, 1e-9);
+    int used = rate >= 1 ? snprintf(note, sizeof(note), "%.0f documents/s, ", rate) : 0;
+    snprintf(note + used, sizeof(note) - (size_t)used, "%s binds", prep_stage_name(binds));
+    /* How much text the rest of the files holds is known only when it was read. */
+    progress->total_units = done > 0 ? megabytes / done : 0;
+    log_progress_update(progress, megabytes, note);
+}
+
+/* Batches of blocks, task on each block by all threads, then finish (or NULL) in order. */
+static int run_batches(struct prep *prep, struct log_progress *progress, uint32_t rounds,
+                       void (*place)(struct prep *, struct block *, const struct corpus_piece *),
+                       void (*task)(void *context, uint32_t block, uint32_t worker),
+                       int (*finish)(struct prep *, struct err *), struct err *err)
+{
+    uint64_t before_ns[PREP_STAGES], since_ns = clock_ns();
+    memcpy(before_ns, prep->stage_ns, sizeof(before_ns));
+    bool over = false;
+    while (!over) {
+        int code = fill_blocks(prep, place, &over, err);
+        note_reading(prep, &since_ns);
+        if (code != 0)
+            return code;
+        if (task != NULL && prep->blocks_used > 0)
+            pool_run(prep->pool, task, prep, prep->blocks_used);
+        note_stage(prep, PREP_COMPUTE, &since_ns);
+        code = finish != NULL ? finish(prep, err) : 0;
+        note_stage(prep, PREP_WRITE, &since_ns);
+        if (code != 0)
+            return code;
+        double done = corpus_done(&prep->corpus);
+        show_progress(prep, progress, done < 0 ? 0 : (prep->round + done) / rounds, before_ns);
+    }
+    return 0;
+}
+
+/* One pass over the text, or as many as there are rounds. */
+static int run_pass(struct prep *prep, const char *label, uint32_t rounds,
                     void (*place)(struct prep *, struct block *, const struct corpus_piece *),
                     void (*task)(void *context, uint32_t block, uint32_t worker),
                     int (*finish)(struct prep *, struct err *), struct err *err)
 {
     struct log_progress progress;
-    log_progress_start(&progress, label, "MB", (double)prep->corpus.total_bytes / 1e6);
-    corpus_rewind(&prep->corpus);
-    prep->has_pending = false;
-    prep->position = 0;
-    prep->side = SPLIT_TRAIN;
     int code = 0;
-    for (;;) {
-        code = fill_blocks(prep, place, err);
-        if (code != 0 || prep->blocks_used == 0)
-            break;
-        if (task != NULL)
-            pool_run(prep->pool, task, prep, prep->blocks_used);
-        code = finish != NULL ? finish(prep, err) : 0;
-        if (code != 0)
-            break;
-        log_progress_update(&progress, (double)prep->corpus.done_bytes / 1e6, NULL);
+    log_progress_start(&progress, label, "MB", 0);
+    prep->has_pending = false;
+    prep->position = prep->documents_read = 0;
+    prep->side = SPLIT_TRAIN;
+    for (prep->round = 0; code == 0 && prep->round < rounds; prep->round++) {
+        code = corpus_rewind(&prep->corpus, err);
+        if (code == 0)
+            code = run_batches(prep, &progress, rounds, place, task, finish, err);
     }
     log_progress_end(&progress);
     return code;
@@ -429,11 +314,20 @@ static void count_words(void *context, uint32_t index, uint32_t worker)
                         block->segments[i].bytes);
 }
 
-/* What tables of words may take, whatever the number of threads (check_options sees to it that
- * these fit beside). */
+/* What the corpus takes beyond what is in PREP_FIXED_BYTES: decompressing too, where something is
+ * compressed or may be. */
+static uint64_t corpus_bytes(const struct prep *prep)
+{
+    uint64_t unpack = corpus_is_spooled(&prep->corpus) ? prep->threads * UNPACK_THREAD_BYTES : 0;
+    uint64_t bytes = corpus_memory_bytes(&prep->corpus) + unpack;
+    return bytes - MIN(bytes, (uint64_t)SMALL_CORPUS_BYTES);
+}
+
+/* What tables of words may take where it is decided whether they are too big: whatever the number
+ * of threads, which take three times as much at most (check_options and check_memory see to it). */
 static uint64_t table_bytes_max(const struct prep *prep)
 {
-    return (prep->ram_budget - FIXED_BYTES) / 4 / TABLE_SHARE;
+    return (prep->ram_budget - PREP_FIXED_BYTES) / 4 / TABLE_SHARE;
 }
 
 /* Puts the tables of all threads into one. Whether that is too big depends on the text alone: it
@@ -488,10 +382,27 @@ static int learn_tokenizer(struct prep *prep, struct err *err)
 
 static int no_text(const struct prep *prep, struct err *err)
 {
-    if (prep->corpus.skipped_count > 0)
+    const struct corpus *corpus = &prep->corpus;
+    const struct records_count *records = corpus_records(corpus);
+    if (records != NULL && records->results[RECORD_FIELDLESS] > 0)
+        return err_set(err, ERR_INPUT,
+                       "no line of %s has a string \"%s\": name the member that is the text with "
+                       "--text-field",
+                       prep->inputs[0], prep->text_field != NULL ? prep->text_field : "text");
+    if (records != NULL && records->results[RECORD_MALFORMED] > 0)
+        return err_set(err, ERR_INPUT,
+                       "%s holds nothing but what is malformed (%" PRIu64
+                       " lines or pages): is --format right?",
+                       prep->inputs[0], records->results[RECORD_MALFORMED]);
+    const struct corpus_tally *const tallies[] = {&corpus->damaged, &corpus->unreadable};
+    for (size_t i = 0; i < ARRAY_COUNT(tallies); i++)
+        if (tallies[i]->count > 0)
+            return err_set(err, ERR_INPUT, "there is no text in %s that can be read: %s",
+                           prep->inputs[0], tallies[i]->example);
+    if (corpus->skipped.count > 0)
         return err_set(err, ERR_INPUT,
                        "there is no plain text in %s: what is there is of another kind, such as %s",
-                       prep->inputs[0], prep->corpus.skipped_example);
+                       prep->inputs[0], corpus->skipped.example);
     return err_set(err, ERR_INPUT, "there is no text in %s%s: give files or folders that hold some",
                    prep->inputs[0], prep->input_count > 1 ? " and the others" : "");
 }
@@ -509,13 +420,19 @@ static void decide_split(struct prep *prep)
                  : "");
 }
 
+static void begin_survey(struct prep *prep)
+{
+    prep->split = (struct split){0};
+    memset(prep->input_bytes, 0, prep->input_count * sizeof(*prep->input_bytes));
+}
+
 /* The first pass with the sample at hand. 1: the tables were too small for it. */
 static int survey_sample(struct prep *prep, struct err *err)
 {
-    prep->split = (struct split){0};
+    begin_survey(prep);
     prep->tables_full = false;
     trainers_init(prep);
-    int code = run_pass(prep, "counting words", survey_piece, count_words, check_tables, err);
+    int code = run_pass(prep, "counting words", 1, survey_piece, count_words, check_tables, err);
     if (code == 0 && merge_tables(prep) == 0)
         return 0;
     trainers_deinit(prep);
@@ -525,7 +442,9 @@ static int survey_sample(struct prep *prep, struct err *err)
 static int survey_and_learn(struct prep *prep, struct err *err)
 {
     double most = (double)prep->ram_budget / SAMPLE_SHARE;
-    prep->sample = MIN(most / (double)prep->corpus.total_bytes, 1.0);
+    uint64_t text_bytes =
+        corpus_is_spooled(&prep->corpus) ? prep->split.text_bytes : prep->corpus.total_bytes;
+    prep->sample = MIN(most / (double)text_bytes, 1.0);
     int code = 1;
     for (int i = 0; code == 1 && i < HALVINGS_MAX; i++) {
         code = survey_sample(prep, err);
@@ -540,16 +459,71 @@ static int survey_and_learn(struct prep *prep, struct err *err)
     return code == 0 ? learn_tokenizer(prep, err) : code;
 }
 
+/* Shares of the text as the weights say, of as much text as there is: an input of which more is
+ * wanted than it holds is repeated, of one of which less is wanted documents are left out. */
+static int decide_repeats(struct prep *prep, struct err *err)
+{
+    double weights = 0;
+    if (prep->weights == NULL)
+        return 0;
+    if (prep->split.tail_start != UINT64_MAX)
+        return err_set(err, ERR_INPUT,
+                       "weights choose among documents, and here is only one: --split blank makes "
+                       "more of it");
+    for (size_t i = 0; i < prep->input_count; i++)
+        weights += prep->weights[i];
+    prep->repeats = mem_alloc(prep->input_count, sizeof(*prep->repeats));
+    for (size_t i = 0; i < prep->input_count; i++) {
+        if (prep->input_bytes[i] == 0)
+            return err_set(err, ERR_INPUT, "there is no text in %s, which has a weight",
+                           prep->inputs[i]);
+        prep->repeats[i] = prep->weights[i] / weights * (double)prep->split.text_bytes /
+                           (double)prep->input_bytes[i];
+        if (prep->repeats[i] > REPEATS_MAX)
+            return err_set(err, ERR_INPUT,
+                           "by its weight %s would be repeated %.0f times: give it at most %g of "
+                           "the sum of the weights",
+                           prep->inputs[i], prep->repeats[i],
+                           REPEATS_MAX * (double)prep->input_bytes[i] /
+                               (double)prep->split.text_bytes);
+        log_line("%s: %.2f times its text, to be %.1f %% of all.", prep->inputs[i],
+                 prep->repeats[i], 100 * prep->weights[i] / weights);
+    }
+    return 0;
+}
+
+static int check_memory(const struct prep *prep, struct err *err)
+{
+    uint64_t taken = prep->threads * PREP_THREAD_BYTES + corpus_bytes(prep);
+    uint64_t tokenizer =
+        prep->bpe != NULL ? bpe_memory_bytes(prep->bpe) : prep->vocab_size * 2 * BPE_ITEM_BYTES;
+    uint64_t least = PREP_FIXED_BYTES + taken + MAX(taken / 3, PREP_TABLE_BYTES_MIN) + tokenizer -
+                     MIN(tokenizer, PREP_TOKENIZER_BYTES);
+    if (prep->ram_budget >= least)
+        return 0;
+    return err_set(
+        err, ERR_INPUT,
+        "prep with %" PRIu64 " threads, the list of %" PRIu64
+        " files and this tokenizer does not fit into this budget: the smallest that works "
+        "is --ram-budget %" PRIu64 "M",
+        prep->threads, prep->corpus.tree.file_count, div_up(least, MIB));
+}
+
 static int survey(struct prep *prep, struct err *err)
 {
-    int code = prep->tokenizer_path == NULL
-                   ? survey_and_learn(prep, err)
-                   : run_pass(prep, "reading", survey_piece, NULL, NULL, err);
+    int code = check_memory(prep, err);
+    begin_survey(prep);
+    if (code == 0 && (corpus_is_spooled(&prep->corpus) || prep->tokenizer_path != NULL))
+        code = run_pass(prep, "reading", 1, survey_piece, NULL, NULL, err);
+    bool empty = corpus_is_spooled(&prep->corpus) && prep->split.documents == 0;
+    if (code == 0 && !empty && prep->tokenizer_path == NULL)
+        code = survey_and_learn(prep, err);
     if (code == 0 && prep->split.documents == 0)
         code = no_text(prep, err);
-    if (code == 0)
-        decide_split(prep);
-    return code;
+    if (code != 0)
+        return code;
+    decide_split(prep);
+    return decide_repeats(prep, err);
 }
 
 static int load_tokenizer(struct prep *prep, struct err *err)
@@ -560,7 +534,7 @@ static int load_tokenizer(struct prep *prep, struct err *err)
                        "the tokenizer %s has no <|endoftext|> token to part "
                        "documents with: add one to its added_tokens",
                        prep->tokenizer_path);
-    return code == 0 ? check_budget(prep, bpe_memory_bytes(prep->bpe), err) : code;
+    return code;
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -636,16 +610,25 @@ static int close_writers(struct prep *prep, struct err *err)
     return code == 0 ? bpe_save(prep->bpe, prep->out, err) : code;
 }
 
+/* How often the text is gone through, so that the copies of a document are far apart. */
+static uint32_t round_count(const struct prep *prep)
+{
+    double most = 1;
+    for (size_t i = 0; prep->repeats != NULL && i < prep->input_count; i++)
+        most = MAX(most, prep->repeats[i]);
+    return (uint32_t)ceil(most);
+}
+
 static int encode(struct prep *prep, struct err *err)
 {
-    uint64_t surveyed_bytes = prep->split.text_bytes;
+    uint32_t rounds = round_count(prep);
     prep->encoders = mem_alloc(prep->threads, sizeof(struct bpe_encoder *));
     for (uint32_t i = 0; i < prep->threads; i++)
         prep->encoders[i] = bpe_encoder_new(prep->bpe);
     int code = open_writers(prep, err);
     if (code == 0)
-        code = run_pass(prep, "tokenizing", place_piece, encode_block, write_blocks, err);
-    if (code == 0 && prep->position != surveyed_bytes)
+        code = run_pass(prep, "tokenizing", rounds, place_piece, encode_block, write_blocks, err);
+    if (code == 0 && prep->position != rounds * prep->split.text_bytes)
         code = err_set(err, ERR_INPUT, "the text changed while it was read: run prep again");
     return code;
 }
@@ -673,111 +656,21 @@ static int take_tokens(struct prep *prep, struct err *err)
 }
 
 /* ---------------------------------------------------------------------------------------------
- * Sealing and telling
+ * Sealing
  * ------------------------------------------------------------------------------------------- */
-
-static struct json_value *details(const struct prep *prep)
-{
-    struct json_value *inputs = json_new_array();
-    for (size_t i = 0; i < prep->input_count; i++)
-        json_append(inputs, json_new_string(prep->inputs[i], strlen(prep->inputs[i])));
-    struct json_value *value = json_new_object();
-    json_set_string(value, "program", "spillway " SPILLWAY_VERSION);
-    json_set(value, "inputs", inputs);
-    json_set_int(value, "files", (int64_t)prep->corpus.file_count);
-    json_set_int(value, "file_bytes", (int64_t)prep->corpus.total_bytes);
-    json_set_int(value, "text_bytes", (int64_t)prep->split.text_bytes);
-    json_set_string(value, "format",
-                    prep->from < FOREIGN_FORMATS ? foreign_names[prep->from] : "text");
-    json_set_string(value, "split", prep->corpus_split == CORPUS_SPLIT_BLANK ? "blank" : "file");
-    json_set_string(value, "tokenizer",
-                    prep->tokenizer_path != NULL ? prep->tokenizer_path : "trained on this text");
-    json_set_number(value, "val_fraction", prep->val_fraction);
-    json_set_int(value, "seed", (int64_t)prep->seed);
-    return value;
-}
-
-/* 19110483 -> "19,110,483". */
-#define GROUPED_MAX 32
-static const char *grouped(char text[GROUPED_MAX], uint64_t value)
-{
-    char digits[GROUPED_MAX];
-    int length = snprintf(digits, sizeof(digits), "%" PRIu64, value), used = 0;
-    for (int i = 0; i < length; i++) {
-        if (i > 0 && (length - i) % 3 == 0)
-            text[used++] = ',';
-        text[used++] = digits[i];
-    }
-    text[used] = '\0';
-    return text;
-}
-
-static void print_count(const char *label, uint64_t value, const char *note)
-{
-    char text[GROUPED_MAX];
-    printf("  %-18s %15s%s\n", label, grouped(text, value), note);
-}
-
-static void print_skipped(const struct prep *prep)
-{
-    if (prep->corpus.empty_count > 0)
-        log_warn("%" PRIu64 " empty file%s left out", prep->corpus.empty_count,
-                 prep->corpus.empty_count == 1 ? " was" : "s were");
-    if (prep->corpus.skipped_count > 0)
-        log_warn("%" PRIu64 " file%s no plain text and left out, such as %s",
-                 prep->corpus.skipped_count, prep->corpus.skipped_count == 1 ? " is" : "s are",
-                 prep->corpus.skipped_example);
-}
-
-static void print_table(const struct prep *prep, const struct dataset *dataset, double seconds)
-{
-    char text[LOG_BYTES_MAX], note[64];
-    uint64_t train = dataset->train.token_count, val = dataset->val.token_count;
-    uint64_t ends = dataset->train.document_count + dataset->val.document_count;
-    printf("\n");
-    print_count("files", prep->corpus.file_count, "");
-    print_count("documents", prep->split.documents, "");
-    snprintf(note, sizeof(note), "  (%s)", log_bytes(text, prep->split.text_bytes));
-    print_count("bytes of text", prep->split.text_bytes, note);
-    print_count("tokens, train", train, "");
-    snprintf(note, sizeof(note), "  (%.2f %%)", 100.0 * (double)val / (double)(train + val));
-    print_count("tokens, val", val, note);
-    /* The end-of-text tokens stand for no text. */
-    printf("  %-18s %15.3f\n", "bytes per token",
-           (double)prep->split.text_bytes / (double)MAX(train + val - ends, (uint64_t)1));
-    print_count("vocabulary", dataset->vocab, "");
-    printf("  %-18s %15s\n", "time", log_duration(text, seconds));
-    printf("  %-18s %s\n", "written to", prep->out);
-}
-
-static void warn_of_val(const struct prep *prep, const struct dataset *dataset)
-{
-    double share = (double)dataset->val.token_count /
-                   (double)(dataset->train.token_count + dataset->val.token_count);
-    if (prep->val_fraction > 0 && !dataset->has_val)
-        log_warn("the text is too short to keep some for validation");
-    else if (share > 0.05 && share > 3 * prep->val_fraction)
-        log_warn("val has %.0f %% of the tokens, because documents are kept whole%s", 100 * share,
-                 prep->corpus_split == CORPUS_SPLIT_FILE
-                     ? ": --split blank makes smaller ones of the same files"
-                     : "");
-}
 
 static int seal(struct prep *prep, uint64_t start_ns, struct err *err)
 {
     struct dataset dataset;
-    int code = dataset_seal(prep->out, prep->has_val, details(prep), err);
+    int code = dataset_seal(prep->out, prep->has_val, prep_details(prep), err);
     if (code == 0)
         code = dataset_open(&dataset, prep->out, err);
     if (code != 0)
         return code;
     code = prep_tokens_export(&dataset, prep->shard_format, bpe_end_of_text(prep->bpe), prep->out,
                               err);
-    if (code == 0) {
-        print_skipped(prep);
-        warn_of_val(prep, &dataset);
-        print_table(prep, &dataset, (double)(clock_ns() - start_ns) * 1e-9);
-    }
+    if (code == 0)
+        prep_report(prep, &dataset, (double)(clock_ns() - start_ns) * 1e-9);
     dataset_close(&dataset);
     return code;
 }
@@ -802,30 +695,30 @@ static int prepare(struct prep *prep, struct err *err)
     return code == 0 ? seal(prep, start_ns, err) : code;
 }
 
-static int run(struct prep *prep, struct err *err)
+static int open_corpus(struct prep *prep, struct err *err)
 {
-    int lock = -1;
-    int code = check_out(prep, err);
-    if (code != 0)
-        return code;
-    bool from_text = prep->from == FOREIGN_FORMATS;
-    if (from_text)
-        code = corpus_open(&prep->corpus, prep->inputs, prep->input_count, prep->format,
-                           prep->corpus_split, err);
+    const struct corpus_settings settings = {
+        .inputs = prep->inputs,
+        .input_count = prep->input_count,
+        .format = prep->format,
+        .split = prep->corpus_split,
+        .text_field = prep->text_field,
+        .pool = prep->pool,
+        .spool_dir = prep->out,
+        .ram_budget = prep->ram_budget,
+    };
+    if (prep->from < FOREIGN_FORMATS)
+        return load_tokenizer(prep, err);
+    int code = corpus_open(&prep->corpus, &settings, err);
     if (code == 0 && prep->tokenizer_path != NULL)
         code = load_tokenizer(prep, err);
-    if (code == 0 && from_text && prep->corpus.file_count == 0)
+    if (code == 0 && prep->corpus.tree.file_count == 0)
         code = no_text(prep, err);
-    if (code == 0)
-        code = file_make_dirs(prep->out, err);
-    if (code == 0)
-        code = file_lock(&lock, prep->out, err);
-    if (code == 0)
-        code = pool_open(&prep->pool, "prep", (uint32_t)prep->threads, true, err);
-    if (code == 0) {
-        blocks_init(prep);
-        code = prepare(prep, err);
-    }
+    return code;
+}
+
+static void release(struct prep *prep)
+{
     for (int side = 0; side < SPLIT_SIDE_COUNT; side++)
         shard_writer_abort(prep->writers[side]);
     for (uint32_t i = 0; prep->encoders != NULL && i < prep->threads; i++)
@@ -833,11 +726,33 @@ static int run(struct prep *prep, struct err *err)
     mem_free(prep->encoders);
     trainers_deinit(prep);
     blocks_deinit(prep);
-    pool_close(prep->pool);
-    file_unlock(lock);
     bpe_free(prep->bpe);
-    if (from_text)
-        corpus_close(&prep->corpus);
+    corpus_close(&prep->corpus);
+    mem_free(prep->input_bytes);
+    mem_free(prep->repeats);
+    pool_close(prep->pool);
+}
+
+static int run(struct prep *prep, struct err *err)
+{
+    int lock = -1;
+    int code = check_out(prep, err);
+    if (code != 0)
+        return code;
+    code = pool_open(&prep->pool, "prep", (uint32_t)prep->threads, true, err);
+    if (code == 0)
+        code = open_corpus(prep, err);
+    if (code == 0)
+        code = file_make_dirs(prep->out, err);
+    if (code == 0)
+        code = file_lock(&lock, prep->out, err);
+    if (code == 0) {
+        prep->input_bytes = mem_alloc(prep->input_count, sizeof(*prep->input_bytes));
+        blocks_init(prep);
+        code = prepare(prep, err);
+    }
+    release(prep);
+    file_unlock(lock);
     return code;
 }
 
@@ -851,9 +766,11 @@ int prep_main(int argc, char **argv)
         .threads = topo_open()->core_count,
     };
     const char **inputs = mem_alloc((uint64_t)argc + 1, sizeof(*inputs));
-    int code = parse_options(&prep, inputs, argc, argv, &err);
+    double *weights = mem_alloc((uint64_t)argc + 1, sizeof(*weights));
+    int code = prep_parse(&prep, inputs, weights, argc, argv, &err);
     if (code == 0)
         code = run(&prep, &err);
     mem_free(inputs);
+    mem_free(weights);
     return commands_status(code, &err);
 }

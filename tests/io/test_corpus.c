@@ -1,9 +1,9 @@
 /*
  * Property: the pieces of a document put together are the document; documents are what the header
  * says for every layout of blank lines; pieces are bounded and torn where it does no harm; a folder
- * gives its text files once, in order; what is no text is refused or left out. Method: documents
- * written down beside the files that hold them, a plain splitter over whole texts for random ones,
- * texts longer than the buffer.
+ * gives its text files once, in order, also thousands of them; what is no text is refused or left
+ * out. Method: documents written down beside the files that hold them, a plain splitter over whole
+ * texts for random ones, texts longer than the buffer.
  */
 #include "core/base.h"
 #include "core/mem.h"
@@ -11,6 +11,7 @@
 #include "io/corpus.h"
 #include "io/file.h"
 #include "tests/shared/check.h"
+#include "tests/shared/pack.h"
 #include "tests/shared/scratch.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,9 +45,17 @@ static char *join_documents(struct corpus *corpus, size_t *joined_bytes, uint64_
     }
     assert_int_equal(code, 0);
     assert_false(in_document);
-    assert_int_equal(corpus->done_bytes, corpus->total_bytes);
+    assert_true(!corpus->total_known || corpus_done(corpus) == 1 || corpus->total_bytes == 0);
     *joined_bytes = bytes;
     return joined;
+}
+
+static int open_inputs(struct corpus *corpus, const char *const *inputs, size_t count,
+                       enum corpus_format format, enum corpus_split split, struct err *err)
+{
+    const struct corpus_settings settings = {
+        .inputs = inputs, .input_count = count, .format = format, .split = split};
+    return corpus_open(corpus, &settings, err);
 }
 
 static void write_bytes(const char *name, const char *text, size_t bytes)
@@ -63,13 +72,13 @@ static void expect(const char *name, enum corpus_split split, const char *expect
     const char *input = scratch_path(name);
     size_t joined_bytes;
     uint64_t documents;
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_TEXT, split, &err), 0);
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_TEXT, split, &err), 0);
     for (int i = 0; i < 2; i++) {
         char *joined = join_documents(&corpus, &joined_bytes, &documents);
         assert_int_equal(joined_bytes, bytes);
         assert_memory_equal(joined, expected, bytes);
         mem_free(joined);
-        corpus_rewind(&corpus);
+        assert_int_equal(corpus_rewind(&corpus, &err), 0);
     }
     corpus_close(&corpus);
 }
@@ -181,7 +190,7 @@ static void test_no_white_space(void **state)
         memcpy(text + 3 * i, "\xe6\x97\xa5", 3);
     write_bytes("dense.txt", text, 3 * characters);
     const char *input = scratch_path("dense.txt");
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
     size_t bytes = 0;
     while (corpus_next(&corpus, &piece, &err) == 1) {
@@ -212,22 +221,23 @@ static void test_folder(void **state)
     assert_int_equal(symlink("b.txt", scratch_path("tree/link.txt")), 0);
     assert_int_equal(symlink("..", scratch_path("tree/loop")), 0);
     const char *inputs[] = {scratch_path("tree"), scratch_path("tree/b.txt")};
-    assert_int_equal(corpus_open(&corpus, inputs, 2, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, inputs, 2, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
     char *joined = join_documents(&corpus, &bytes, &documents);
     joined[bytes] = '\0';
     assert_string_equal(joined, "first\1second\1third\1second\1");
     assert_int_equal(documents, 4);
-    assert_int_equal(corpus.empty_count, 1);
-    assert_int_equal(corpus.skipped_count, 2);
-    assert_non_null(corpus.skipped_example);
+    assert_int_equal(corpus.empty.count, 1);
+    assert_int_equal(corpus.skipped.count, 1);
+    assert_non_null(corpus.skipped.example);
+    assert_int_equal(corpus_records(&corpus)->results[RECORD_FIELDLESS], 1);
     mem_free(joined);
     corpus_close(&corpus);
 
-    assert_int_equal(corpus_open(&corpus, inputs, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, inputs, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err),
                      0);
-    assert_int_equal(corpus.file_count, 4);
-    assert_int_equal(corpus.skipped_count, 1);
+    assert_int_equal(corpus.tree.file_count, 4);
+    assert_int_equal(corpus.skipped.count, 1);
     corpus_close(&corpus);
 }
 
@@ -235,7 +245,7 @@ static void refuse(const char *input, const char *why)
 {
     struct err err;
     struct corpus corpus;
-    assert_true(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err) < 0);
+    assert_true(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err) < 0);
     if (strstr(err.message, why) == NULL || strstr(err.message, input) == NULL)
         fail_msg("'%s' does not say '%s' of %s", err.message, why, input);
     assert_null(strchr(err.message, '\n'));
@@ -250,9 +260,16 @@ static void test_refused(void **state)
         size_t bytes;
         const char *why;
     } cases[] = {
-        {"x.jsonl", "{}", 2, "JSON lines"},       {"x.xml", "<a/>", 4, "XML"},
-        {"x.gz", "\x1f\x8b\x08", 3, "gzip"},      {"x.bz2", "BZh9", 4, "bzip2"},
-        {"x.zst", "\x28\xb5\x2f\xfd", 4, "zstd"}, {"x.txt", "a\0b", 3, "UTF-16"},
+        {"x.json", "{\n}", 3, "JSON"},
+        {"x.xml", "<a/>", 4, "XML"},
+        {"x.any", "<?xml version='1.0'?><a/>", 25, "XML"},
+        {"x.xz",
+         "\xfd"
+         "7zXZ",
+         5, "xz"},
+        {"x.zip", "PK\x03\x04", 4, "zip"},
+        {"x.pdf", "%PDF-1.4", 8, "PDF"},
+        {"x.txt", "a\0b", 3, "UTF-16"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct err err;
@@ -261,7 +278,7 @@ static void test_refused(void **state)
         refuse(scratch_path(cases[i].name), cases[i].why);
         const char *input = scratch_path(cases[i].name);
         assert_int_equal(
-            corpus_open(&corpus, &input, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err), 0);
+            open_inputs(&corpus, &input, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err), 0);
         assert_int_equal(corpus.total_bytes, cases[i].bytes);
         corpus_close(&corpus);
     }
@@ -277,10 +294,10 @@ static void test_empty(void **state)
     struct corpus_piece piece;
     scratch_write("empty.txt", "");
     const char *input = scratch_path("empty.txt");
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
-    assert_int_equal(corpus.file_count, 0);
-    assert_int_equal(corpus.empty_count, 1);
+    assert_int_equal(corpus.tree.file_count, 0);
+    assert_int_equal(corpus.empty.count, 1);
     assert_int_equal(corpus_next(&corpus, &piece, &err), 0);
     corpus_close(&corpus);
 }
@@ -294,12 +311,106 @@ static void test_vanished(void **state)
     struct corpus_piece piece;
     scratch_write("gone.txt", "text");
     const char *input = scratch_path("gone.txt");
-    assert_int_equal(corpus_open(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
     assert_int_equal(unlink(input), 0);
     assert_true(corpus_next(&corpus, &piece, &err) < 0);
     assert_non_null(strstr(err.message, "gone.txt"));
     corpus_close(&corpus);
+}
+
+/* More files than are looked into before their turn: kinds are told, and counted, when it comes. */
+static void test_many_files(void **state)
+{
+    (void)state;
+    enum { FILES = 4200 };
+    struct err err;
+    struct corpus corpus;
+    struct corpus_piece piece;
+    size_t packed_bytes;
+    char name[64], text[64];
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof(name), "many/%d/%04d", i / 1000, i);
+        snprintf(text, sizeof(text), "text %d", i);
+        scratch_write(name, i % 1000 == 7 ? "" : text);
+    }
+    write_bytes("many/0/0003", "a\0b", 3);
+    char *packed = pack(PACK_BZIP2, "packed text", 11, &packed_bytes);
+    write_bytes("many/1/1500", packed, packed_bytes);
+    write_bytes("many/2/2500", packed, packed_bytes - 5);
+    mem_free(packed);
+    write_bytes("many/3/3500", "{\"text\":\"a\"}\n{\"text\":\"b\"}\n{}\n", 29);
+    const char *input = scratch_path("many");
+    const struct corpus_settings settings = {
+        .inputs = &input, .input_count = 1, .spool_dir = scratch_dir()};
+    assert_int_equal(corpus_open(&corpus, &settings, &err), 0);
+    assert_true(corpus_is_spooled(&corpus));
+    assert_false(corpus.total_known);
+    for (int pass = 0; pass < 3; pass++) {
+        int documents = 0;
+        assert_int_equal(corpus_rewind(&corpus, &err), 0);
+        for (int i = 0; i < FILES; i++) {
+            if (i % 1000 == 7 || i == 3 || i == 2500)
+                continue;
+            int lines = i == 3500 ? 2 : 1;
+            for (int line = 0; line < lines; line++) {
+                assert_int_equal(corpus_next(&corpus, &piece, &err), 1);
+                snprintf(text, sizeof(text), "text %d", i);
+                if (i == 1500 || i == 3500)
+                    strcpy(text, i == 1500 ? "packed text" : line == 0 ? "a" : "b");
+                assert_int_equal(piece.bytes, strlen(text));
+                assert_memory_equal(piece.text, text, piece.bytes);
+                documents += piece.first && piece.last;
+            }
+        }
+        assert_int_equal(corpus_next(&corpus, &piece, &err), 0);
+        assert_int_equal(documents, FILES - 5 - 2 + 1);
+        assert_true(corpus_done(&corpus) == 1);
+    }
+    assert_int_equal(corpus.empty.count, 5);
+    assert_int_equal(corpus.skipped.count, 1);
+    assert_int_equal(corpus.damaged.count, 1);
+    assert_non_null(strstr(corpus.damaged.example, "many/2/2500 is damaged at byte"));
+    assert_int_equal(corpus.packed_files, 1);
+    assert_int_equal(corpus.jsonl_files, 1);
+    assert_int_equal(corpus_records(&corpus)->results[RECORD_FIELDLESS], 1);
+    corpus_close(&corpus);
+}
+
+/* What a file is, by its first bytes and its name. */
+static void test_kinds(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *text;
+        uint64_t documents;
+        bool jsonl, wiki;
+    } cases[] = {
+        {"k.txt", "{ braces } in prose\nand more", 1, false, false},
+        {"k.c", "{\n  int x;\n}\n", 1, false, false},
+        {"k.data", "{\"text\": \"a\"}\r\n{\"text\": \"b\"}", 2, true, false},
+        {"k.jsonl", "nonsense\n{\"text\": \"b\"}", 1, true, false},
+        {"k.json", "{\"text\": \"b\"}\n", 1, true, false},
+        {"k.dump",
+         "<?xml version=\"1.0\"?>\n<mediawiki>\n<page><title>A</title><revision><text>a"
+         "</text></revision></page></mediawiki>",
+         1, false, true},
+        {"k.html", "<html><body>a</body></html>", 1, false, false},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct err err;
+        struct corpus corpus;
+        uint64_t documents;
+        size_t bytes;
+        const char *input = scratch_write(cases[i].name, cases[i].text);
+        assert_int_equal(
+            open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err), 0);
+        mem_free(join_documents(&corpus, &bytes, &documents));
+        assert_int_equal(documents, cases[i].documents);
+        assert_int_equal(corpus.jsonl_files, cases[i].jsonl);
+        assert_int_equal(corpus.wiki_files, cases[i].wiki);
+        corpus_close(&corpus);
+    }
 }
 
 int main(void)
@@ -308,7 +419,8 @@ int main(void)
         cmocka_unit_test(test_layouts),        cmocka_unit_test(test_random_layouts),
         cmocka_unit_test(test_no_white_space), cmocka_unit_test(test_folder),
         cmocka_unit_test(test_refused),        cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_vanished),
+        cmocka_unit_test(test_vanished),       cmocka_unit_test(test_many_files),
+        cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,6 +41,26 @@ run prep "$work/bytes" --out "$work/d3" --vocab-size 400
 check "invalid UTF-8 is kept as bytes" test $status -eq 0
 run check "$work/d3"
 check "invalid UTF-8: the shards verify" test $status -eq 0
+gzip -c "$work/text" | head -c 10000 >"$work/cut.gz"
+run prep "$work/cut.gz" --out "$work/d4" --vocab-size 400
+refused "a compressed text that is cut off" 1 "cut.gz is damaged at byte 10000"
+check "$last_name: nothing is written" no_data "$work/d4"
+mkdir -p "$work/tree/deep"
+cp "$work/text" "$work/cut.gz" "$work/tree/"
+ln -s .. "$work/tree/deep/loop"
+ln -s nowhere "$work/tree/deep/dangling"
+printf 'a\0b' >"$work/tree/binary"
+mkfifo "$work/tree/pipe"
+run prep "$work/tree" --out "$work/d5" --vocab-size 400
+check "a folder with links in a loop, a pipe, a binary and a damaged file" test $status -eq 0
+check "$last_name: what is left out is told" grep -q "cut.gz is damaged at byte 10000" "$work/err"
+printf '{"text": "%s"}\nno json\n{"a": 1}\n' "$(head -c 2000 "$work/text" | tr -d '"\\\n')" >"$work/lines.jsonl"
+run prep "$work/lines.jsonl" --out "$work/d6" --vocab-size 300
+check "lines that are no JSON are counted" grep -q "malformed *1 " "$work/out"
+run prep "$work/lines.jsonl" --out "$work/d7" --text-field body
+refused "lines without the field" 1 "--text-field"
+run prep - --out "$work/d8"
+refused "standard input that is empty" 1 "no text"
 if is_root && mkdir -p "$work/readonly" && mount --bind "$work/readonly" "$work/readonly" 2>/dev/null; then
     at_exit+=("umount -l '$work/readonly'")
     mount -o remount,bind,ro "$work/readonly"

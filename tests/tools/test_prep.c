@@ -329,12 +329,12 @@ static void test_bad_input(void **state)
     scratch_write("blank", " \n\n");
     refuse("@/nowhere --out @/x", 1, "nowhere");
     refuse("@/empty --out @/x", 1, "no text");
-    refuse("@/text --out @/x --format jsonl", 1, "jsonl");
     refuse("@/text --out @/x --tokenizer @/nowhere", 1, "nowhere");
     refuse("@/text --out @/x --tokenizer @/text", 1, "text");
     refuse("@/text --out @/x --ram-budget 20M", 1, "--ram-budget ");
     refuse("@/text --out @/x --vocab-size 1000000 --ram-budget 100M", 1, "this tokenizer");
     assert_false(file_exists(scratch_path("x")));
+    refuse("@/text --out @/x --format jsonl --tokenizer @/t1", 1, "malformed");
     refuse("@/blank --out @/x --split blank --tokenizer @/t1", 1, "no text");
     assert_false(file_exists(scratch_path("x/dataset.json")));
 }
