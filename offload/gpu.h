@@ -52,6 +52,9 @@ struct gpu_plugin {
 /* The plugin; loaded by the first call, kept to the end. NULL, with what is missing in err: there is
  * no plugin beside the program, or it does not load here. */
 const struct gpu_plugin *gpu_load(struct err *err);
+/* Whether a driver of CUDA devices is there at all, without loading anything: the plugin's libraries
+ * take some 150 MiB of RAM, which no run on the CPU is to pay. */
+bool gpu_has_driver(void);
 /* For tests, instead of what lies beside the program; NULL: that again. */
 void gpu_set_plugin(const struct gpu_plugin *plugin);
 

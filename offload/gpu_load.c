@@ -15,6 +15,12 @@ void gpu_set_plugin(const struct gpu_plugin *plugin)
     given = plugin;
 }
 
+bool gpu_has_driver(void)
+{
+    /* Linux, and Windows' subsystem for it. */
+    return file_exists("/dev/nvidiactl") || file_exists("/dev/dxg");
+}
+
 /* Beside the program, wherever that lies. */
 static int plugin_path(char path[FILE_PATH_MAX], struct err *err)
 {

@@ -38,7 +38,8 @@ int devices_choose(const char *word, struct train_settings *settings, const char
         return 0;
     if (strcmp(word, "auto") == 0) {
         struct err none;
-        *name = choose_card(0, settings, &none) == 0 ? "cuda:0" : "cpu";
+        bool card = gpu_has_driver() && choose_card(0, settings, &none) == 0;
+        *name = card ? "cuda:0" : "cpu";
         return 0;
     }
     if (strcmp(word, "cuda") == 0) {
