@@ -30,7 +30,7 @@ check "each drive holds a file" test "$(ls "$work/a/tier" | wc -l)" -eq 1 -a "$(
 run check "$work/run"
 check "check tells of both" test "$(grep -c '\.state$' "$work/out")" -eq 2
 
-run plan --model gpt2-124m --nvme "$both" --ram-budget 60M --vram-budget 500M --seq 64
+run plan --model gpt2-124m --nvme "$both" --ram-budget 2G --vram-budget 500M --seq 64
 refused "more than both drives hold" 1 'NVMe.*budget|--nvme-budget|free'
 
 must train --resume --out "$work/run" --nvme "$work/a/tier" --steps 61
