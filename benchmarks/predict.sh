@@ -82,12 +82,13 @@ measure() {
         tee -a "$work/table"
 }
 
-# smallest MODEL VRAM BATCH ACCUM: the least RAM budget that works.
+# smallest MODEL VRAM BATCH ACCUM: the least RAM budget that works, and 2 MiB for what the program itself
+# takes, which differs from one start to the next with what of its libraries is in the page cache.
 smallest() {
     local common=(--model "$1" --data "$work/data" --nvme "$nvme" --seq 128 --batch "$3" --accum "$4")
     [ "$2" = 0 ] || common+=(--vram-budget "$2")
     run plan "${common[@]}" --ram-budget 1M
-    least_flag --ram-budget
+    echo $(($(bytes_of "$(least_flag --ram-budget)") / 1048576 + 2))M
 }
 
 profile() {
