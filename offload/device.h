@@ -35,18 +35,24 @@ struct device_copy {
     uint64_t bytes;
 };
 
+/* The functions of model/kernels.h that a device has under the same names: X(block_forward) ... */
+#define DEVICE_KERNELS(X)                                                                          \
+    X(block_forward)                                                                               \
+    X(block_backward)                                                                              \
+    X(embed_forward)                                                                               \
+    X(position_forward)                                                                            \
+    X(embed_backward)                                                                              \
+    X(position_backward)                                                                           \
+    X(norm_forward)                                                                                \
+    X(norm_backward)                                                                               \
+    X(head_forward)                                                                                \
+    X(head_loss)                                                                                   \
+    X(head_backward)
+#define DEVICE_MEMBER(name) void (*name)(struct device *, const struct kernels_##name *);
+#define DEVICE_ENTRY(name)  .name = name,
+
 struct device_ops {
-    void (*block_forward)(struct device *device, const struct kernels_block_forward *args);
-    void (*block_backward)(struct device *device, const struct kernels_block_backward *args);
-    void (*embed_forward)(struct device *device, const struct kernels_embed_forward *args);
-    void (*position_forward)(struct device *device, const struct kernels_position_forward *args);
-    void (*embed_backward)(struct device *device, const struct kernels_embed_backward *args);
-    void (*position_backward)(struct device *device, const struct kernels_position_backward *args);
-    void (*norm_forward)(struct device *device, const struct kernels_norm_forward *args);
-    void (*norm_backward)(struct device *device, const struct kernels_norm_backward *args);
-    void (*head_forward)(struct device *device, const struct kernels_head_forward *args);
-    void (*head_loss)(struct device *device, const struct kernels_head_loss *args);
-    void (*head_backward)(struct device *device, const struct kernels_head_backward *args);
+    DEVICE_KERNELS(DEVICE_MEMBER)
     void (*gradient_store)(struct device *device, const struct device_store *args);
     void (*copy)(struct device *device, const struct device_copy *args);
 

@@ -18,17 +18,7 @@ static struct kernels *kernels_of(struct device *device)
     {                                                                                              \
         kernels_##name(kernels_of(device), args);                                                  \
     }
-FORWARD(block_forward)
-FORWARD(block_backward)
-FORWARD(embed_forward)
-FORWARD(position_forward)
-FORWARD(embed_backward)
-FORWARD(position_backward)
-FORWARD(norm_forward)
-FORWARD(norm_backward)
-FORWARD(head_forward)
-FORWARD(head_loss)
-FORWARD(head_backward)
+DEVICE_KERNELS(FORWARD)
 
 static void gradient_store(struct device *device, const struct device_store *args)
 {
@@ -78,18 +68,7 @@ static void close_device(struct device *device)
 }
 
 static const struct device_ops ops = {
-    .block_forward = block_forward,
-    .block_backward = block_backward,
-    .embed_forward = embed_forward,
-    .position_forward = position_forward,
-    .embed_backward = embed_backward,
-    .position_backward = position_backward,
-    .norm_forward = norm_forward,
-    .norm_backward = norm_backward,
-    .head_forward = head_forward,
-    .head_loss = head_loss,
-    .head_backward = head_backward,
-    .gradient_store = gradient_store,
+    DEVICE_KERNELS(DEVICE_ENTRY).gradient_store = gradient_store,
     .copy = copy,
     .enter = enter,
     .wait = wait_lane,

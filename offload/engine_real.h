@@ -1,6 +1,6 @@
 /*
- * engine_real: the engine of real devices. A thread for each of the compute, cpu and copy lanes; the
- * drive lanes are io_uring's. The thread that calls the scheduler owns the ring. Where exec's
+ * engine_real: the engine of real devices. A thread for each of the compute, cpu and copy lanes;
+ * the drive lanes are io_uring's. The thread that calls the scheduler owns the ring. Where exec's
  * device is modelled, only cpu and drive lanes are there.
  */
 #ifndef SPILLWAY_OFFLOAD_ENGINE_REAL_H

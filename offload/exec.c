@@ -46,9 +46,8 @@ int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
     exec->bad_chunk = PLAN_NONE;
     int result = mem_arena_open(&exec->ram, exec->memory->tier_bytes[TIER_RAM], err);
     if (result == 0 && !exec->device_modelled)
-        result = exec->device->ops->open_memory(exec->device, &exec->vram,
-                                                exec->memory->tier_bytes[TIER_DEVICE], &exec->ram,
-                                                err);
+        result = exec->device->ops->open_memory(
+            exec->device, &exec->vram, exec->memory->tier_bytes[TIER_DEVICE], &exec->ram, err);
     return result;
 }
 

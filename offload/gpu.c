@@ -23,7 +23,6 @@ extern const struct gpu_plugin spillway_gpu_plugin;
 struct gpu {
     struct device device; /* first: the caller's pointer is ours */
     int number;
-    uint64_t vram_budget;             /* for messages */
     cudaStream_t streams[LANE_COUNT]; /* of the compute and copy lanes */
     struct kernels_cuda *kernels;     /* owned; runs on the compute lane's stream */
     void *workspace;
@@ -68,17 +67,7 @@ static void must_run(int result, const struct err *err)
         must_run(kernels_cuda_##name(gpu_of(device)->kernels, args, &err), &err);                  \
         mem_library_leave();                                                                       \
     }
-FORWARD(block_forward)
-FORWARD(block_backward)
-FORWARD(embed_forward)
-FORWARD(position_forward)
-FORWARD(embed_backward)
-FORWARD(position_backward)
-FORWARD(norm_forward)
-FORWARD(norm_backward)
-FORWARD(head_forward)
-FORWARD(head_loss)
-FORWARD(head_backward)
+DEVICE_KERNELS(FORWARD)
 
 static void gradient_store(struct device *device, const struct device_store *args)
 {
@@ -137,10 +126,9 @@ static int open_memory(struct device *device, struct mem_arena *vram, uint64_t b
     cudaError_t error = cudaMalloc(&base, bytes);
     if (error == cudaErrorMemoryAllocation)
         return err_set(err, ERR_INPUT,
-                       "the card has no %llu MiB free, which --vram-budget %lluM needs: close what "
-                       "else uses it, or give a smaller --vram-budget",
-                       (unsigned long long)(bytes / MIB),
-                       (unsigned long long)(gpu->vram_budget / MIB));
+                       "the card has no %llu MiB free for the VRAM budget's arena: close what else "
+                       "uses it, or give a smaller --vram-budget",
+                       (unsigned long long)(bytes / MIB));
     if (error)
         return failed(error, "cudaMalloc", err);
     *vram = (struct mem_arena){.base = base, .bytes = bytes};
@@ -180,18 +168,7 @@ static void close_gpu(struct device *device)
 }
 
 static const struct device_ops ops = {
-    .block_forward = block_forward,
-    .block_backward = block_backward,
-    .embed_forward = embed_forward,
-    .position_forward = position_forward,
-    .embed_backward = embed_backward,
-    .position_backward = position_backward,
-    .norm_forward = norm_forward,
-    .norm_backward = norm_backward,
-    .head_forward = head_forward,
-    .head_loss = head_loss,
-    .head_backward = head_backward,
-    .gradient_store = gradient_store,
+    DEVICE_KERNELS(DEVICE_ENTRY).gradient_store = gradient_store,
     .copy = copy,
     .enter = enter,
     .wait = wait_lane,
@@ -272,7 +249,6 @@ static int open_gpu(struct device **device, const struct gpu_setup *setup, uint6
     size_t before = 0, after = 0, all = 0;
     gpu->device.ops = &ops;
     gpu->number = (int)setup->number;
-    gpu->vram_budget = setup->vram_budget;
     *device = &gpu->device;
     cudaError_t error = cudaSetDevice(gpu->number);
     if (error)

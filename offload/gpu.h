@@ -21,10 +21,10 @@
 
 struct gpu_info {
     char name[GPU_NAME_MAX];
-    char pci[16];             /* "0000:01:00.0" */
-    uint32_t major, minor;    /* compute capability */
-    uint32_t processors;      /* streaming multiprocessors */
-    int driver, runtime;      /* CUDA versions, as 12040 */
+    char pci[16];          /* "0000:01:00.0" */
+    uint32_t major, minor; /* compute capability */
+    uint32_t processors;   /* streaming multiprocessors */
+    int driver, runtime;   /* CUDA versions, as 12040 */
     uint64_t vram_bytes, free_bytes;
 };
 
@@ -32,7 +32,6 @@ struct gpu_setup {
     uint32_t number;
     struct kernels_shape shape;
     const struct tensors *tensors; /* read while opening only */
-    uint64_t vram_budget;          /* for messages */
 };
 
 struct gpu_plugin {
@@ -49,11 +48,13 @@ struct gpu_plugin {
                 struct err *err);
 };
 
-/* The plugin; loaded by the first call, kept to the end. NULL, with what is missing in err: there is
- * no plugin beside the program, or it does not load here. */
+/* The plugin; loaded by the first call, kept to the end. NULL, with what is missing in err: there
+ * is no plugin beside the program, or it does not load here. */
 const struct gpu_plugin *gpu_load(struct err *err);
-/* Whether a driver of CUDA devices is there at all, without loading anything: the plugin's libraries
- * take some 150 MiB of RAM, which no run on the CPU is to pay. */
+/* The same, where there is a card of this number; else NULL, with why in err. */
+const struct gpu_plugin *gpu_find(uint32_t number, struct err *err);
+/* Whether a driver of CUDA devices is there at all, without loading anything: the plugin's
+ * libraries take some 150 MiB of RAM, which no run on the CPU is to pay. */
 bool gpu_has_driver(void);
 /* For tests, instead of what lies beside the program; NULL: that again. */
 void gpu_set_plugin(const struct gpu_plugin *plugin);

@@ -59,3 +59,15 @@ const struct gpu_plugin *gpu_load(struct err *err)
     }
     return loaded = plugin;
 }
+
+const struct gpu_plugin *gpu_find(uint32_t number, struct err *err)
+{
+    const struct gpu_plugin *plugin = gpu_load(err);
+    uint32_t count = plugin ? plugin->count(err) : 0;
+    if (number < count)
+        return plugin;
+    if (count)
+        err_set(err, ERR_INPUT, "--device cuda:%u: there are %u CUDA devices here, from cuda:0 on",
+                number, count);
+    return NULL;
+}

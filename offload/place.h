@@ -43,8 +43,8 @@ struct place_spec {
     int resident_planes; /* 0..4 forced, or PLACE_RESIDENT_AUTO */
     uint32_t prefetch;   /* layers ahead; 0: chosen (1 where memory is short, else 2) */
     enum place_recompute recompute;
-    /* What the device's kernels need of its memory (model/kernels.h: kernels_sizes); 0: what those of
-     * the CPU need. */
+    /* What the device's kernels need of its memory (model/kernels.h: kernels_sizes); 0: what those
+     * of the CPU need. */
     uint64_t device_inner_bytes, device_scratch_bytes;
     const struct profile *profile; /* borrowed: the machine that it should be fast on */
 };

@@ -121,8 +121,8 @@ struct profile {
 /* The defaults for a machine of `cores` cores whose device is the CPU. */
 void profile_init(struct profile *profile, uint32_t cores);
 
-/* The defaults for a CUDA device of which nothing is known but its memory: a card of the middle class
- * on PCIe 4.0 x16. Replaces profile->device; the drive, memory and cores stay. */
+/* The defaults for a CUDA device of which nothing is known but its memory: a card of the middle
+ * class on PCIe 4.0 x16. Replaces profile->device; the drive, memory and cores stay. */
 void profile_init_gpu(struct profile *profile, const char *name, uint64_t vram_bytes);
 
 /* FLOPs per second of one device in a kernel at this width and micro-batch: between points of the

@@ -115,18 +115,11 @@ static uint32_t thread_count(const struct run *run)
 static int open_gpu(struct run *run, struct err *err)
 {
     struct train_settings *s = run->settings;
-    const struct gpu_plugin *plugin = gpu_load(err);
+    const struct gpu_plugin *plugin = gpu_find(s->cuda_device, err);
     struct gpu_info info;
-    struct gpu_setup setup = {
-        .number = s->cuda_device, .tensors = &run->tensors, .vram_budget = s->vram_budget};
+    struct gpu_setup setup = {.number = s->cuda_device, .tensors = &run->tensors};
     if (!plugin)
         return err->code;
-    uint32_t count = plugin->count(err);
-    if (!count)
-        return err->code;
-    if (s->cuda_device >= count)
-        return err_set(err, ERR_INPUT, "--device cuda:%u: there are %u CUDA devices, from 0 on",
-                       s->cuda_device, count);
     int result = plugin->info(s->cuda_device, &info, err);
     if (result)
         return result;

@@ -42,7 +42,7 @@ struct run {
     struct batch_source train_batches, val_batches;
     struct kernels *kernels; /* of the CPU device; NULL with another */
     struct device *device;
-    struct kernels_sizes sizes; /* what its kernels need; zeroes for the CPU's */
+    struct kernels_sizes sizes;     /* what its kernels need; zeroes for the CPU's */
     uint64_t device_overhead_bytes; /* of the card's memory, beside the arena */
     struct pool *pool, *cpu_pool;
     struct place place;

@@ -36,14 +36,6 @@ static void remember(struct profile *profile, const char *mount)
     strcpy(drive->mount, mount);
 }
 
-static bool is_first_of_drive(const struct nvme_list *list, uint32_t d)
-{
-    for (uint32_t e = 0; e < d; e++)
-        if (strcmp(list->mount[e], list->mount[d]) == 0)
-            return false;
-    return true;
-}
-
 /* The figures of the table since `first` as those of one drive of several: "ssd 2, read". */
 static void number_figures(struct bench *bench, uint32_t first, uint32_t number)
 {
@@ -63,12 +55,12 @@ int bench_drives(struct bench *bench, const struct nvme_list *list, struct err *
     uint32_t drives = 0;
     ASSERT(list->count > 0);
     for (uint32_t d = 0; d < list->count; d++)
-        drives += is_first_of_drive(list, d);
+        drives += nvme_is_first(list, d);
     bench->seconds = seconds / drives;
     uint32_t number = 0, deepest = 0;
     int result = 0;
     for (uint32_t d = 0; d < list->count && result == 0; d++) {
-        if (!is_first_of_drive(list, d))
+        if (!nvme_is_first(list, d))
             continue;
         bench->nvme_dir = list->dir[d];
         bench->profile.ssd.count = 1;

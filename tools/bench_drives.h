@@ -1,6 +1,7 @@
 /*
- * bench_drives: the drives of a list, each measured by itself: profile.drives has one entry for each,
- * by its mount, and profile.ssd their mean and number. For bench.c; bench_ssd measures one drive.
+ * bench_drives: the drives of a list, each measured by itself: profile.drives has one entry for
+ * each, by its mount, and profile.ssd their mean and number. For bench.c; bench_ssd measures one
+ * drive.
  */
 #ifndef SPILLWAY_TOOLS_BENCH_DRIVES_H
 #define SPILLWAY_TOOLS_BENCH_DRIVES_H

@@ -16,24 +16,23 @@
 
 static int choose_card(uint32_t number, struct train_settings *settings, struct err *err)
 {
-    const struct gpu_plugin *plugin = gpu_load(err);
-    uint32_t count = plugin ? plugin->count(err) : 0;
-    if (!count)
+    if (!gpu_find(number, err))
         return err->code;
-    if (number >= count)
-        return err_set(err, ERR_INPUT,
-                       "--device cuda:%u: there are %u CUDA devices here, from cuda:0 on", number,
-                       count);
     settings->cuda = true;
     settings->cuda_device = number;
     return 0;
+}
+
+const char *devices_name(const char *word)
+{
+    return strcmp(word, "cuda") == 0 ? "cuda:0" : word;
 }
 
 int devices_choose(const char *word, struct train_settings *settings, const char **name,
                    struct err *err)
 {
     settings->cuda = false;
-    *name = word;
+    *name = devices_name(word);
     if (strcmp(word, "cpu") == 0)
         return 0;
     if (strcmp(word, "auto") == 0) {
@@ -42,13 +41,10 @@ int devices_choose(const char *word, struct train_settings *settings, const char
         *name = card ? "cuda:0" : "cpu";
         return 0;
     }
-    if (strcmp(word, "cuda") == 0) {
-        *name = "cuda:0";
-        return choose_card(0, settings, err);
-    }
     char *end = NULL;
-    unsigned long number = strncmp(word, "cuda:", 5) == 0 ? strtoul(word + 5, &end, 10) : 0;
-    if (!end || end == word + 5 || *end || number >= DEVICES_MAX)
+    bool numbered = strncmp(*name, "cuda:", 5) == 0;
+    unsigned long number = numbered ? strtoul(*name + 5, &end, 10) : 0;
+    if (!numbered || end == *name + 5 || *end || number >= DEVICES_MAX)
         return err_set(err, ERR_USAGE, "--device is '%s'; it may be: auto, cpu, cuda, cuda:N",
                        word);
     return choose_card((uint32_t)number, settings, err);

@@ -6,6 +6,9 @@
 
 #include "offload/train.h"
 
+/* How a device is recorded: "cuda" is "cuda:0", all else as it is. */
+const char *devices_name(const char *word);
+
 /* Sets settings->cuda and cuda_device; *name: "cpu" or "cuda:N", what auto has become (a static
  * string, or word). auto is the first card where there is one. ERR_INPUT where a card is asked for
  * and there is none, with why. */

@@ -111,6 +111,14 @@ static uint32_t folders_beside(const struct nvme_list *list, uint32_t folder)
     return count;
 }
 
+bool nvme_is_first(const struct nvme_list *list, uint32_t folder)
+{
+    for (uint32_t d = 0; d < folder; d++)
+        if (strcmp(list->mount[d], list->mount[folder]) == 0)
+            return false;
+    return true;
+}
+
 static bool knows_all(const struct nvme_list *list, const struct profile *profile)
 {
     bool all = list->count > 0;
@@ -163,10 +171,7 @@ void nvme_profile(const struct nvme_list *list, struct profile *profile)
     struct profile_drive sum = {0};
     bool known = knows_all(list, profile);
     for (uint32_t d = 0; d < list->count; d++) {
-        bool again = false;
-        for (uint32_t e = 0; e < d; e++)
-            again |= strcmp(list->mount[e], list->mount[d]) == 0;
-        if (again)
+        if (!nvme_is_first(list, d))
             continue;
         count++;
         if (!known)

@@ -30,6 +30,9 @@ struct train_nvme nvme_folders(const struct nvme_list *list);
 void nvme_share(const struct nvme_list *list, const struct profile *profile,
                 struct train_nvme *nvme);
 
+/* Whether no folder before this one is on the same drive. */
+bool nvme_is_first(const struct nvme_list *list, uint32_t folder);
+
 /* Makes profile->ssd that of the listed drives: their number, and the mean of their rates where
  * profile->drives has them all. */
 void nvme_profile(const struct nvme_list *list, struct profile *profile);

@@ -213,6 +213,13 @@ static int differs(const struct options *o, const char *name, struct err *err)
                    name, o->out);
 }
 
+/* --device auto, given again, is what it was then, whatever there is by now. */
+static bool is_auto(const struct args_option *option)
+{
+    return strcmp(option->name, "device") == 0 &&
+           strcmp(*(const char **)option->target, "auto") == 0;
+}
+
 /* What is not given again is as it was; what is given again must not change the mathematics. */
 static int take_record(struct options *o, struct err *err)
 {
@@ -238,6 +245,7 @@ static int take_record(struct options *o, struct err *err)
             o->out);
     }
     const struct json_value *record = json_get(o->loaded, "options");
+    o->device = devices_name(o->device);
     for (size_t i = 0; i < o->count; i++) {
         const struct args_option *option = &o->table[i];
         const struct json_value *recorded = json_get(record, option->name);
@@ -247,13 +255,16 @@ static int take_record(struct options *o, struct err *err)
             return differs(o, option->name, err);
         if (!recorded)
             continue;
-        if (!o->given[i]) {
+        if (!o->given[i] || is_auto(option)) {
             take_value(option, recorded);
             continue;
         }
         if (is_fixed(option->name) && !same_value(option, recorded))
             return differs(o, option->name, err);
     }
+    /* Recorded before there was another device. */
+    if (strcmp(o->device, "auto") == 0)
+        o->device = "cpu";
     return 0;
 }
 

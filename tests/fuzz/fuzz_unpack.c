@@ -5,8 +5,9 @@
 #include "tests/shared/pack.h"
 #include <string.h>
 
-#define OUT_BYTES_MAX (16u << 20) /* a bomb is no crash, but takes the time of a thousand inputs   \
-                                   */
+#define OUT_BYTES_MAX                                                                              \
+    (16u << 20) /* a bomb is no crash, but takes the time of a thousand inputs                     \
+                 */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {

@@ -69,4 +69,17 @@ mkdir "$work/hf" && : >"$work/hf/config.json.new.tmp"
 run export --run "$work/run" --out "$work/hf"
 same "an export that was killed at once is made again" $status 0
 check "and leaves nothing of it" test ! -e "$work/hf/config.json.new.tmp"
+
+# The device is part of a run's mathematics: auto, given again, is what it was; another one is refused.
+device=(train --model gpt-tiny --data "$work/moved" --out "$work/device" --seq 32 --batch 2)
+must "${device[@]}" --device auto --steps 2
+must "${device[@]}" --device auto --steps 3 --resume
+chosen=$(sed -n 's/.*"device": "\(.*\)".*/\1/p' "$work/device/config.json")
+other=cuda:7
+run "${device[@]}" --device $other --steps 4 --resume
+refused "another device than the run had" 1 "--device"
+sed -i 's/"device": ".*"/"device": "auto"/' "$work/device/config.json"
+must train --out "$work/device" --steps 4 --resume
+check "a record from before there were devices means the CPU" grep -q '"device": "cpu"' "$work/device/config.json"
+check "auto is recorded as what it was" test "$chosen" != auto
 finish

@@ -243,7 +243,6 @@ static void test_several_drives(void **state)
     command_refused(bench_main, "bench ssd --nvme @/drive,@/second --table" SHORT, 2, "one drive");
 }
 
-
 /* ---- The drive ------------------------------------------------------------------------------- */
 
 static struct bench_samples same_samples(uint32_t count, double value)

@@ -10,10 +10,10 @@
  * missing wait is found whatever the order was. Device and shared memory is filled with NaN and
  * ends at a page that cannot be touched.
  *
- * Two flavours. Plain runs fast and finds wrong values, threads that wait for each other, and masks.
- * Checked is compiled with -fsanitize=thread and linked with detector.c instead of
- * that sanitizer's library: it sees every access, and reports races between threads, blocks,
- * streams and the host, and reads or writes out of bounds, of memory nobody wrote or that is freed.
+ * Two flavours. Plain runs fast and finds wrong values, threads that wait for each other, and
+ * masks. Checked is compiled with -fsanitize=thread and linked with detector.c instead of that
+ * sanitizer's library: it sees every access, and reports races between threads, blocks, streams and
+ * the host, and reads or writes out of bounds, of memory nobody wrote or that is freed.
  *
  * What it cannot find: registers, PTX that does not assemble (nvcc compiles all of it in make), a
  * host function called in a kernel, memory order behind fences, an index that stays inside its

@@ -68,11 +68,11 @@ struct thread {
     uint32_t copy_count, copy_capacity, copy_group;
 };
 
-/* Of the thread of the host that is in a call of CUDA; others may run beside it. NULL: the host or the
- * scheduler. */
+/* Of the thread of the host that is in a call of CUDA; others may run beside it. NULL: the host or
+ * the scheduler. */
 extern _Thread_local struct thread *running_thread;
 extern _Thread_local bool block_silent; /* accesses are the emulator's own */
-extern const void *block_call;        /* parameters of the running kernel */
+extern const void *block_call;          /* parameters of the running kernel */
 extern size_t block_call_bytes;
 
 /* Which blocks of the grid run. */
