@@ -74,12 +74,7 @@ check "and leaves nothing of it" test ! -e "$work/hf/config.json.new.tmp"
 device=(train --model gpt-tiny --data "$work/moved" --out "$work/device" --seq 32 --batch 2)
 must "${device[@]}" --device auto --steps 2
 must "${device[@]}" --device auto --steps 3 --resume
-chosen=$(sed -n 's/.*"device": "\(.*\)".*/\1/p' "$work/device/config.json")
-other=cuda:7
-run "${device[@]}" --device $other --steps 4 --resume
+check "auto is recorded as what it was" grep -qE '"device": "(cpu|cuda:0)"' "$work/device/config.json"
+run "${device[@]}" --device cuda:7 --steps 4 --resume
 refused "another device than the run had" 1 "--device"
-sed -i 's/"device": ".*"/"device": "auto"/' "$work/device/config.json"
-must train --out "$work/device" --steps 4 --resume
-check "a record from before there were devices means the CPU" grep -q '"device": "cpu"' "$work/device/config.json"
-check "auto is recorded as what it was" test "$chosen" != auto
 finish
