@@ -104,6 +104,7 @@ format:
 #: make install         to PREFIX (/usr/local), below DESTDIR if given
 install: all
 	install -D -m 755 $(B)/spillway $(DESTDIR)$(PREFIX)/bin/spillway
+	$(if $(NVCC),install -m 755 $(B)/libspillway_cuda.so $(DESTDIR)$(PREFIX)/bin/)
 #: make clean           removes build/
 clean:
 	rm -rf build
