@@ -31,7 +31,10 @@ fi
     >"$work/out" 2>"$work/err" </dev/null &
 filled=$!
 wait_for_steps "$work/small/run/metrics.jsonl" 3 $filled
+# It stands still meanwhile, or it might be done before the drive is full.
+kill -STOP $filled
 cat /dev/zero >"$work/small/fill" 2>"$work/cat.err"
+kill -CONT $filled
 status=0
 wait $filled || status=$?
 refused "a drive that fills up" 1 "$work/small/run.*(free|space)"
