@@ -7,7 +7,7 @@
 # (fsfreeze), so that writes never come back until it is thawed.
 . tests/shared/system.sh
 make_data
-tiny=(train --model gpt-tiny --data "$work/data" --seq 32 --batch 2 --checkpoint-every 1 --steps 150)
+tiny=(train --model gpt-tiny --data "$work/data" --seq 128 --batch 4 --checkpoint-every 1 --steps 150)
 must "${tiny[@]}" --out "$work/calm" --nvme "$work/nvme" --resident none
 calm=$(mathematics "$work/calm/metrics.jsonl")
 hash=$(last_value "$work/calm/metrics.jsonl" weights_hash)
