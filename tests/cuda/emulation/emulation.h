@@ -40,6 +40,10 @@ void emulation_set_quiet(bool quiet);
 /* The call number n from now that can fail (from 1) does, with cudaErrorUnknown, or as an
  * allocation that finds no memory. 0: none does. */
 void emulation_fail_call(uint32_t n);
+/* The same, of the calls of one of CUDA's functions; name stays the caller's. */
+void emulation_fail_call_of(const char *name, uint32_t n);
+/* Calls of one of CUDA's functions since the last reset. */
+uint32_t emulation_call_count(const char *name);
 
 /* Of every launch only the last `blocks` blocks run, or the first one: for sizes of which all would
  * take hours. 0 and false: all of them. Allocations of more than 1 GiB are zero and count as

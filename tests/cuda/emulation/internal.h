@@ -140,8 +140,9 @@ void call_unlock(const int *unused);
 #define CALL_LOCK                                                                                  \
     __attribute__((cleanup(call_unlock), unused)) const int call_is_locked = (call_lock(), 0)
 
-/* The error that this call returns: sticky, or asked for. */
-cudaError_t call_begin(cudaError_t asked_for);
+/* Counts this call of CUDA's; the error that it returns: sticky, or asked for. */
+#define call_begin(asked_for) call_begin_of(__func__, asked_for)
+cudaError_t call_begin_of(const char *name, cudaError_t asked_for);
 
 /* -- detector.c -- */
 

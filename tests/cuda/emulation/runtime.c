@@ -38,7 +38,8 @@ const char *cudaGetErrorString(cudaError_t error)
 static cudaError_t take(void **memory, size_t bytes, bool device)
 {
     *memory = NULL;
-    cudaError_t error = call_begin(cudaErrorMemoryAllocation);
+    cudaError_t error =
+        call_begin_of(device ? "cudaMalloc" : "cudaMallocHost", cudaErrorMemoryAllocation);
     if (error)
         return error;
     struct allocation *allocation = memory_take(bytes, device);
