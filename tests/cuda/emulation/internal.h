@@ -99,10 +99,14 @@ struct allocation {
 
 struct allocation *memory_take(size_t bytes, bool device); /* NULL: no memory */
 void memory_free(struct allocation *allocation);
-/* Of an address in it or in the pages around it, freed or not; NULL. */
+/* Of an address in it or in the pages around it, freed or not, or in registered memory; NULL. */
 struct allocation *memory_find(uintptr_t address);
-/* Memory of the host that cudaHostRegister has pinned. */
-bool memory_is_registered(const void *memory, size_t bytes);
+/* Memory of the host that cudaHostRegister has pinned; NULL: this address is not in it. */
+struct allocation *memory_registered(uintptr_t address);
+bool memory_is_any_registered(void);
+/* What the detector knows of it. */
+void memory_forget(struct allocation *allocation);
+bool memory_is_empty(void); /* all is freed, none registered */
 void memory_describe(uintptr_t address, char *text, size_t bytes);
 bool memory_is_static(uintptr_t address); /* of the program */
 

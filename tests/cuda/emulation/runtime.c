@@ -150,8 +150,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     if (error)
         return error;
     const void *host = reads_device(kind) ? to : from;
-    if (kind != cudaMemcpyDeviceToDevice && !memory_find((uintptr_t)host) &&
-        !memory_is_registered(host, bytes))
+    if (kind != cudaMemcpyDeviceToDevice && !memory_find((uintptr_t)host))
         emulation_fault("pageable", "a copy of memory that is not pinned is not asynchronous");
     else if (check_side(to, bytes, writes_device(kind), "a copy's destination") &&
              check_side(from, bytes, reads_device(kind), "a copy's source")) {

@@ -63,6 +63,7 @@ static struct clock host;
 static uint32_t host_op;
 static uint64_t random_state = 1;
 static cudaError_t last_error;
+static uint32_t event_count;
 static uint32_t failing_call;
 static const char *failing_name; /* NULL: of any */
 static struct calls calls[CALLS_MAX];
@@ -266,6 +267,25 @@ void emulation_only_first_block(bool only)
     range.first_only = only;
 }
 
+/* Nothing is left that names an op or a moment. */
+static void forget_ops(void)
+{
+    op_count = host_op = 0;
+    while (moments) {
+        struct moment *next = moments->next;
+        free(moments);
+        moments = next;
+    }
+}
+
+static bool is_unused(void)
+{
+    bool used = event_count > 0 || !memory_is_empty();
+    for (uint32_t i = 1; i < AGENTS; i++)
+        used |= streams[i] != NULL;
+    return !used;
+}
+
 void emulation_reset(uint64_t seed)
 {
     fault_catch_signals();
@@ -276,6 +296,8 @@ void emulation_reset(uint64_t seed)
             streams[i]->first = (streams[i]->first + 1) % QUEUE_MAX;
             streams[i]->count--;
         }
+    if (is_unused())
+        forget_ops();
     failing_call = 0;
     memset(calls, 0, sizeof(calls));
     range = (struct block_range){0};
@@ -383,12 +405,14 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags)
     if (!*event)
         return cudaErrorMemoryAllocation;
     (*event)->untimed = flags & cudaEventDisableTiming;
+    event_count++;
     return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     CALL_LOCK;
+    event_count--;
     free(event);
     return cudaSuccess;
 }
