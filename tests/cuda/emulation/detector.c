@@ -347,17 +347,27 @@ void detector_access(uintptr_t address, size_t bytes, bool write, bool atomic, v
         misplaced("illegal-address", address, bytes, write, from);
 }
 
-void detector_range(const void *memory, size_t bytes, bool write, uint32_t op)
+static void touch_range(const void *memory, size_t bytes, bool write, bool check, uint32_t op)
 {
     struct allocation *a = memory_find((uintptr_t)memory);
     if (!a || a->freed || bytes == 0)
         return;
     struct touch t = {.address = (uintptr_t)memory,
                       .write = write,
-                      .check_initialised = !a->written,
+                      .check_initialised = check && !a->written,
                       .space = a->device ? "device" : "pinned"};
     struct access now = {.op = op, .block = NO_BLOCK};
     touch_span(cells_of(a), a->base, bytes, &now, t);
+}
+
+void detector_range(const void *memory, size_t bytes, bool write, uint32_t op)
+{
+    touch_range(memory, bytes, write, true, op);
+}
+
+void detector_copied_down(const void *memory, size_t bytes, uint32_t op)
+{
+    touch_range(memory, bytes, false, false, op);
 }
 
 void detector_copy(void *shared, size_t bytes, bool begin)

@@ -151,6 +151,8 @@ cudaError_t call_begin_of(const char *name, cudaError_t asked_for);
 /* -- detector.c -- */
 
 void detector_range(const void *memory, size_t bytes, bool write, uint32_t op);
+/* A read that may take along what nobody wrote: whole cells are copied, with their padding. */
+void detector_copied_down(const void *memory, size_t bytes, uint32_t op);
 void detector_block_start(struct block *block);
 void detector_copy(void *shared, size_t bytes, bool begin);
 void detector_access(uintptr_t address, size_t bytes, bool write, bool atomic, void *from);
