@@ -1,22 +1,40 @@
 /*
  * device: what computes, and where its memory is, as a table of functions: the kernels of
- * model/kernels.h over memory of the device, copies between it and RAM, and waiting. device_cpu.c
- * implements it with threads and RAM; gpu.c with CUDA, in a plugin that is loaded at run time
- * (gpu.h).
+ * model/kernels.h over memory of the device, copies between it and RAM, and how its lanes wait for
+ * each other. device_cpu.c implements it with threads and RAM; gpu.c with CUDA, in a plugin that is
+ * loaded at run time (gpu.h).
  *
- * An op of a lane is called by that lane's thread, one at a time; it may return before its work is
- * done. `wait` returns when all that the lane was given is done, its reads and writes visible to
- * every other lane. What breaks underneath is fatal there, with a sentence: the last commit is
- * intact. Nothing allocates between open_memory and close_memory.
+ * A device is chained or it is not. One that is not has a thread for each lane, which calls its ops
+ * one at a time; an op is done when it returns. Of a chained device one thread calls the ops of all
+ * lanes, in an order in which what an op waits for comes before it; they return before they are
+ * done. Around each of them that thread calls `follow` for what the op has to wait for, `begin`
+ * and `end`; the lane's own thread then calls `reach`, once for each op, in their order.
+ *
+ * What breaks underneath is fatal there, with a sentence: the last commit is intact. Nothing
+ * allocates between open_memory and close_memory.
  */
 #ifndef SPILLWAY_OFFLOAD_DEVICE_H
 #define SPILLWAY_OFFLOAD_DEVICE_H
 
 #include "core/mem.h"
 #include "model/kernels.h"
+#include "offload/engine.h"
 #include "offload/plan.h"
 
 struct device;
+
+/* Of a chained device: a moment in a lane, of DEVICE_MARKS that each lane has. A mark is used again
+ * when it has been reached. */
+#define DEVICE_MARKS ENGINE_CHAIN_DEPTH
+struct device_mark {
+    enum plan_lane lane;
+    uint32_t number; /* below DEVICE_MARKS */
+    const char *op;  /* what is done between begin and end, for messages */
+};
+
+struct device_time {
+    uint64_t start_ns, end_ns; /* of clock_ns */
+};
 
 /* kernels_gradient_store of a whole chunk: what its padding stores is zeroed, and so are the sums
  * of squares before theirs are written. */
@@ -56,9 +74,21 @@ struct device_ops {
     void (*gradient_store)(struct device *device, const struct device_store *args);
     void (*copy)(struct device *device, const struct device_copy *args);
 
-    /* A lane's thread, before its first op. */
+    /* A thread, before its first op. */
     void (*enter)(struct device *device);
-    void (*wait)(struct device *device, enum plan_lane lane);
+
+    /* Below, only of a chained device. */
+    bool chained;
+    /* Before the ops of a plan, by the thread that opened the device; nothing is in flight. */
+    void (*start_plan)(struct device *device);
+    /* What `lane` is given from here on begins when the mark, which was ended, is reached. */
+    void (*follow)(struct device *device, enum plan_lane lane, const struct device_mark *mark);
+    void (*begin)(struct device *device, const struct device_mark *mark);
+    void (*end)(struct device *device, const struct device_mark *mark);
+    /* Returns when all that the lane was given before `end` is done, its writes visible to the
+     * host. time: of what lay between begin and end, by the device's own clock; how far that is
+     * off the host's was found at start_plan. */
+    void (*reach)(struct device *device, const struct device_mark *mark, struct device_time *time);
 
     /* vram: `bytes` of the device's memory, for the life of the run; its base is no address of the
      * host where the device has its own. ram: what the device copies from and to, pinned for it.

@@ -41,13 +41,6 @@ static void enter(struct device *device)
     (void)device;
 }
 
-/* Its ops return when they are done. */
-static void wait_lane(struct device *device, enum plan_lane lane)
-{
-    (void)device;
-    (void)lane;
-}
-
 static int open_memory(struct device *device, struct mem_arena *vram, uint64_t bytes,
                        const struct mem_arena *ram, struct err *err)
 {
@@ -71,7 +64,6 @@ static const struct device_ops ops = {
     DEVICE_KERNELS(DEVICE_ENTRY).gradient_store = gradient_store,
     .copy = copy,
     .enter = enter,
-    .wait = wait_lane,
     .open_memory = open_memory,
     .close_memory = close_memory,
     .close = close_device,

@@ -1,10 +1,12 @@
 /*
  * engine: what the scheduler drives: lanes that can submit, reap and tell the time.
  *
- * Engines: engine_real (threads of the CPU device, io_uring) and engine_model (a virtual clock).
- * The scheduler knows only this table. It submits ops of a lane in plan order, at most `depth` at
- * once, and only when all they wait for is done, or, on a lane that runs its ops one after the
- * other (in_order), is ahead of them on the same lane.
+ * Engines: engine_real (threads, the device's streams, io_uring) and engine_model (a virtual
+ * clock). The scheduler knows only this table. It submits ops of a lane in plan order, at most
+ * `depth` at once, and only when each op that they wait for is done; or is ahead of them on the
+ * same lane, which runs its ops one after the other (in_order); or was submitted to another lane,
+ * and both lanes are `chained`: the device makes one wait for the other by itself, and no edge of
+ * the plan between such lanes goes through the host.
  */
 #ifndef SPILLWAY_OFFLOAD_ENGINE_H
 #define SPILLWAY_OFFLOAD_ENGINE_H
@@ -26,14 +28,22 @@ static inline uint32_t engine_drive_depth(uint32_t queue_depth, uint32_t drive_c
     return MIN(each * MAX(drive_count, 1), ENGINE_DRIVE_DEPTH_MAX);
 }
 
+/* Ops that a chained lane holds at once. A GPU must never wait for the host: an op of a small model
+ * is some 100 us of its time, and the way from the end of an op through a thread and the scheduler
+ * to the next one's launch is as long; so this is some milliseconds ahead, the ops of a block for
+ * several micro-batches. More would not fit into what a stream takes before a launch blocks: 1024
+ * launches, of which an op has up to 30. */
+#define ENGINE_CHAIN_DEPTH 32
+
 struct engine_completion {
     uint32_t op;
     uint64_t start_ns, end_ns; /* on the engine's clock */
 };
 
 /* What an op took, as the scheduler saw it: work from when its lane could begin it (it was
- * submitted and the one before it had ended) to its end; late from its end until the scheduler
- * knew. A transfer of a drive overlaps the others of its lane and is all late. */
+ * submitted, the one before it had ended, and so had, of a chained lane, all that it waits for) to
+ * its end; late from its end until the scheduler knew. A transfer of a drive overlaps the others of
+ * its lane and is all late. */
 struct engine_time {
     double work_s, late_s;
 };
@@ -41,6 +51,7 @@ struct engine_time {
 struct engine {
     uint32_t depth[LANE_COUNT];
     bool in_order[LANE_COUNT];
+    bool chained[LANE_COUNT]; /* these are in_order too */
     /* Called before the first op of a plan. */
     void (*begin)(struct engine *engine, const struct plan *plan);
     /* Never blocks. */

@@ -100,6 +100,13 @@ static void check_setup(const struct engine_mixed_setup *setup)
     ASSERT(setup->exec->memory->separate_device);
 }
 
+/* Whether the device's lanes are all real or all modelled. */
+static bool device_is_whole(const bool *modelled)
+{
+    return modelled[LANE_COMPUTE] == modelled[LANE_H2D] &&
+           modelled[LANE_COMPUTE] == modelled[LANE_D2H];
+}
+
 int engine_mixed_open(struct engine_mixed **out, const struct engine_mixed_setup *setup,
                       struct err *err)
 {
@@ -124,6 +131,8 @@ int engine_mixed_open(struct engine_mixed **out, const struct engine_mixed_setup
             setup->modelled[lane] ? &mixed->model.engine : engine_real_engine(mixed->real);
         mixed->engine.depth[lane] = from->depth[lane];
         mixed->engine.in_order[lane] = from->in_order[lane];
+        /* Lanes of a real device and modelled ones cannot wait for each other. */
+        mixed->engine.chained[lane] = from->chained[lane] && device_is_whole(setup->modelled);
     }
     return 0;
 }

@@ -51,15 +51,45 @@ static void start_work(struct engine_model *model, struct engine_model_op *op)
     model->changed = true;
 }
 
-/* The first op of a lane begins. */
+/* What an op waits for on another chained lane was submitted before it, so it is still ahead if it
+ * is in that lane's queue, whose ops are in the plan's order. */
+static bool is_held(struct engine_model *model, const struct engine_model_op *op)
+{
+    for (uint32_t l = 0; l < LANE_COUNT; l++) {
+        const struct engine_model_op *ahead = front(model, l);
+        if (ahead && op->behind[l] != PLAN_NONE && ahead->op <= op->behind[l])
+            return true;
+    }
+    return false;
+}
+
+/* The first op of a lane begins, if it may. */
 static void start(struct engine_model *model, uint32_t lane)
 {
     struct engine_model_op *op = front(model, lane);
+    if (!op || op->begun || is_held(model, op))
+        return;
+    op->begun = true;
     op->start_s = model->now_s;
     if (op->cost.launch_s > 0)
         model->event_s[lane] = model->now_s + op->cost.launch_s;
     else
         start_work(model, op);
+}
+
+static void find_behind(const struct engine_model *model, struct engine_model_op *new)
+{
+    const struct plan *plan = model->plan;
+    const struct plan_op *op = &plan->ops[new->op];
+    const bool *chained = model->engine.chained;
+    for (uint32_t l = 0; l < LANE_COUNT; l++)
+        new->behind[l] = PLAN_NONE;
+    for (uint32_t i = 0; i < op->wait_count && chained[op->lane]; i++) {
+        uint32_t on = plan->waits[op->first_wait + i], lane = plan->ops[on].lane;
+        if (chained[lane] && lane != op->lane &&
+            (new->behind[lane] == PLAN_NONE || new->behind[lane] < on))
+            new->behind[lane] = on;
+    }
 }
 
 static void submit(struct engine *engine, uint32_t op)
@@ -71,6 +101,7 @@ static void submit(struct engine *engine, uint32_t op)
     struct engine_model_op *new =
         &lane->queue[(lane->first + lane->count) % ENGINE_MODEL_DEPTH_MAX];
     *new = (struct engine_model_op){.op = op};
+    find_behind(model, new);
     if (model->replay) {
         new->left_s = model->replay[op].work_s;
         new->cost.latency_s = model->replay[op].late_s;
@@ -82,8 +113,8 @@ static void submit(struct engine *engine, uint32_t op)
         new->cost.ram_bytes *= fmin(1, stretch);
         new->left_s = new->cost.work_s;
     }
-    if (lane->count++ == 0)
-        start(model, which);
+    lane->count++;
+    start(model, which);
 }
 
 /* ---- What is shared -------------------------------------------------------------------------- */
@@ -181,7 +212,7 @@ static void find_events(struct engine_model *model)
     model->changed = false;
 }
 
-/* An op's work is done: its latency begins, and the lane's next op. */
+/* An op's work is done: its latency begins, the lane's next op, and what was held by it. */
 static void finish(struct engine_model *model, uint32_t which)
 {
     struct engine_model_lane *lane = &model->lanes[which];
@@ -193,8 +224,10 @@ static void finish(struct engine_model *model, uint32_t which)
     model->speed[which] = 0; /* the next one has not begun when the speeds are found again */
     model->event_s[which] = INFINITY;
     model->changed = true;
-    if (lane->count)
-        start(model, which);
+    start(model, which);
+    for (uint32_t l = 0; l < LANE_COUNT && model->engine.chained[which]; l++)
+        if (model->engine.chained[l])
+            start(model, l);
 }
 
 /* Moves the clock to the next event, or to until_s where none comes first. What has ended is no
@@ -297,7 +330,11 @@ void engine_model_init(struct engine_model *model, const struct profile *profile
     uint32_t drive_depth = engine_drive_depth(profile->ssd.queue_depth, profile->ssd.count);
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         bool is_drive = lane == LANE_SSD_READ || lane == LANE_SSD_WRITE;
-        model->engine.depth[lane] = is_drive ? drive_depth : LANE_DEPTH;
+        bool is_device = lane == LANE_COMPUTE || lane == LANE_H2D || lane == LANE_D2H;
+        model->engine.chained[lane] = is_device && !profile->device.is_cpu;
+        model->engine.depth[lane] = is_drive                      ? drive_depth
+                                    : model->engine.chained[lane] ? ENGINE_CHAIN_DEPTH
+                                                                  : LANE_DEPTH;
         model->engine.in_order[lane] = !is_drive;
         model->stretch[lane] = 1;
     }

@@ -12,6 +12,9 @@
  *   link   copies in and out at the rates measured together (..._both_...), when both go on
  *   drive  by phase, not by moment: see cost_drive_of
  *
+ * The device's lanes (of a card, not of the CPU) are chained: an op at the head of its lane begins
+ * when the work of what it waits for on the others is done. The latency of that is the host's.
+ *
  * While an op is handed over (its launch) it holds its lane and shares nothing. Speeds are constant
  * between two events (an op's work begins or ends), so time advances from event to event. The
  * result depends on nothing but the plan and the profile.
@@ -23,14 +26,17 @@
 #include "offload/engine.h"
 #include "offload/profile.h"
 
-#define ENGINE_MODEL_DEPTH_MAX ENGINE_DRIVE_DEPTH_MAX
+#define ENGINE_MODEL_DEPTH_MAX MAX(ENGINE_DRIVE_DEPTH_MAX, ENGINE_CHAIN_DEPTH)
 
 struct engine_model_op {
     uint32_t op;
     struct cost cost;
     double start_s;
     double left_s; /* of its work, at full speed, when the speeds were last found */
-    bool working;  /* launched, and first of its lane */
+    bool begun;    /* first of its lane, and nothing that it waits for is ahead */
+    bool working;  /* launched */
+    /* Of each other chained lane, the last op that it waits for, or PLAN_NONE. */
+    uint32_t behind[LANE_COUNT];
 };
 
 struct engine_model_lane {

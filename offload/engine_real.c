@@ -1,9 +1,13 @@
 /*
  * Invariants:
  * 1. A lane thread and the scheduler share one queue each way: the scheduler alone moves `queued`
- *    and `reaped`, the thread alone `finished`. At most LANE_DEPTH ops lie between.
- * 2. A semaphore counts queued ops; ring_wake follows every finished one, so that ring_reap is the
- *    only place where the scheduler sleeps.
+ *    and `reaped`, the thread alone `finished`. At most depth[lane] ops lie between.
+ * 2. A semaphore counts queued ops, or, of a chained lane, those that the feeder has handed over;
+ *    ring_wake follows every finished one, so that ring_reap is the only place where the scheduler
+ *    sleeps.
+ * 3. The feeder hands ops over in the order of submission. So the end of what an op waits for was
+ *    recorded before the op comes to it, and the mark, which is free for another op when its own
+ *    has been reaped, cannot have been given to one yet: that one was submitted later.
  */
 #include "offload/engine_real.h"
 
@@ -13,11 +17,16 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <assert.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 
 #define LANE_DEPTH       4
 #define LANE_STACK_BYTES (512 * KIB)
+#define QUEUE_MAX        ENGINE_CHAIN_DEPTH
+#define FEED_MAX         (4 * ENGINE_CHAIN_DEPTH) /* three lanes are chained at most */
+
+static_assert(LANE_DEPTH <= QUEUE_MAX && QUEUE_MAX == DEVICE_MARKS, "a mark for each op of a lane");
 
 /* Deadlines that do not wait, and that do not come. */
 #define NOW   0
@@ -30,10 +39,28 @@ struct lane {
     bool running;
     pthread_t thread;
     sem_t work;
-    uint32_t ops[LANE_DEPTH];
-    struct engine_completion done[LANE_DEPTH];
+    uint32_t ops[QUEUE_MAX];
+    struct engine_completion done[QUEUE_MAX];
     atomic_uint queued, finished;
     unsigned reaped;
+    atomic_bool stop;
+};
+
+/* An op of a chained lane on its way to the device. */
+struct feed {
+    uint32_t op;
+    struct device_mark mark;
+    struct device_mark after[LANE_COUNT]; /* what it waits for on other lanes */
+    uint32_t after_count;
+};
+
+struct feeder {
+    struct engine_real *real;
+    bool running;
+    pthread_t thread;
+    sem_t work;
+    struct feed queue[FEED_MAX];
+    unsigned queued; /* the scheduler's */
     atomic_bool stop;
 };
 
@@ -43,32 +70,77 @@ struct engine_real {
     struct ring *ring;
     const struct plan *plan;
     struct lane lanes[LANE_COUNT];
-    uint64_t *start_ns; /* owned; [op]: when a transfer was submitted */
+    struct feeder feeder; /* runs where lanes are chained */
+    uint64_t *start_ns;   /* owned; [op]: when a transfer was submitted */
     uint32_t op_max;
 };
+
+/* False at the end. */
+static bool next_work(sem_t *work, atomic_bool *stop)
+{
+    while (sem_wait(work) != 0)
+        ASSERT(errno == EINTR);
+    return !atomic_load_explicit(stop, memory_order_acquire);
+}
+
+static struct device_mark mark_of(const struct engine_real *real, const struct lane *lane,
+                                  unsigned position)
+{
+    uint32_t number = position % QUEUE_MAX;
+    uint8_t kind = real->plan->ops[lane->ops[number]].kind;
+    return (struct device_mark){lane->which, number, plan_op_name[kind]};
+}
+
+static void *feeder_main(void *context)
+{
+    struct feeder *feeder = context;
+    struct engine_real *real = feeder->real;
+    struct device *device = real->exec->device;
+    device->ops->enter(device);
+    for (unsigned at = 0; next_work(&feeder->work, &feeder->stop); at++) {
+        const struct feed *feed = &feeder->queue[at % FEED_MAX];
+        const struct plan_op *op = &real->plan->ops[feed->op];
+        for (uint32_t i = 0; i < feed->after_count; i++)
+            device->ops->follow(device, (enum plan_lane)op->lane, &feed->after[i]);
+        device->ops->begin(device, &feed->mark);
+        exec_op(real->exec, op);
+        device->ops->end(device, &feed->mark);
+        sem_post(&real->lanes[op->lane].work);
+    }
+    return NULL;
+}
+
+/* Runs an op, or waits for one that the feeder has handed over. */
+static void complete(struct lane *lane, unsigned position, struct engine_completion *done)
+{
+    struct engine_real *real = lane->real;
+    if (real->engine.chained[lane->which]) {
+        struct device_mark mark = mark_of(real, lane, position);
+        struct device_time time;
+        lane->device->ops->reach(lane->device, &mark, &time);
+        done->start_ns = time.start_ns;
+        done->end_ns = time.end_ns;
+        return;
+    }
+    done->start_ns = clock_ns();
+    exec_op(real->exec, &real->plan->ops[done->op]);
+    done->end_ns = clock_ns();
+}
 
 static void *lane_main(void *context)
 {
     struct lane *lane = context;
-    struct engine_real *real = lane->real;
     if (lane->device)
         lane->device->ops->enter(lane->device);
-    for (;;) {
-        while (sem_wait(&lane->work) != 0)
-            ASSERT(errno == EINTR);
-        if (atomic_load_explicit(&lane->stop, memory_order_acquire))
-            return NULL;
-        unsigned slot = atomic_load_explicit(&lane->finished, memory_order_relaxed) % LANE_DEPTH;
-        struct engine_completion *done = &lane->done[slot];
-        done->op = lane->ops[slot];
-        done->start_ns = clock_ns();
-        exec_op(real->exec, &real->plan->ops[done->op]);
-        if (lane->device)
-            lane->device->ops->wait(lane->device, lane->which);
-        done->end_ns = clock_ns();
+    while (next_work(&lane->work, &lane->stop)) {
+        unsigned position = atomic_load_explicit(&lane->finished, memory_order_relaxed);
+        struct engine_completion *done = &lane->done[position % QUEUE_MAX];
+        done->op = lane->ops[position % QUEUE_MAX];
+        complete(lane, position, done);
         atomic_fetch_add_explicit(&lane->finished, 1, memory_order_release);
-        ring_wake(real->ring);
+        ring_wake(lane->real->ring);
     }
+    return NULL;
 }
 
 static void begin(struct engine *engine, const struct plan *plan)
@@ -78,6 +150,8 @@ static void begin(struct engine *engine, const struct plan *plan)
     ASSERT(plan->op_count <= real->op_max);
     real->plan = plan;
     real->exec->commit_plan = plan->commit;
+    if (real->feeder.running)
+        real->exec->device->ops->start_plan(real->exec->device);
 }
 
 static void submit_transfer(struct engine_real *real, uint32_t number)
@@ -105,6 +179,41 @@ static void submit_transfer(struct engine_real *real, uint32_t number)
     ring_submit(real->ring, &transfer);
 }
 
+/* What is still in flight of what the op waits for on other chained lanes: of each lane the last,
+ * which comes after the others. */
+static void find_after(const struct engine_real *real, struct feed *feed)
+{
+    const struct plan *plan = real->plan;
+    const struct plan_op *op = &plan->ops[feed->op];
+    uint32_t last[LANE_COUNT];
+    for (uint32_t l = 0; l < LANE_COUNT; l++)
+        last[l] = PLAN_NONE;
+    for (uint32_t i = 0; i < op->wait_count; i++) {
+        uint32_t on = plan->waits[op->first_wait + i], lane = plan->ops[on].lane;
+        if (real->engine.chained[lane] && lane != op->lane &&
+            (last[lane] == PLAN_NONE || last[lane] < on))
+            last[lane] = on;
+    }
+    feed->after_count = 0;
+    for (uint32_t l = 0; l < LANE_COUNT; l++) {
+        const struct lane *lane = &real->lanes[l];
+        unsigned end = atomic_load_explicit(&lane->queued, memory_order_relaxed);
+        for (unsigned at = lane->reaped; last[l] != PLAN_NONE && at != end; at++)
+            if (lane->ops[at % QUEUE_MAX] == last[l])
+                feed->after[feed->after_count++] = mark_of(real, lane, at);
+    }
+}
+
+static void feed_device(struct engine_real *real, const struct lane *lane, unsigned position)
+{
+    struct feeder *feeder = &real->feeder;
+    struct feed *feed = &feeder->queue[feeder->queued++ % FEED_MAX];
+    feed->op = lane->ops[position % QUEUE_MAX];
+    feed->mark = mark_of(real, lane, position);
+    find_after(real, feed);
+    sem_post(&feeder->work);
+}
+
 static void submit(struct engine *engine, uint32_t number)
 {
     struct engine_real *real = (struct engine_real *)engine;
@@ -116,10 +225,13 @@ static void submit(struct engine *engine, uint32_t number)
     struct lane *lane = &real->lanes[op->lane];
     ASSERT(lane->running);
     unsigned queued = atomic_load_explicit(&lane->queued, memory_order_relaxed);
-    ASSERT(queued - lane->reaped < LANE_DEPTH); /* invariant 1 */
-    lane->ops[queued % LANE_DEPTH] = number;
+    ASSERT(queued - lane->reaped < engine->depth[op->lane]); /* invariant 1 */
+    lane->ops[queued % QUEUE_MAX] = number;
     atomic_store_explicit(&lane->queued, queued + 1, memory_order_release);
-    sem_post(&lane->work);
+    if (engine->chained[op->lane])
+        feed_device(real, lane, queued);
+    else
+        sem_post(&lane->work);
 }
 
 static uint32_t reap_lanes(struct engine_real *real, struct engine_completion *completions,
@@ -132,7 +244,7 @@ static uint32_t reap_lanes(struct engine_real *real, struct engine_completion *c
             continue;
         unsigned finished = atomic_load_explicit(&lane->finished, memory_order_acquire);
         while (lane->reaped != finished && count < max)
-            completions[count++] = lane->done[lane->reaped++ % LANE_DEPTH];
+            completions[count++] = lane->done[lane->reaped++ % QUEUE_MAX];
     }
     return count;
 }
@@ -191,6 +303,20 @@ static uint64_t now_ns(struct engine *engine)
     return clock_ns();
 }
 
+static int start_thread(pthread_t *thread, const char *name, void *(*run)(void *), void *context,
+                        struct err *err)
+{
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, LANE_STACK_BYTES);
+    int error = pthread_create(thread, &attributes, run, context);
+    pthread_attr_destroy(&attributes);
+    if (error)
+        return err_set_errno(err, error, "cannot start the %s thread", name);
+    pthread_setname_np(*thread, name);
+    return 0;
+}
+
 static int start_lane(struct engine_real *real, enum plan_lane which, struct err *err)
 {
     struct lane *lane = &real->lanes[which];
@@ -198,17 +324,19 @@ static int start_lane(struct engine_real *real, enum plan_lane which, struct err
     lane->which = which;
     lane->device = which == LANE_CPU ? NULL : real->exec->device;
     sem_init(&lane->work, 0, 0);
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, LANE_STACK_BYTES);
-    int error = pthread_create(&lane->thread, &attributes, lane_main, lane);
-    pthread_attr_destroy(&attributes);
-    if (error)
-        return err_set_errno(err, error, "cannot start the thread of the %s lane",
-                             plan_lane_name[which]);
-    lane->running = true;
-    pthread_setname_np(lane->thread, plan_lane_name[which]);
-    return 0;
+    int result = start_thread(&lane->thread, plan_lane_name[which], lane_main, lane, err);
+    lane->running = result == 0;
+    return result;
+}
+
+static int start_feeder(struct engine_real *real, struct err *err)
+{
+    struct feeder *feeder = &real->feeder;
+    feeder->real = real;
+    sem_init(&feeder->work, 0, 0);
+    int result = start_thread(&feeder->thread, "feeder", feeder_main, feeder, err);
+    feeder->running = result == 0;
+    return result;
 }
 
 int engine_real_open(struct engine_real **out, struct exec *exec, struct ring *ring,
@@ -221,19 +349,24 @@ int engine_real_open(struct engine_real **out, struct exec *exec, struct ring *r
         (struct engine){.begin = begin, .submit = submit, .reap = reap, .now_ns = now_ns};
     real->exec = exec;
     real->ring = ring;
+    bool chained = !exec->device_modelled && exec->device->ops->chained;
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         bool is_drive = lane == LANE_SSD_READ || lane == LANE_SSD_WRITE;
         bool is_copy = lane == LANE_H2D || lane == LANE_D2H;
         bool is_modelled = exec->device_modelled && (is_copy || lane == LANE_COMPUTE);
-        real->engine.depth[lane] = is_drive ? drive_depth : LANE_DEPTH;
+        bool is_chained = chained && (is_copy || lane == LANE_COMPUTE);
+        real->engine.depth[lane] = is_drive     ? drive_depth
+                                   : is_chained ? ENGINE_CHAIN_DEPTH
+                                                : LANE_DEPTH;
         real->engine.in_order[lane] = !is_drive;
+        real->engine.chained[lane] = is_chained;
         if (is_drive || is_modelled || (is_copy && !exec->memory->separate_device))
             continue;
         int result = start_lane(real, lane, err);
         if (result)
             return result;
     }
-    return 0;
+    return chained ? start_feeder(real, err) : 0;
 }
 
 void engine_real_reserve(struct engine_real *real, uint32_t op_max)
@@ -243,18 +376,24 @@ void engine_real_reserve(struct engine_real *real, uint32_t op_max)
     real->start_ns = mem_alloc(op_max, sizeof(*real->start_ns));
 }
 
+static void stop_thread(pthread_t thread, sem_t *work, atomic_bool *stop)
+{
+    atomic_store_explicit(stop, true, memory_order_release);
+    sem_post(work);
+    pthread_join(thread, NULL);
+    sem_destroy(work);
+}
+
 void engine_real_close(struct engine_real *real)
 {
     if (!real)
         return;
+    if (real->feeder.running)
+        stop_thread(real->feeder.thread, &real->feeder.work, &real->feeder.stop);
     for (uint32_t l = 0; l < LANE_COUNT; l++) {
         struct lane *lane = &real->lanes[l];
-        if (!lane->running)
-            continue;
-        atomic_store_explicit(&lane->stop, true, memory_order_release);
-        sem_post(&lane->work);
-        pthread_join(lane->thread, NULL);
-        sem_destroy(&lane->work);
+        if (lane->running)
+            stop_thread(lane->thread, &lane->work, &lane->stop);
     }
     mem_free(real->start_ns);
     mem_free(real);

@@ -2,6 +2,10 @@
  * engine_real: the engine of real devices. A thread for each of the compute, cpu and copy lanes;
  * the drive lanes are io_uring's. The thread that calls the scheduler owns the ring. Where exec's
  * device is modelled, only cpu and drive lanes are there.
+ *
+ * The lanes of a chained device (offload/device.h) are fed by one more thread, in the order of
+ * submission, and their own threads only wait for what was given. Times of their ops are the
+ * device's, those of all others the host's.
  */
 #ifndef SPILLWAY_OFFLOAD_ENGINE_REAL_H
 #define SPILLWAY_OFFLOAD_ENGINE_REAL_H

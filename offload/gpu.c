@@ -1,15 +1,17 @@
 /*
- * The CUDA device: a stream for each of the compute and copy lanes; what an op of the plan waits
- * for has been waited for before it comes here, so that streams need no edges among each other.
+ * The CUDA device: a stream for each of the compute and copy lanes, chained by events: a mark is
+ * two of them, one before and one after its op.
  *
  * Invariants:
- * 1. The card's memory is taken when the device and its arena are opened, and never after.
+ * 1. The card's memory, and all events, are taken when the device and its arena are opened, and
+ *    never after.
  * 2. Each call's result is looked at; the first one that fails ends the program, or the opening.
  * 3. CUDA's libraries may allocate as they like: calls of a step are between mem_library_enter and
  *    mem_library_leave.
  */
 #include "offload/gpu.h"
 
+#include "core/clock.h"
 #include "model/cuda/kernels_cuda.h"
 
 #include <cuda_runtime_api.h>
@@ -20,11 +22,20 @@
 
 extern const struct gpu_plugin spillway_gpu_plugin;
 
+static const enum plan_lane lanes[] = {LANE_COMPUTE, LANE_H2D, LANE_D2H};
+
+struct mark_events {
+    cudaEvent_t begin, end;
+};
+
 struct gpu {
     struct device device; /* first: the caller's pointer is ours */
     int number;
     cudaStream_t streams[LANE_COUNT]; /* of the compute and copy lanes */
-    struct kernels_cuda *kernels;     /* owned; runs on the compute lane's stream */
+    struct mark_events marks[LANE_COUNT][DEVICE_MARKS];
+    cudaEvent_t base; /* a moment of the plan that runs, and when it was by the host's clock */
+    uint64_t base_ns;
+    struct kernels_cuda *kernels; /* owned; runs on the compute lane's stream */
     void *workspace;
     void *ram; /* registered; NULL: not */
 };
@@ -109,10 +120,80 @@ static void enter(struct device *device)
     must(cudaSetDevice(gpu_of(device)->number), "cudaSetDevice");
 }
 
-static void wait_lane(struct device *device, enum plan_lane lane)
+/* ---- Marks ----------------------------------------------------------------------------------- */
+
+static struct mark_events *events_of(struct gpu *gpu, const struct device_mark *mark)
 {
+    ASSERT(gpu->streams[mark->lane] && mark->number < DEVICE_MARKS);
+    return &gpu->marks[mark->lane][mark->number];
+}
+
+/* A call that may tell of an earlier op: names the op that it was made for, and its lane. */
+static void must_at(cudaError_t error, const char *call, const struct device_mark *mark)
+{
+    if (error)
+        fatal("the GPU failed in %s (%s, %s lane): %s (%s); the last commit is intact: continue "
+              "with --resume",
+              call, mark->op, plan_lane_name[mark->lane], cudaGetErrorString(error),
+              cudaGetErrorName(error));
+}
+
+/* The lanes are idle, so that the base is reached at once: the host is not far behind it. */
+static void start_plan(struct device *device)
+{
+    struct gpu *gpu = gpu_of(device);
     mem_library_enter();
-    must(cudaStreamSynchronize(gpu_of(device)->streams[lane]), "cudaStreamSynchronize");
+    must(cudaEventRecord(gpu->base, gpu->streams[LANE_COMPUTE]), "cudaEventRecord");
+    must(cudaEventSynchronize(gpu->base), "cudaEventSynchronize");
+    mem_library_leave();
+    gpu->base_ns = clock_ns();
+}
+
+static void follow(struct device *device, enum plan_lane lane, const struct device_mark *mark)
+{
+    struct gpu *gpu = gpu_of(device);
+    mem_library_enter();
+    must_at(cudaStreamWaitEvent(gpu->streams[lane], events_of(gpu, mark)->end, 0),
+            "cudaStreamWaitEvent", mark);
+    mem_library_leave();
+}
+
+static void begin_mark(struct device *device, const struct device_mark *mark)
+{
+    struct gpu *gpu = gpu_of(device);
+    mem_library_enter();
+    must_at(cudaEventRecord(events_of(gpu, mark)->begin, gpu->streams[mark->lane]),
+            "cudaEventRecord", mark);
+    mem_library_leave();
+}
+
+static void end_mark(struct device *device, const struct device_mark *mark)
+{
+    struct gpu *gpu = gpu_of(device);
+    mem_library_enter();
+    must_at(cudaEventRecord(events_of(gpu, mark)->end, gpu->streams[mark->lane]), "cudaEventRecord",
+            mark);
+    mem_library_leave();
+}
+
+/* When an event was, by the host's clock; not after latest_ns. A float of milliseconds since the
+ * plan began: 2 us of a plan of 16 s. */
+static uint64_t time_of(const struct gpu *gpu, cudaEvent_t event, const struct device_mark *mark,
+                        uint64_t latest_ns)
+{
+    float ms = 0;
+    must_at(cudaEventElapsedTime(&ms, gpu->base, event), "cudaEventElapsedTime", mark);
+    return MIN(gpu->base_ns + (uint64_t)(MAX(ms, 0) * 1e6), latest_ns);
+}
+
+static void reach(struct device *device, const struct device_mark *mark, struct device_time *time)
+{
+    struct gpu *gpu = gpu_of(device);
+    const struct mark_events *events = events_of(gpu, mark);
+    mem_library_enter();
+    must_at(cudaEventSynchronize(events->end), "cudaEventSynchronize", mark);
+    time->end_ns = time_of(gpu, events->end, mark, clock_ns());
+    time->start_ns = time_of(gpu, events->begin, mark, time->end_ns);
     mem_library_leave();
 }
 
@@ -155,15 +236,29 @@ static void close_memory(struct device *device, struct mem_arena *vram)
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
 
+static void close_lane(struct gpu *gpu, enum plan_lane lane)
+{
+    for (uint32_t i = 0; i < DEVICE_MARKS; i++) {
+        const struct mark_events *events = &gpu->marks[lane][i];
+        if (events->begin)
+            cudaEventDestroy(events->begin);
+        if (events->end)
+            cudaEventDestroy(events->end);
+    }
+    if (gpu->streams[lane])
+        cudaStreamDestroy(gpu->streams[lane]);
+}
+
 static void close_gpu(struct device *device)
 {
     struct gpu *gpu = gpu_of(device);
     kernels_cuda_close(gpu->kernels);
     if (gpu->workspace)
         cudaFree(gpu->workspace);
-    for (enum plan_lane lane = 0; lane < LANE_COUNT; lane++)
-        if (gpu->streams[lane])
-            cudaStreamDestroy(gpu->streams[lane]);
+    for (size_t i = 0; i < ARRAY_COUNT(lanes); i++)
+        close_lane(gpu, lanes[i]);
+    if (gpu->base)
+        cudaEventDestroy(gpu->base);
     mem_free(gpu);
 }
 
@@ -171,7 +266,12 @@ static const struct device_ops ops = {
     DEVICE_KERNELS(DEVICE_ENTRY).gradient_store = gradient_store,
     .copy = copy,
     .enter = enter,
-    .wait = wait_lane,
+    .chained = true,
+    .start_plan = start_plan,
+    .follow = follow,
+    .begin = begin_mark,
+    .end = end_mark,
+    .reach = reach,
     .open_memory = open_memory,
     .close_memory = close_memory,
     .close = close_gpu,
@@ -216,16 +316,31 @@ static int info(uint32_t number, struct gpu_info *gpu_info, struct err *err)
     return 0;
 }
 
-static int open_streams(struct gpu *gpu, struct err *err)
+static int open_event(cudaEvent_t *event, unsigned int flags, struct err *err)
 {
-    static const enum plan_lane lanes[] = {LANE_COMPUTE, LANE_H2D, LANE_D2H};
-    for (size_t i = 0; i < ARRAY_COUNT(lanes); i++) {
-        cudaError_t error =
-            cudaStreamCreateWithFlags(&gpu->streams[lanes[i]], cudaStreamNonBlocking);
-        if (error)
-            return failed(error, "cudaStreamCreateWithFlags", err);
+    cudaError_t error = cudaEventCreateWithFlags(event, flags);
+    return error ? failed(error, "cudaEventCreateWithFlags", err) : 0;
+}
+
+/* Threads sleep until an end is reached: the cores are the optimizer's. */
+static int open_lane(struct gpu *gpu, enum plan_lane lane, struct err *err)
+{
+    cudaError_t error = cudaStreamCreateWithFlags(&gpu->streams[lane], cudaStreamNonBlocking);
+    int result = error ? failed(error, "cudaStreamCreateWithFlags", err) : 0;
+    for (uint32_t i = 0; i < DEVICE_MARKS && result == 0; i++) {
+        result = open_event(&gpu->marks[lane][i].begin, cudaEventDefault, err);
+        if (result == 0)
+            result = open_event(&gpu->marks[lane][i].end, cudaEventBlockingSync, err);
     }
-    return 0;
+    return result;
+}
+
+static int open_lanes(struct gpu *gpu, struct err *err)
+{
+    int result = open_event(&gpu->base, cudaEventDefault, err);
+    for (size_t i = 0; i < ARRAY_COUNT(lanes) && result == 0; i++)
+        result = open_lane(gpu, lanes[i], err);
+    return result;
 }
 
 static int open_kernels(struct gpu *gpu, const struct gpu_setup *setup, struct err *err)
@@ -256,7 +371,7 @@ static int open_gpu(struct device **device, const struct gpu_setup *setup, uint6
     error = cudaMemGetInfo(&before, &all);
     if (error)
         return failed(error, "cudaMemGetInfo", err);
-    int result = open_streams(gpu, err);
+    int result = open_lanes(gpu, err);
     if (result == 0)
         result = open_kernels(gpu, setup, err);
     if (result)

@@ -12,7 +12,7 @@
 
 #include "offload/device.h"
 
-#define GPU_PLUGIN_VERSION 1
+#define GPU_PLUGIN_VERSION 2
 #define GPU_PLUGIN_FILE    "libspillway_cuda.so"
 #define GPU_PLUGIN_SYMBOL  "spillway_gpu_plugin"
 #define GPU_NAME_MAX       256

@@ -12,7 +12,6 @@ struct lane_state {
     uint32_t in_flight;
     uint32_t waited; /* waits of `next` already seen satisfied */
     uint64_t busy_until_ns;
-    uint64_t end_ns; /* of the op that ended last */
 };
 
 void sched_init(struct sched *sched, uint32_t op_max)
@@ -20,12 +19,14 @@ void sched_init(struct sched *sched, uint32_t op_max)
     *sched = (struct sched){.op_max = op_max};
     sched->state = mem_alloc(op_max, sizeof(*sched->state));
     sched->next_in_lane = mem_alloc(op_max, sizeof(*sched->next_in_lane));
+    sched->end_ns = mem_alloc(op_max, sizeof(*sched->end_ns));
 }
 
 void sched_deinit(struct sched *sched)
 {
     mem_free(sched->state);
     mem_free(sched->next_in_lane);
+    mem_free(sched->end_ns);
     *sched = (struct sched){0};
 }
 
@@ -41,14 +42,20 @@ static void index_lanes(struct sched *sched, const struct plan *plan, struct lan
     }
 }
 
+/* Whether an op of lane `to` needs no word of the host to come after one of lane `from` that was
+ * submitted before it. */
+static bool follows(const struct engine *engine, uint8_t from, uint8_t to)
+{
+    return from == to ? engine->in_order[to] : engine->chained[from] && engine->chained[to];
+}
+
 static bool ready(const struct sched *sched, const struct plan *plan, const struct engine *engine,
                   struct lane_state *lane)
 {
     const struct plan_op *op = &plan->ops[lane->next];
     for (; lane->waited < op->wait_count; lane->waited++) {
         uint32_t on = plan->waits[op->first_wait + lane->waited];
-        bool ahead = engine->in_order[op->lane] && plan->ops[on].lane == op->lane &&
-                     sched->state[on] == SUBMITTED;
+        bool ahead = sched->state[on] == SUBMITTED && follows(engine, plan->ops[on].lane, op->lane);
         if (sched->state[on] != DONE && !ahead)
             return false;
     }
@@ -103,16 +110,29 @@ static void account(struct sched_result *result, struct lane_state *lane, const 
     result->flops += op->flops;
 }
 
-static void time_op(struct engine_time *time, struct lane_state *lane,
-                    const struct engine_completion *done, bool in_order, uint64_t now_ns)
+/* What the ops took, of when they were submitted and ended. Only now is all of it known: of two ops
+ * of chained lanes the later one may have been reported first. */
+static void time_ops(const struct sched *sched, const struct plan *plan,
+                     const struct engine *engine)
 {
-    double submitted_ns = time->work_s;
-    double begin_ns = fmax(submitted_ns, (double)lane->end_ns);
-    double end_ns = (double)done->end_ns;
-    *time = in_order
-                ? (struct engine_time){(end_ns - begin_ns) / 1e9, ((double)now_ns - end_ns) / 1e9}
-                : (struct engine_time){0, ((double)now_ns - submitted_ns) / 1e9};
-    lane->end_ns = done->end_ns;
+    uint64_t lane_end_ns[LANE_COUNT] = {0};
+    for (uint32_t o = 0; o < plan->op_count; o++) {
+        const struct plan_op *op = &plan->ops[o];
+        struct engine_time *time = &sched->times[o];
+        double submitted_ns = time->work_s, end_ns = (double)sched->end_ns[o];
+        uint64_t before_ns = lane_end_ns[op->lane];
+        lane_end_ns[op->lane] = sched->end_ns[o];
+        if (!engine->in_order[op->lane]) {
+            *time = (struct engine_time){0, time->late_s + (end_ns - submitted_ns) / 1e9};
+            continue;
+        }
+        for (uint32_t i = 0; i < op->wait_count; i++) {
+            uint32_t on = plan->waits[op->first_wait + i];
+            if (follows(engine, plan->ops[on].lane, op->lane))
+                before_ns = MAX(before_ns, sched->end_ns[on]);
+        }
+        time->work_s = fmax(0, end_ns - fmax(submitted_ns, (double)before_ns)) / 1e9;
+    }
 }
 
 void sched_run(struct sched *sched, const struct plan *plan, struct engine *engine,
@@ -138,9 +158,10 @@ void sched_run(struct sched *sched, const struct plan *plan, struct engine *engi
             sched->state[done->op] = DONE;
             lanes[op->lane].in_flight--;
             account(result, &lanes[op->lane], op, done);
+            sched->end_ns[done->op] = done->end_ns;
             if (sched->times)
-                time_op(&sched->times[done->op], &lanes[op->lane], done, engine->in_order[op->lane],
-                        engine->now_ns(engine));
+                sched->times[done->op].late_s =
+                    ((double)engine->now_ns(engine) - (double)done->end_ns) / 1e9;
             if (done->op >= plan->backward_first)
                 result->backward_start_ns = MIN(result->backward_start_ns, done->start_ns);
             if (trace)
@@ -150,4 +171,6 @@ void sched_run(struct sched *sched, const struct plan *plan, struct engine *engi
         in_flight -= count;
     }
     result->end_ns = engine->now_ns(engine);
+    if (sched->times)
+        time_ops(sched, plan, engine);
 }

@@ -15,7 +15,8 @@ struct sched {
     uint32_t op_max;
     uint8_t *state;            /* owned; [op] */
     uint32_t *next_in_lane;    /* owned; [op]: the following op of the same lane */
-    struct engine_time *times; /* borrowed; [op], filled with what each op took; NULL: not wanted */
+    uint64_t *end_ns;          /* owned; [op] */
+    struct engine_time *times; /* borrowed; [op], what each op took, at the end; NULL: not wanted */
 };
 
 struct sched_result {

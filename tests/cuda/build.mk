@@ -22,8 +22,11 @@ CUDA_SHARED := $(filter-out tests/cuda/test_%,$(wildcard tests/cuda/*.c tests/cu
 CUDA_LEAVES_plain := tests/cuda/emulation/detector.c
 CUDA_LEAVES_checked := tests/cuda/emulation/no_detector.c
 
+# What reads and writes pinned memory on the host, in the place of the library's.
+CUDA_WATCHED_checked := offload/exec.c model/optim.c
+
 # Of one flavour: the objects that all its tests are linked with, and the tests.
-cuda_objects = $(addprefix $(B)/cuda/$(1)/,$(addsuffix .o,$(CUDA_SOURCES) $(CUDA_SHARED) \
+cuda_objects = $(addprefix $(B)/cuda/$(1)/,$(addsuffix .o,$(CUDA_SOURCES) $(CUDA_SHARED) $(CUDA_WATCHED_$(1)) \
                $(filter-out $(CUDA_LEAVES_$(1)),$(CUDA_EMULATION))))
 cuda_tests = $(patsubst tests/cuda/%.c,$(B)/cuda/$(1)/%,$(filter %.c,$(CUDA_TESTS)))
 CUDA_BINARIES := $(foreach f,$(CUDA_FLAVOURS),$(call cuda_tests,$(f)))
@@ -51,6 +54,7 @@ $(call cuda_tests,$(1)): $(B)/cuda/$(1)/%: $(B)/cuda/$(1)/tests/cuda/%.c.o $(cal
 	@$$(CC) $$(CFLAGS) -rdynamic -o $$@ $$^ -lcmocka $$(LDLIBS)
 endef
 $(foreach f,$(CUDA_FLAVOURS),$(eval $(call CUDA_FLAVOUR,$(f))))
+$(B)/cuda/checked/offload/exec.c.o: CUDA_FLAGS_checked += -Dmemcpy=watched_memcpy
 -include $(shell find $(B)/cuda -name '*.d' 2>/dev/null)
 
 # The plugin, where nvcc is. Of the architectures those that this nvcc knows; PTX of the newest

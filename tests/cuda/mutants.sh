@@ -11,7 +11,7 @@ work=${TMPDIR:-/var/tmp}/mutants.$$
 mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 
-# NAME @ SOURCE, or HEADER:SOURCE @ TEST @ SUBSTITUTION in perl
+# NAME @ SOURCE, or HEADER:SOURCE, of model/cuda unless it has a folder @ TEST @ SUBSTITUTION in perl
 mutants=$(cat <<'END'
 sum-barrier-before-read@element.cuh:gpu_head.cu@test_gpu_head@s/scratch\[threadIdx.x \/ WARP\] = value;\n    __syncthreads\(\);/scratch[threadIdx.x \/ WARP] = value;/
 sum-barrier-before-reuse@element.cuh:gpu_head.cu@test_gpu_head@s/(scratch\[lane\] : -INFINITY\);\n)    __syncthreads\(\);/$1/
@@ -60,6 +60,24 @@ head-norm-channel-bound@gpu_head_norm.cu@test_gpu_head_norm@s/if \(c >= depth\)\
 block-stale-dx@cuda_block.c@test_kernels_cuda@s/const void \*dx = dx_factor\(k, b\), \*qkv/const void *dx = k->bf16 ? b->scratch.narrow : (const void *)b->args->dx, *qkv/
 block-scratch-shared@cuda_block.c@test_kernels_cuda@s/\.dqkv = at \+ dpre/.dqkv = at + act/
 head-first-piece@cuda_head.c@test_kernels_cuda@s/args->accumulate \|\| p->first > 0/args->accumulate/
+stream-no-wait@offload/gpu.c@test_gpu_streams@s/must_at\(cudaStreamWaitEvent\(.*?mark\);//s
+stream-waits-for-begin@offload/gpu.c@test_gpu_streams@s/(cudaStreamWaitEvent\(gpu->streams\[lane\], events_of\(gpu, mark\)->)end/$1begin/
+stream-wrong-one-waits@offload/gpu.c@test_gpu_streams@s/(cudaStreamWaitEvent\(gpu->streams\[)lane/$1mark->lane/
+stream-end-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/->end, gpu->streams\[mark->lane\]/->end, gpu->streams[LANE_COMPUTE]/
+stream-end-before-op@offload/engine_real.c@test_gpu_streams@s/(exec_op\(real->exec, op\);)\s*(device->ops->end\(device, &feed->mark\);)/$2 $1/
+stream-copy-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/gpu_of\(device\)->streams\[args->lane\]/gpu_of(device)->streams[LANE_H2D]/
+stream-set-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/stream = gpu->streams\[LANE_COMPUTE\];/stream = gpu->streams[LANE_D2H];/
+stream-told-unreached@offload/engine_real.c@test_gpu_streams@s/lane->device->ops->reach\(lane->device, &mark, &time\);/time = (struct device_time){clock_ns(), clock_ns()};/
+stream-reached-at-begin@offload/gpu.c@test_gpu_streams@s/must_at\(cudaEventSynchronize\(events->end\)/must_at(cudaEventSynchronize(events->begin)/
+stream-told-before-given@offload/engine_real.c@test_gpu_streams@s/        device->ops->begin\(device, &feed->mark\);/        sem_post(&real->lanes[op->lane].work);\n$&/; s/(device->ops->end\(device, &feed->mark\);)\s*sem_post\(&real->lanes\[op->lane\].work\);/$1/
+stream-first-wait-alone@offload/engine_real.c@test_gpu_streams@s/last\[lane\] < on/last[lane] > on/
+stream-one-lane-alone@offload/engine_real.c@test_gpu_streams@s/feed->after\[feed->after_count\+\+\]/feed->after_count = 1, feed->after[0]/
+stream-marks-too-few@offload/engine_real.c@test_gpu_streams@s/(struct device_mark\)\{lane->which, )number/$1number % 2/
+sched-host-is-chained@offload/sched.c@test_gpu_streams@s/engine->chained\[from\] && engine->chained\[to\]/engine->chained[from]/
+sched-waits-of-device-for-host@offload/sched.c@test_gpu_streams@s/engine->chained\[from\] && engine->chained\[to\]/engine->chained[to]/
+sched-last-wait-ignored@offload/sched.c@test_gpu_streams@s/lane->waited < op->wait_count/lane->waited + 1 < op->wait_count/
+plan-slot-reused-unread@offload/plan_emit.c@test_gpu_streams@s/add_wait\(emit, number, emit->readers\[r\].op\);/;/
+plan-read-unwritten@offload/plan_emit.c@test_gpu_streams@s/add_wait\(emit, number, emit->last_writer\[cell\]\);/;/
 END
 )
 
@@ -70,13 +88,15 @@ objects() {
 # Builds and runs one; 0 when its test failed, 1 when it passed, 2 when there is no such mutant any more.
 run_mutant() {
     local name=$1 sources=$2 test=$3 change=$4 folder=$work/$1 changed unit compile
-    changed=model/cuda/${sources%%:*}
-    unit=model/cuda/${sources##*:}
-    mkdir -p "$folder/model/cuda"
+    changed=${sources%%:*} unit=${sources##*:}
+    case $changed in */*) ;; *) changed=model/cuda/$changed unit=model/cuda/$unit ;; esac
+    mkdir -p "$folder/$(dirname "$changed")"
     perl -0777 -pe "$change" "$changed" >"$folder/$changed" || return 2
     ! cmp -s "$changed" "$folder/$changed" || { echo "changes nothing in $changed"; return 2; }
     cp -n "$unit" "$folder/$unit" 2>/dev/null
-    compile="-I$folder -I. -Itests/cuda/emulation/include -ffp-contract=off -O1 -g -fsanitize=thread -w"
+    compile="-I$folder -I. -Itests/cuda/emulation/include -ffp-contract=off -O1 -g -w"
+    # Watched is what the checked tests watch.
+    [ ! -e "$build/cuda/checked/$unit.o" ] || compile="$compile -fsanitize=thread"
     case $unit in
     *.cu) g++ -x c++ -std=gnu++17 -fno-exceptions $compile -c "$folder/$unit" -o "$folder/unit.o" ;;
     *.c) gcc -std=gnu17 -D_GNU_SOURCE $compile -c "$folder/$unit" -o "$folder/unit.o" ;;

@@ -1,8 +1,9 @@
 /*
  * Property: a run on the CUDA device has the CPU's losses within 1e-4 over 20 steps; placements,
- * from all on the card to nothing that could be elsewhere, give the same bits; a call of CUDA that
- * fails ends the run with the call's name and the last commit intact. Method: whole tiny runs with
- * offload/gpu.c over the emulated card.
+ * from all on the card to nothing that could be elsewhere, give the same bits, and so do the orders
+ * in which its streams run; a call of CUDA that fails ends the run with the call's name and the
+ * last commit intact. Method: whole tiny runs with offload/gpu.c over the emulated card; 100 seeds
+ * of its scheduler over the placements, of a still smaller model.
  */
 #include "offload/gpu.h"
 #include "tests/cuda/emulation/emulation.h"
@@ -20,6 +21,7 @@
 /* The watched flavour takes its time; losses are compared in the other one. */
 #define STEPS       (emulation_is_checked ? 3u : 20u)
 #define SHORT_STEPS 3u
+#define SEEDS       100u /* of the scheduler of streams */
 
 extern const struct gpu_plugin spillway_gpu_plugin;
 
@@ -94,22 +96,42 @@ static void test_losses_are_those_of_the_cpu(void **state)
     check_against_cpu(PRECISION_BF16, 1e-2);
 }
 
-static char *placed_log(const struct place_case *c, enum precision precision, uint64_t seed)
+static char *placed_log(struct tiny_run *run, const struct place_case *c, uint64_t seed)
 {
-    struct tiny_run run;
-    char name[64];
-    snprintf(name, sizeof(name), "%s-%d-%u", c->name, precision, (unsigned)seed);
     emulation_reset(seed);
-    init_gpu_run(&run, name, precision);
-    run.settings.steps = SHORT_STEPS;
-    run.settings.nvme = train_nvme(c->nvme ? run.nvme_dir : NULL);
-    run.settings.resident_planes = c->resident;
-    run.settings.recompute = c->recompute;
-    train(&run, c->least);
-    char *log = tiny_log(&run);
-    scratch_remove(run.run_dir);
-    scratch_remove(run.nvme_dir);
+    run->settings.nvme = train_nvme(c->nvme ? run->nvme_dir : NULL);
+    run->settings.resident_planes = c->resident;
+    run->settings.recompute = c->recompute;
+    train(run, c->least);
+    char *log = tiny_log(run);
+    scratch_remove(run->run_dir);
+    scratch_remove(run->nvme_dir);
     return log;
+}
+
+static void init_placed(struct tiny_run *run, const struct place_case *c, enum precision precision)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "%s-%d", c->name, precision);
+    init_gpu_run(run, name, precision);
+    run->settings.steps = SHORT_STEPS;
+}
+
+/* The smallest that has a block to fetch while another one computes. */
+static void init_smallest(struct tiny_run *run, const struct place_case *c,
+                          enum precision precision)
+{
+    init_placed(run, c, precision);
+    struct train_settings *s = &run->settings;
+    s->data_dir = tiny_data(48);
+    s->seq = 8;
+    s->batch = 1;
+    s->steps = 2;
+    s->checkpoint_every = 2;
+    s->config.layers = 2;
+    s->config.channels = 32;
+    s->config.heads = 2;
+    config_derive(&s->config);
 }
 
 static void test_placements_have_the_same_bits(void **state)
@@ -118,14 +140,39 @@ static void test_placements_have_the_same_bits(void **state)
     if (emulation_is_checked)
         skip();
     for (enum precision p = PRECISION_FP32; p <= PRECISION_BF16; p++) {
-        char *expected = placed_log(&cases[0], p, 1);
-        for (size_t i = 1; i < ARRAY_COUNT(cases); i++) {
-            char *log = placed_log(&cases[i], p, i + 1);
+        char *expected = NULL;
+        for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+            struct tiny_run run;
+            init_placed(&run, &cases[i], p);
+            char *log = placed_log(&run, &cases[i], i + 1);
+            if (!expected)
+                expected = strdup(log);
             assert_string_equal(log, expected);
             free(log);
         }
         free(expected);
     }
+}
+
+static void test_seeds_have_the_same_bits(void **state)
+{
+    (void)state;
+    char *expected[2] = {NULL, NULL};
+    if (emulation_is_checked)
+        skip();
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        const struct place_case *c = &cases[seed / 2 % ARRAY_COUNT(cases)];
+        enum precision p = seed % 2 ? PRECISION_BF16 : PRECISION_FP32;
+        struct tiny_run run;
+        init_smallest(&run, c, p);
+        char *log = placed_log(&run, c, seed);
+        if (!expected[p])
+            expected[p] = strdup(log);
+        assert_string_equal(log, expected[p]);
+        free(log);
+    }
+    free(expected[0]);
+    free(expected[1]);
 }
 
 /* ---- Failing calls ----------------------------------------------------------------------------
@@ -184,6 +231,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_losses_are_those_of_the_cpu),
         cmocka_unit_test(test_placements_have_the_same_bits),
+        cmocka_unit_test(test_seeds_have_the_same_bits),
         cmocka_unit_test(test_failing_calls),
     };
     gpu_set_plugin(&spillway_gpu_plugin);

@@ -1,8 +1,8 @@
 /*
  * Properties of the model engine: what ops of different lanes share is divided as engine_model.h
  * says; launches hold their lane and share nothing; latencies overlap the service of what comes
- * next; replayed durations are used as they are; nothing but plan and profile decides; a machine
- * twice as fast takes half the time.
+ * next; replayed durations are used as they are; chained lanes wait for work and not for the host;
+ * nothing but plan and profile decides; a machine twice as fast takes half the time.
  * Method: plans of a few ops on a machine of round figures, whose times are computed by hand (the
  * comments do it), to the rounding of nanoseconds; a real plan for what must hold of any.
  */
@@ -348,6 +348,64 @@ static void test_replay(void **state)
     hand_close(&hand);
 }
 
+/* ---- Chained lanes ----------------------------------------------------------------------------
+ */
+
+/* Two copies up, of 1 s each; down comes what waits for the first, 1 s too. */
+static void add_chain(struct hand *hand)
+{
+    uint32_t up = add(hand, OP_COPY_H2D, 10 * GB, PLAN_NONE);
+    add(hand, OP_COPY_H2D, 10 * GB, PLAN_NONE);
+    uint32_t down = add(hand, OP_COPY_D2H, 5 * GB, up);
+    add(hand, OP_VERIFY, GB, down);
+    hand->profile.device.h2d_both_bytes_per_s = 10 * GB;
+    hand->profile.device.d2h_both_bytes_per_s = 5 * GB;
+    hand->profile.device.copy_latency_s = 0.25;
+}
+
+/* On a card the copy down begins with the second copy up, at 1 s, and the host knows of its end at
+ * 2.25 s; where the host is between them, a quarter of a second later. */
+static void test_chained(void **state)
+{
+    (void)state;
+    struct hand hand;
+    hand_open(&hand);
+    add_chain(&hand);
+    takes(&hand, 3.25, LANE_D2H, 1.25, LANE_CPU, 1);
+    static const struct engine_time times[] = {{1, 0.5}, {2, 0.5}, {1, 0.25}, {1, 0}};
+    assert_s((double)run(&hand.plan, &hand.profile, times, NULL) / GB, 3.5);
+    hand.profile.device.is_cpu = true;
+    hand.profile.cpu.cores = 4;
+    assert_s((double)run(&hand.plan, &hand.profile, times, NULL) / GB, 3.75);
+    hand_close(&hand);
+}
+
+/* What ops took is found again from when they ended, also of those that were handed over while
+ * what they wait for was under way; a replay takes as long. */
+static void test_chained_times(void **state)
+{
+    (void)state;
+    struct hand hand;
+    struct engine_model model;
+    struct sched sched;
+    struct sched_result result;
+    struct engine_time times[4];
+    hand_open(&hand);
+    add_chain(&hand);
+    hand.profile.device.copy_latency_s = 0;
+    engine_model_init(&model, &hand.profile);
+    sched_init(&sched, hand.plan.op_count);
+    sched.times = times;
+    sched_run(&sched, &hand.plan, &model.engine, NULL, &result);
+    for (size_t i = 0; i < ARRAY_COUNT(times); i++) {
+        assert_s(times[i].work_s, 1);
+        assert_s(times[i].late_s, 0);
+    }
+    assert_s((double)run(&hand.plan, &hand.profile, times, NULL) / GB, 3);
+    sched_deinit(&sched);
+    hand_close(&hand);
+}
+
 /* ---- Any plan ---------------------------------------------------------------------------------
  */
 
@@ -411,6 +469,8 @@ int main(void)
         cmocka_unit_test(test_latency_overlaps),
         cmocka_unit_test(test_nothing_takes_no_time),
         cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_chained),
+        cmocka_unit_test(test_chained_times),
         cmocka_unit_test(test_deterministic_and_scaled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

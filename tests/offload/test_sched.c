@@ -90,6 +90,7 @@ struct fake {
     uint32_t in_flight_count, lane_count[LANE_COUNT], deepest[LANE_COUNT];
     uint32_t last[LANE_COUNT]; /* newest op of the lane, or PLAN_NONE */
     uint32_t submitted;
+    uint32_t chained_count; /* waits for what another lane had only been given */
 };
 
 static void fake_begin(struct engine *engine, const struct plan *plan)
@@ -113,7 +114,10 @@ static void fake_submit(struct engine *engine, uint32_t number)
     assert_int_equal(number, next);
     for (uint32_t i = 0; i < op->wait_count; i++) {
         uint32_t on = plan->waits[op->first_wait + i];
-        bool ahead = engine->in_order[op->lane] && plan->ops[on].lane == op->lane;
+        uint8_t lane = plan->ops[on].lane;
+        bool ahead = lane == op->lane ? engine->in_order[lane]
+                                      : engine->chained[lane] && engine->chained[op->lane];
+        fake->chained_count += ahead && lane != op->lane && fake->state[on] == SUBMITTED;
         assert_true(fake->state[on] == FINISHED || (ahead && fake->state[on] == SUBMITTED));
     }
     fake->state[number] = SUBMITTED;
@@ -182,8 +186,10 @@ static uint64_t fake_now(struct engine *engine)
     return ((struct fake *)engine)->clock_ns;
 }
 
-static void run_fake(const struct plan *plan, enum order order, uint32_t depth,
-                     bool drives_in_order, uint64_t seed)
+enum lanes { PLAIN, DRIVES_IN_ORDER, CHAINED, LANES_COUNT };
+
+static void run_fake(const struct plan *plan, enum order order, uint32_t depth, enum lanes lanes,
+                     uint64_t seed)
 {
     struct fake fake = {
         .engine = {.begin = fake_begin,
@@ -199,7 +205,9 @@ static void run_fake(const struct plan *plan, enum order order, uint32_t depth,
     for (uint32_t lane = 0; lane < LANE_COUNT; lane++) {
         bool drive = lane == LANE_SSD_READ || lane == LANE_SSD_WRITE;
         fake.engine.depth[lane] = depth;
-        fake.engine.in_order[lane] = !drive || drives_in_order;
+        fake.engine.in_order[lane] = !drive || lanes == DRIVES_IN_ORDER;
+        fake.engine.chained[lane] =
+            lanes == CHAINED && (lane == LANE_COMPUTE || lane == LANE_H2D || lane == LANE_D2H);
         fake.last[lane] = PLAN_NONE;
     }
     struct sched sched;
@@ -217,6 +225,10 @@ static void run_fake(const struct plan *plan, enum order order, uint32_t depth,
     /* The lane that keeps its order is fed ahead: its ops may wait for one another in its queue. */
     if (depth <= 4)
         assert_int_equal(fake.deepest[LANE_COMPUTE], depth);
+    if (lanes != CHAINED)
+        assert_int_equal(fake.chained_count, 0);
+    else if (plan->memory->separate_device && depth > 1)
+        assert_true(fake.chained_count > 0);
     assert_int_equal(result.commit_bytes, totals.commit_bytes);
     assert_int_equal(result.flops, totals.flops[PHASE_FORWARD] + totals.flops[PHASE_BACKWARD]);
     assert_int_equal(result.end_ns - result.start_ns, (uint64_t)plan->op_count * 10);
@@ -235,10 +247,10 @@ static void test_orders(void **state)
         example_open(&e, i);
         for (uint32_t order = 0; order < ORDER_COUNT; order++)
             for (size_t d = 0; d < ARRAY_COUNT(depths); d++)
-                for (int in_order = 0; in_order < 2; in_order++)
-                    run_fake(&e.plan, (enum order)order, depths[d], in_order, 1 + d);
-        for (uint64_t seed = 0; seed < 40; seed++)
-            run_fake(&e.plan, RANDOM, 8, seed % 2, seed);
+                for (int lanes = 0; lanes < LANES_COUNT; lanes++)
+                    run_fake(&e.plan, (enum order)order, depths[d], (enum lanes)lanes, 1 + d);
+        for (uint64_t seed = 0; seed < 60; seed++)
+            run_fake(&e.plan, RANDOM, 8, (enum lanes)(seed % LANES_COUNT), seed);
         example_close(&e);
     }
 }

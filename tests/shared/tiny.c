@@ -139,16 +139,9 @@ static void open_tier(struct tiny_box *box, const char *name, bool create)
     require(tier_open(&box->tier, &box->model->layout, &box->memory, &files, create, &err), &err);
 }
 
-void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
-                   const struct place_spec *spec, const char *name, bool create)
+struct kernels_shape tiny_shape(const struct place_spec *spec)
 {
-    struct err err;
-    *box = (struct tiny_box){.model = model};
-    require(place_choose(&box->place, spec, &err), &err);
-    plan_memory_init(&box->memory, &box->place);
-    require(pool_open(&box->pool, "tiny", 1, false, &err), &err);
-    require(pool_open(&box->cpu_pool, "tiny-cpu", 1, false, &err), &err);
-    struct kernels_shape shape = {
+    return (struct kernels_shape){
         .precision = spec->precision,
         .batch = spec->batch,
         .seq = spec->seq,
@@ -158,8 +151,43 @@ void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
         .tile_rows_max = spec->layout->tile_rows_max,
         .norm_epsilon = spec->config->norm_epsilon,
     };
-    require(kernels_cpu_open(&box->kernels, &shape, &model->tensors, box->pool, &err), &err);
+}
+
+void tiny_spec_set_card(struct place_spec *spec, const struct gpu_plugin *plugin)
+{
+    struct kernels_shape shape = tiny_shape(spec);
+    struct kernels_sizes sizes;
+    plugin->sizes(&shape, &sizes);
+    spec->device_inner_bytes = sizes.inner_bytes;
+    spec->device_scratch_bytes = sizes.scratch_bytes;
+    spec->vram_budget = 256 * MIB;
+}
+
+static void open_device(struct tiny_box *box, const struct place_spec *spec,
+                        const struct gpu_plugin *plugin)
+{
+    struct err err;
+    struct gpu_setup setup = {.shape = tiny_shape(spec), .tensors = &box->model->tensors};
+    uint64_t overhead_bytes;
+    if (plugin) {
+        require(plugin->open(&box->device, &setup, &overhead_bytes, &err), &err);
+        return;
+    }
+    require(pool_open(&box->pool, "tiny", 1, false, &err), &err);
+    require(kernels_cpu_open(&box->kernels, &setup.shape, setup.tensors, box->pool, &err), &err);
     require(device_cpu_open(&box->device, box->kernels, &err), &err);
+}
+
+void tiny_box_open_on(struct tiny_box *box, const struct tiny_model *model,
+                      const struct place_spec *spec, const char *name, bool create,
+                      const struct gpu_plugin *plugin)
+{
+    struct err err;
+    *box = (struct tiny_box){.model = model};
+    require(place_choose(&box->place, spec, &err), &err);
+    plan_memory_init(&box->memory, &box->place);
+    require(pool_open(&box->cpu_pool, "tiny-cpu", 1, false, &err), &err);
+    open_device(box, spec, plugin);
     require(ring_open(&box->ring, RING_DEPTH, &err), &err);
     open_tier(box, name, create);
     checkpoint_init(&box->checkpoint, box->run_dir, &model->layout);
@@ -174,6 +202,12 @@ void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
         .loss_scale = 1.0f / (float)(spec->batch * spec->seq * spec->accum),
     };
     require(exec_open(&box->exec, &model->tensors, &err), &err);
+}
+
+void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
+                   const struct place_spec *spec, const char *name, bool create)
+{
+    tiny_box_open_on(box, model, spec, name, create, NULL);
 }
 
 void tiny_box_close(struct tiny_box *box)

@@ -8,6 +8,7 @@
 
 #include "offload/checkpoint.h"
 #include "offload/exec.h"
+#include "offload/gpu.h"
 #include "offload/train.h"
 
 struct ring;
@@ -28,6 +29,12 @@ void tiny_model_set_moments(struct tiny_model *model, enum moments_kind moments)
 /* What places a tiny model: B 2, T 16, M 1, fp32, a drive, no device of its own, budgets without
  * end, no profile and so no search. */
 void tiny_spec(struct place_spec *spec, const struct tiny_model *model);
+
+/* What kernels are opened for. */
+struct kernels_shape tiny_shape(const struct place_spec *spec);
+
+/* On a card of the plugin: what its kernels need, and a VRAM budget without end. */
+void tiny_spec_set_card(struct place_spec *spec, const struct gpu_plugin *plugin);
 
 /* Lowers the RAM budget, and the VRAM budget where there is one, to the least that works. */
 void tiny_spec_shrink(struct place_spec *spec);
@@ -54,6 +61,10 @@ struct tiny_box {
 /* name: of the run's folder below the scratch folder. create false: the state file is there. */
 void tiny_box_open(struct tiny_box *box, const struct tiny_model *model,
                    const struct place_spec *spec, const char *name, bool create);
+/* The same on a card of the plugin, or, with NULL, on the CPU. */
+void tiny_box_open_on(struct tiny_box *box, const struct tiny_model *model,
+                      const struct place_spec *spec, const char *name, bool create,
+                      const struct gpu_plugin *plugin);
 void tiny_box_close(struct tiny_box *box);
 
 /* The current state, wherever its planes are: slot_bytes in the order of a slot of the state file.

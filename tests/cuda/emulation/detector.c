@@ -340,23 +340,34 @@ void detector_access(uintptr_t address, size_t bytes, bool write, bool atomic, v
     if (running_thread && touch_shared(&t, bytes))
         return;
     struct allocation *a = memory_find(address);
-    if (a)
+    if (a) {
+        CALL_LOCK; /* threads of the host come as they like */
         touch_allocation(a, &t, bytes);
-    else if (running_thread && !is_constant(address, write))
+    } else if (running_thread && !is_constant(address, write))
         misplaced("illegal-address", address, bytes, write, from);
 }
 
-void detector_range(const void *memory, size_t bytes, bool write, uint32_t op)
+static void touch_range(const void *memory, size_t bytes, bool write, bool check, uint32_t op)
 {
     struct allocation *a = memory_find((uintptr_t)memory);
     if (!a || a->freed || bytes == 0)
         return;
     struct touch t = {.address = (uintptr_t)memory,
                       .write = write,
-                      .check_initialised = !a->written,
+                      .check_initialised = check && !a->written,
                       .space = a->device ? "device" : "pinned"};
     struct access now = {.op = op, .block = NO_BLOCK};
     touch_span(cells_of(a), a->base, bytes, &now, t);
+}
+
+void detector_range(const void *memory, size_t bytes, bool write, uint32_t op)
+{
+    touch_range(memory, bytes, write, true, op);
+}
+
+void detector_copied_down(const void *memory, size_t bytes, uint32_t op)
+{
+    touch_range(memory, bytes, false, false, op);
 }
 
 void detector_copy(void *shared, size_t bytes, bool begin)
@@ -416,6 +427,21 @@ uint32_t __tsan_atomic32_fetch_or(volatile uint32_t *p, uint32_t value, int orde
     (void)order;
     detector_access((uintptr_t)p, 4, true, true, HERE);
     return __atomic_fetch_or(p, value, __ATOMIC_SEQ_CST);
+}
+
+void __tsan_atomic8_store(volatile uint8_t *p, uint8_t value, int order)
+{
+    (void)order;
+    detector_access((uintptr_t)p, 1, true, true, HERE);
+    __atomic_store_n(p, value, __ATOMIC_SEQ_CST);
+}
+
+/* What sources that are compiled with -Dmemcpy=watched_memcpy call. */
+void *watched_memcpy(void *to, const void *from, size_t bytes)
+{
+    detector_access((uintptr_t)from, bytes, false, false, HERE);
+    detector_access((uintptr_t)to, bytes, true, false, HERE);
+    return memcpy(to, from, bytes);
 }
 
 void __tsan_func_entry(void *caller)

@@ -77,27 +77,31 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 
 /* -- Memory that is pinned later -- */
 
-static struct {
-    const char *memory;
-    size_t bytes;
-} registered[REGISTERED_MAX];
+static struct allocation registered[REGISTERED_MAX]; /* base 0: none */
+static uint32_t registered_end;                      /* none from here on */
 
 static uint32_t find_registered(const void *memory)
 {
     uint32_t i = 0;
-    while (i < REGISTERED_MAX && registered[i].memory != memory)
+    while (i < REGISTERED_MAX && registered[i].base != (uintptr_t)memory)
         i++;
     return i;
 }
 
-bool memory_is_registered(const void *memory, size_t bytes)
+bool memory_is_any_registered(void)
 {
-    const char *at = memory;
-    for (uint32_t i = 0; i < REGISTERED_MAX; i++)
-        if (registered[i].memory && at >= registered[i].memory &&
-            at + bytes <= registered[i].memory + registered[i].bytes)
+    for (uint32_t i = 0; i < registered_end; i++)
+        if (registered[i].base)
             return true;
     return false;
+}
+
+struct allocation *memory_registered(uintptr_t address)
+{
+    for (uint32_t i = 0; i < registered_end; i++)
+        if (address - registered[i].base < registered[i].bytes)
+            return &registered[i];
+    return NULL;
 }
 
 cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned int flags)
@@ -110,8 +114,9 @@ cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned int flags)
         return error;
     if (!memory || !bytes || i == REGISTERED_MAX || find_registered(memory) < REGISTERED_MAX)
         return cudaErrorInvalidValue;
-    registered[i].memory = memory;
-    registered[i].bytes = bytes;
+    registered[i] = (struct allocation){.base = (uintptr_t)memory, .bytes = bytes, .written = true};
+    if (i >= registered_end)
+        registered_end = i + 1;
     return cudaSuccess;
 }
 
@@ -123,6 +128,7 @@ cudaError_t cudaHostUnregister(void *memory)
         return cudaErrorInvalidValue;
     /* As with cudaFree: what is queued may still use it. */
     cudaError_t error = emulation_fault_count() ? cudaSuccess : cudaDeviceSynchronize();
-    registered[i].memory = NULL;
+    memory_forget(&registered[i]);
+    registered[i] = (struct allocation){0};
     return error;
 }

@@ -19,6 +19,10 @@
  * host function called in a kernel, memory order behind fences, an index that stays inside its
  * allocation, the same mistake in mma and ldmatrix. See docs/cuda.md.
  *
+ * In the checked flavour offload/exec.c and model/optim.c are watched too where they touch pinned
+ * memory. All threads of the host are one to the detector: it does not see one of them use what
+ * only another has waited for.
+ *
  * A fault is printed, counted, and ends its kernel; later calls return cudaErrorIllegalAddress
  * until emulation_reset. One host thread at a time.
  */
@@ -28,7 +32,8 @@
 #include "device.h"
 #include <stdint.h>
 
-/* Forgets faults, queued work and sticky errors; all memory has been freed or never will be. */
+/* Forgets faults, queued work and sticky errors; all memory has been freed or never will be. Where
+ * all is freed, streams and events too, it forgets what it knew of them. */
 void emulation_reset(uint64_t seed);
 
 /* Faults since the last reset, and the first one's text ("race: ..."), "" if there was none. */
@@ -40,6 +45,10 @@ void emulation_set_quiet(bool quiet);
 /* The call number n from now that can fail (from 1) does, with cudaErrorUnknown, or as an
  * allocation that finds no memory. 0: none does. */
 void emulation_fail_call(uint32_t n);
+/* The same, of the calls of one of CUDA's functions; name stays the caller's. */
+void emulation_fail_call_of(const char *name, uint32_t n);
+/* Calls of one of CUDA's functions since the last reset. */
+uint32_t emulation_call_count(const char *name);
 
 /* Of every launch only the last `blocks` blocks run, or the first one: for sizes of which all would
  * take hours. 0 and false: all of them. Allocations of more than 1 GiB are zero and count as

@@ -99,10 +99,14 @@ struct allocation {
 
 struct allocation *memory_take(size_t bytes, bool device); /* NULL: no memory */
 void memory_free(struct allocation *allocation);
-/* Of an address in it or in the pages around it, freed or not; NULL. */
+/* Of an address in it or in the pages around it, freed or not, or in registered memory; NULL. */
 struct allocation *memory_find(uintptr_t address);
-/* Memory of the host that cudaHostRegister has pinned. */
-bool memory_is_registered(const void *memory, size_t bytes);
+/* Memory of the host that cudaHostRegister has pinned; NULL: this address is not in it. */
+struct allocation *memory_registered(uintptr_t address);
+bool memory_is_any_registered(void);
+/* What the detector knows of it. */
+void memory_forget(struct allocation *allocation);
+bool memory_is_empty(void); /* all is freed, none registered */
 void memory_describe(uintptr_t address, char *text, size_t bytes);
 bool memory_is_static(uintptr_t address); /* of the program */
 
@@ -140,12 +144,15 @@ void call_unlock(const int *unused);
 #define CALL_LOCK                                                                                  \
     __attribute__((cleanup(call_unlock), unused)) const int call_is_locked = (call_lock(), 0)
 
-/* The error that this call returns: sticky, or asked for. */
-cudaError_t call_begin(cudaError_t asked_for);
+/* Counts this call of CUDA's; the error that it returns: sticky, or asked for. */
+#define call_begin(asked_for) call_begin_of(__func__, asked_for)
+cudaError_t call_begin_of(const char *name, cudaError_t asked_for);
 
 /* -- detector.c -- */
 
 void detector_range(const void *memory, size_t bytes, bool write, uint32_t op);
+/* A read that may take along what nobody wrote: whole cells are copied, with their padding. */
+void detector_copied_down(const void *memory, size_t bytes, uint32_t op);
 void detector_block_start(struct block *block);
 void detector_copy(void *shared, size_t bytes, bool begin);
 void detector_access(uintptr_t address, size_t bytes, bool write, bool atomic, void *from);

@@ -39,6 +39,14 @@ static bool arena_open(void)
     return true;
 }
 
+bool memory_is_empty(void)
+{
+    for (uint32_t i = 1; i < allocation_count; i++)
+        if (!allocations[i].freed)
+            return false;
+    return !memory_is_any_registered();
+}
+
 static size_t pages_of(size_t bytes)
 {
     return bytes ? (bytes + PAGE - 1) / PAGE : 1;
@@ -83,6 +91,11 @@ void memory_free(struct allocation *a)
     a->free_op = op_of_host();
     mmap((void *)first, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
          -1, 0);
+    memory_forget(a);
+}
+
+void memory_forget(struct allocation *a)
+{
     if (a->shadow)
         munmap(a->shadow, a->shadow_bytes);
     a->shadow = NULL;
@@ -91,7 +104,7 @@ void memory_free(struct allocation *a)
 struct allocation *memory_find(uintptr_t address)
 {
     if (!arena || address - (uintptr_t)arena >= ARENA_BYTES)
-        return NULL;
+        return memory_registered(address);
     uint32_t owner = page_owner[(address - (uintptr_t)arena) / PAGE];
     return owner ? &allocations[owner] : NULL;
 }

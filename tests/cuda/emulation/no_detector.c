@@ -8,6 +8,11 @@ void detector_range(const void *memory, size_t bytes, bool write, uint32_t op)
     (void)memory, (void)bytes, (void)write, (void)op;
 }
 
+void detector_copied_down(const void *memory, size_t bytes, uint32_t op)
+{
+    (void)memory, (void)bytes, (void)op;
+}
+
 void detector_block_start(struct block *block)
 {
     (void)block;

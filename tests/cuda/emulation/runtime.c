@@ -38,7 +38,8 @@ const char *cudaGetErrorString(cudaError_t error)
 static cudaError_t take(void **memory, size_t bytes, bool device)
 {
     *memory = NULL;
-    cudaError_t error = call_begin(cudaErrorMemoryAllocation);
+    cudaError_t error =
+        call_begin_of(device ? "cudaMalloc" : "cudaMallocHost", cudaErrorMemoryAllocation);
     if (error)
         return error;
     struct allocation *allocation = memory_take(bytes, device);
@@ -97,6 +98,7 @@ struct copy {
     const void *from;
     size_t bytes;
     int value;
+    bool down;
 };
 
 static bool check_side(const void *memory, size_t bytes, bool device, const char *what)
@@ -119,7 +121,10 @@ static bool check_side(const void *memory, size_t bytes, bool device, const char
 static void run_copy(void *context)
 {
     const struct copy *copy = context;
-    detector_range(copy->from, copy->bytes, false, current_op);
+    if (copy->down)
+        detector_copied_down(copy->from, copy->bytes, current_op);
+    else
+        detector_range(copy->from, copy->bytes, false, current_op);
     memmove(copy->to, copy->from, copy->bytes);
     detector_range(copy->to, copy->bytes, true, current_op);
 }
@@ -149,12 +154,11 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     if (error)
         return error;
     const void *host = reads_device(kind) ? to : from;
-    if (kind != cudaMemcpyDeviceToDevice && !memory_find((uintptr_t)host) &&
-        !memory_is_registered(host, bytes))
+    if (kind != cudaMemcpyDeviceToDevice && !memory_find((uintptr_t)host))
         emulation_fault("pageable", "a copy of memory that is not pinned is not asynchronous");
     else if (check_side(to, bytes, writes_device(kind), "a copy's destination") &&
              check_side(from, bytes, reads_device(kind), "a copy's source")) {
-        struct copy copy = {to, from, bytes, 0};
+        struct copy copy = {to, from, bytes, 0, kind == cudaMemcpyDeviceToHost};
         return stream_enqueue(stream, kind == cudaMemcpyHostToDevice ? "a copy up" : "a copy down",
                               run_copy, &copy, sizeof(copy));
     }

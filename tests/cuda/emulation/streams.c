@@ -13,14 +13,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define OPS_MAX     (1u << 20)
 #define QUEUE_MAX   8192u
 #define KERNELS_MAX 256u
+#define CALLS_MAX   64u
 
 /* A moment in a stream: shared by the event and the ops that wait for it, and so kept for good. */
 struct moment {
     bool passed;
+    struct timespec when;
     struct clock clock;
     struct moment *next;
 };
@@ -42,6 +45,13 @@ struct CUstream_st {
 
 struct CUevent_st {
     struct moment *moment;
+    bool untimed;
+};
+
+/* A function of CUDA's that was called. */
+struct calls {
+    const char *name;
+    uint32_t count;
 };
 
 _Thread_local uint32_t current_op;
@@ -53,7 +63,10 @@ static struct clock host;
 static uint32_t host_op;
 static uint64_t random_state = 1;
 static cudaError_t last_error;
+static uint32_t event_count;
 static uint32_t failing_call;
+static const char *failing_name; /* NULL: of any */
+static struct calls calls[CALLS_MAX];
 static struct block_range range;
 
 /* xorshift64 (Marsaglia 2003): all that matters is that a seed repeats a run. */
@@ -129,8 +142,10 @@ static void run_first(struct CUstream_st *stream)
         current_op = 0;
     }
     free(queued.context);
-    if (queued.record)
+    if (queued.record) {
         queued.record->passed = true;
+        clock_gettime(CLOCK_MONOTONIC, &queued.record->when);
+    }
 }
 
 static struct CUstream_st *pick(void)
@@ -200,12 +215,24 @@ cudaError_t stream_enqueue(cudaStream_t stream, const char *name, void (*run)(vo
 
 /* -- What a call returns -- */
 
-cudaError_t call_begin(cudaError_t asked_for)
+static struct calls *calls_of(const char *name)
+{
+    uint32_t i = 0;
+    while (calls[i].name && strcmp(calls[i].name, name) != 0)
+        if (++i == CALLS_MAX)
+            abort();
+    calls[i].name = name;
+    return &calls[i];
+}
+
+cudaError_t call_begin_of(const char *name, cudaError_t asked_for)
 {
     cudaError_t error = cudaSuccess;
+    calls_of(name)->count++;
     if (emulation_fault_count() > 0)
         error = cudaErrorIllegalAddress;
-    else if (failing_call && --failing_call == 0)
+    else if (failing_call && (!failing_name || strcmp(failing_name, name) == 0) &&
+             --failing_call == 0)
         error = asked_for;
     if (error)
         last_error = error;
@@ -215,6 +242,19 @@ cudaError_t call_begin(cudaError_t asked_for)
 void emulation_fail_call(uint32_t n)
 {
     failing_call = n;
+    failing_name = NULL;
+}
+
+void emulation_fail_call_of(const char *name, uint32_t n)
+{
+    failing_call = n;
+    failing_name = name;
+}
+
+uint32_t emulation_call_count(const char *name)
+{
+    CALL_LOCK;
+    return calls_of(name)->count;
 }
 
 void emulation_only_last_blocks(uint32_t blocks)
@@ -227,6 +267,25 @@ void emulation_only_first_block(bool only)
     range.first_only = only;
 }
 
+/* Nothing is left that names an op or a moment. */
+static void forget_ops(void)
+{
+    op_count = host_op = 0;
+    while (moments) {
+        struct moment *next = moments->next;
+        free(moments);
+        moments = next;
+    }
+}
+
+static bool is_unused(void)
+{
+    bool used = event_count > 0 || !memory_is_empty();
+    for (uint32_t i = 1; i < AGENTS; i++)
+        used |= streams[i] != NULL;
+    return !used;
+}
+
 void emulation_reset(uint64_t seed)
 {
     fault_catch_signals();
@@ -237,7 +296,10 @@ void emulation_reset(uint64_t seed)
             streams[i]->first = (streams[i]->first + 1) % QUEUE_MAX;
             streams[i]->count--;
         }
+    if (is_unused())
+        forget_ops();
     failing_call = 0;
+    memset(calls, 0, sizeof(calls));
     range = (struct block_range){0};
     last_error = cudaSuccess;
     random_state = (seed + 1) * 0x9E3779B97F4A7C15u;
@@ -336,17 +398,21 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags)
 {
     CALL_LOCK;
-    (void)flags;
     cudaError_t error = call_begin(cudaErrorUnknown);
     if (error)
         return error;
     *event = calloc(1, sizeof(**event));
-    return *event ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (!*event)
+        return cudaErrorMemoryAllocation;
+    (*event)->untimed = flags & cudaEventDisableTiming;
+    event_count++;
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     CALL_LOCK;
+    event_count--;
     free(event);
     return cudaSuccess;
 }
@@ -380,6 +446,22 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     if (!event->moment->passed)
         return cudaErrorNotReady;
     host_wait(event->moment);
+    return cudaSuccess;
+}
+
+/* Of the emulation's time: how long an op is means nothing, which comes first does. */
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end)
+{
+    CALL_LOCK;
+    cudaError_t error = call_begin(cudaErrorUnknown);
+    if (error)
+        return error;
+    if (!start->moment || !end->moment || start->untimed || end->untimed)
+        return last_error = cudaErrorInvalidResourceHandle;
+    if (!start->moment->passed || !end->moment->passed)
+        return cudaErrorNotReady;
+    const struct timespec *a = &start->moment->when, *b = &end->moment->when;
+    *ms = (float)((double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) / 1e6);
     return cudaSuccess;
 }
 
