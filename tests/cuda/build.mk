@@ -79,8 +79,24 @@ $(B)/cuda/nvcc/%.c.o: %.c Makefile tests/cuda/build.mk | packages
 $(B)/libspillway_cuda.so: $(CUDA_OBJECTS)
 	@echo "  LINK $@"
 	@$(NVCC) -shared -cudart static -o $@ $^ -L$(CUDA_HOME)/lib64 -Xlinker -rpath=$(CUDA_HOME)/lib64 -lcublasLt
+
+# The tests and the benchmarks of kernels on a card: the plugin's objects, CUDA's own libraries.
+CUDA_REAL_TESTS := $(filter-out %/test_emulation,$(call cuda_tests,real))
+CUDA_REAL_SHARED := $(addprefix $(B)/cuda/real/,$(addsuffix .o,tests/cuda/gpu.c $(wildcard tests/cuda/real/*.c)))
+CUDA_REAL_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath=$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lstdc++ -ldl -lrt
+
+#: make cuda-real       the CUDA tests and benchmarks as they run on a card, in build/release/cuda/real
+cuda-real: $(CUDA_REAL_TESTS)
+$(B)/cuda/real/%.c.o: %.c Makefile tests/cuda/build.mk | packages
+	@echo "  CC   $< (real)"
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) -isystem $(CUDA_HOME)/include -c -o $@ $<
+$(CUDA_REAL_TESTS): $(B)/cuda/real/%: $(B)/cuda/real/tests/cuda/%.c.o $(CUDA_OBJECTS) $(CUDA_REAL_SHARED) \
+    $(TEST_SHARED) $(LIBRARY)
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS) -rdynamic -o $@ $^ -lcmocka $(LDLIBS) $(CUDA_REAL_LIBS)
 #: make cuda-report     docs/cuda-kernels.md anew, from what nvcc said of the kernels
 cuda-report: $(B)/libspillway_cuda.so
 	@tools/cuda_report.sh $(B)/cuda/nvcc $(CUDA_HOME) >docs/cuda-kernels.md
-.PHONY: cuda-report
+.PHONY: cuda-report cuda-real
 endif
