@@ -247,6 +247,25 @@ stage_runs() {
 
 # ---- 4 and 5 Kernels, and this machine's profile ---------------------------------------------------
 
+# benched PART SECONDS ARGUMENT...: that part's figures into OUT/machine.json.
+benched() {
+    local name=$1 seconds=$2 said
+    shift 2
+    limited $((3 * seconds + 20)) "$spillway" bench "$name" "$@" --seconds "$seconds" --out "$out/machine.json" \
+        >"$work/out" 2>"$work/err" </dev/null
+    cat "$work/out" "$work/err" >>"$log"
+    said=$(verdict "$(sentence "$work/err")")
+    row "spillway bench $name $*" "" "" "" "$said"
+}
+stage_profile() {
+    rm -f "$out/machine.json"
+    benched ram 4
+    benched optimizer 4
+    benched pcie 4 --device cuda
+    [ "$flavour" != real ] || benched compute 20 --device cuda
+    [ ! -s "$out/machine.json" ] || profile=(--machine "$out/machine.json")
+}
+
 stage_kernels() {
     local name value unit limit of said
     limited 80 "$part/bench_gpu" "${SHAPE:-1558m}" >"$work/kernels" 2>"$work/err"
@@ -387,6 +406,7 @@ profile=()
 ! wanted 2 || stage_tests
 ! wanted 3 || stage_runs
 ! wanted 4 || stage_kernels
+! wanted 5 || stage_profile
 ! wanted 6 || stage_steps
 ! wanted 7 || stage_sanitizer
 [ "$failures" -eq 0 ]

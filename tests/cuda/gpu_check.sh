@@ -71,6 +71,8 @@ same "placements and a kill: the bits of the run on the card" \
     "$(grep -c '^| .* | 6 steps | the bits of card | - | ok |$' "$work/table/gpu-check.md")" 4
 in_table "a kernel beside its limit" '^\| attention, backward, bf16 \| .* TFLOP/s \| .* TFLOP/s, a large product \| [0-9.]+ \| ok \|$'
 in_table "PCIe" '^\| PCIe, RAM to card \| [0-9.e+-]+ GB/s \|'
+in_table "this machine's profile" '^\| spillway bench pcie --device cuda \|.*\| ok \|$'
+check "which has the card" grep -q '"card"' "$work/table/machine.json"
 in_table "steps beside PyTorch's" '^\| tiny, resident: 2 x 16 tokens, bf16 \| [0-9]+ tokens/s \| 5.0 tokens/s, PyTorch \| [0-9.]+ \| ok \|$'
 in_table "and beside the plan's bound" "^\| tiny, 1G of VRAM: .* s, the plan's bound \([a-z0-9_]+\) \| [0-9.]+ \| (ok|MISSED: at most 1.15 is asked for) \|$"
 in_table "with the resident run's bits" '^\| tiny: losses with 1G of VRAM \| [0-9]+ steps \| the bits of the resident run \| - \| ok \|$'
@@ -90,7 +92,7 @@ checked "${small[@]}" FLAVOUR="$fake" ONLY=2 TESTS="test_gpu_bad.c test_gpu_none
 same "a test that fails ends it with 1" $status 1
 in_table "and is a row" '^\| test_gpu_bad \| 1 passed, 1 failed, 0 skipped \|.*\| FAILED: exit status 1 \|$'
 in_table "so is one in which no case ran" '^\| test_gpu_none \|.*\| FAILED: no case ran \|$'
-checked "${small[@]}" FLAVOUR="$fake" ONLY="2 4 6" SECONDS_ALL=8 TESTS="test_gpu_hangs.c test_gpu_bad.c"
+checked "${small[@]}" FLAVOUR="$fake" ONLY="2 4 5 6" SECONDS_ALL=8 TESTS="test_gpu_hangs.c test_gpu_bad.c"
 in_table "what does not end is ended" '^\| test_gpu_hangs \|.*\| SKIPPED: no time is left of 8 s \|$'
 in_table "and what comes after it is left out by name" '^\| tiny, 1G of VRAM: .*\| SKIPPED: no time is left of 8 s \|$'
 same "which is no failure" $status 0
