@@ -68,9 +68,9 @@ run: all
 	@tools/packages.sh demo
 	@tools/demo.sh $(B)/spillway $(B)/demo
 #: make test            all tests; make test TESTS=tests/core/test_pool.c runs some
-test: $(TEST_BINARIES) $(CUDA_BINARIES) all
+test: $(TEST_BINARIES) $(CUDA_BINARIES) $(CUDA_SCRIPTED) all
 	@$(RUN_TESTS) $(CUDA_RUNS) $(TEST_RUNS)
-tests: $(TEST_BINARIES) $(CUDA_BINARIES)
+tests: $(TEST_BINARIES) $(CUDA_BINARIES) $(CUDA_SCRIPTED)
 #: make asan            all tests under the address and undefined-behaviour sanitizers
 asan:
 	@$(MAKE) --no-print-directory config=asan test
@@ -90,6 +90,10 @@ bench: $(BENCHMARK_BINARIES) $(B)/tests/reference/time_tokens all
 	@mkdir -p $(B)/bench
 	@for b in $(BENCHMARK_RUNS); do \
 	    echo "== $$b"; SPILLWAY=$(B)/spillway TMPDIR=$(B)/bench $$b || exit 1; done
+#: make gpu-check OUT=DIR   on a machine with a GPU: everything that only one can show, in 8 minutes, as a table
+OUT ?= $(B)/gpu-check
+gpu-check:
+	@benchmarks/cuda/gpu_check.sh $(OUT)
 #: make reference       the same training in PyTorch and the same text in other tokenizers, beside ours
 reference: all $(B)/tests/reference/dump_batches reference-tokenizers
 	@tools/packages.sh demo reference
@@ -140,5 +144,5 @@ $(B)/tools/machines.o: $(wildcard tools/machines/*.json)
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 
 .SECONDARY:
-.PHONY: all help run test tests asan tsan fuzz fuzzers soak bench reference reference-tokenizers format install clean \
+.PHONY: all help run test tests asan tsan fuzz fuzzers soak bench gpu-check reference reference-tokenizers format install clean \
         packages

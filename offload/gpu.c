@@ -390,4 +390,5 @@ const struct gpu_plugin spillway_gpu_plugin = {
     .info = info,
     .sizes = kernels_cuda_sizes,
     .open = open_gpu,
+    .rates = &gpu_rates_table,
 };

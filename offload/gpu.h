@@ -10,6 +10,7 @@
 #ifndef SPILLWAY_OFFLOAD_GPU_H
 #define SPILLWAY_OFFLOAD_GPU_H
 
+#include "model/cuda/gpu_rates.h"
 #include "offload/device.h"
 
 #define GPU_PLUGIN_VERSION 2
@@ -46,6 +47,7 @@ struct gpu_plugin {
      * the card tells. */
     int (*open)(struct device **device, const struct gpu_setup *setup, uint64_t *overhead_bytes,
                 struct err *err);
+    const struct gpu_rates_table *rates; /* what a card reaches */
 };
 
 /* The plugin; loaded by the first call, kept to the end. NULL, with what is missing in err: there

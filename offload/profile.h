@@ -115,6 +115,9 @@ struct profile {
     struct profile_ssd ssd;
     struct profile_drive drives[PROFILE_DRIVES_MAX];
     uint32_t drive_count; /* 0: not measured one by one */
+    /* A CUDA device of this machine as bench has measured it, beside the device that the profile
+     * predicts with: what --device cuda predicts with. point_count 0: none was. */
+    struct profile_device card;
     bool measured; /* by bench, on the machine that it is used on; else defaults or data sheets */
 };
 

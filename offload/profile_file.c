@@ -9,6 +9,7 @@
 #include <time.h>
 
 #define FORMAT_VERSION 1
+#define WHAT_MAX       4200 /* a path, and some */
 
 /* ---- The fields ------------------------------------------------------------------------------ */
 
@@ -278,6 +279,25 @@ static int check_drives(const struct profile *profile, const char *what, struct 
     return rc;
 }
 
+/* A card's figures are a device's: messages name them as such, after this. */
+static const char *card_of(char text[WHAT_MAX], const char *what)
+{
+    snprintf(text, WHAT_MAX, "%s, card", what);
+    return text;
+}
+
+static int check_card(const struct profile *profile, const char *what, struct err *err)
+{
+    char card[WHAT_MAX];
+    if (!profile->card.point_count)
+        return 0;
+    if (profile->card.is_cpu)
+        return err_set(err, ERR_INPUT, "%s: card.is_cpu must be false", what);
+    int rc = fields_check(&sections[SECTION_DEVICE].fields, &profile->card,
+                          (struct fields_at){what, "card"}, err);
+    return rc ? rc : check_device(&profile->card, card_of(card, what), err);
+}
+
 static const struct fields *fields_of(enum section section, bool has_ssd)
 {
     return section == SECTION_SSD && !has_ssd ? &no_ssd : &sections[section].fields;
@@ -314,6 +334,7 @@ static const struct field root_fields[] = {
     {.name = "ram", .kind = FIELD_OTHER},
     {.name = "ssd", .kind = FIELD_OTHER},
     {.name = "drives", .kind = FIELD_OTHER},
+    {.name = "card", .kind = FIELD_OTHER},
     {.name = "board", .kind = FIELD_OTHER},
 };
 static const struct fields root_of_file = {root_fields, ARRAY_COUNT(root_fields)};
@@ -323,6 +344,8 @@ int profile_check(const struct profile *profile, const char *what, struct err *e
     int rc = fields_check(&root_of_file, profile, (struct fields_at){what, "profile"}, err);
     for (uint32_t s = 0; s < SECTION_COUNT && !rc; s++)
         rc = check_section(profile, s, what, err);
+    if (!rc)
+        rc = check_card(profile, what, err);
     return rc ? rc : check_drives(profile, what, err);
 }
 
@@ -365,6 +388,20 @@ static int read_drives(struct profile *profile, const struct json_value *array, 
         profile->drive_count++;
     }
     return check_drives(profile, what, err);
+}
+
+static int read_card(struct profile *profile, const struct json_value *object, const char *what,
+                     struct err *err)
+{
+    char card[WHAT_MAX];
+    if (!object)
+        return 0;
+    profile->card = (struct profile_device){0};
+    int rc = fields_read(&sections[SECTION_DEVICE].fields, &profile->card, object,
+                         (struct fields_at){what, "card"}, err);
+    if (!rc)
+        rc = read_points(&profile->card, json_get(object, "points"), card_of(card, what), err);
+    return rc ? rc : check_card(profile, what, err);
 }
 
 static int read_section(struct profile *profile, enum section section,
@@ -412,6 +449,8 @@ static int read_root(struct profile *profile, const struct json_value *root, con
         if (!rc && s == SECTION_SSD)
             rc = read_drives(profile, json_get(root, "drives"), what, err);
     }
+    if (!rc)
+        rc = read_card(profile, json_get(root, "card"), what, err);
     if (!rc && !found)
         rc = err_set(err, ERR_INPUT, "%s: it has none of the sections device, cpu, ram and ssd",
                      what);
@@ -508,6 +547,12 @@ int profile_save(const struct profile *profile, const char *path, struct err *er
         if (s == SECTION_DEVICE)
             json_set(object, "points", written_points(&profile->device));
         json_set(root, sections[s].name, object);
+    }
+    if (profile->card.point_count) {
+        struct json_value *object = json_new_object();
+        fields_write(&sections[SECTION_DEVICE].fields, &profile->card, object);
+        json_set(object, "points", written_points(&profile->card));
+        json_set(root, "card", object);
     }
     if (profile->drive_count)
         json_set(root, "drives", written_drives(profile));

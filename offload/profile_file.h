@@ -4,7 +4,9 @@
  *
  * A file is one object: "spillway_profile": 1, "name", "measured", "date", and the sections
  * "device", "cpu", "ram" and "ssd", whose fields are the members of the structs in profile.h. A
- * section is whole or absent. "board" is a part's, passed over here and read by tools/machine.c.
+ * section is whole or absent. "card", which few files have, is a CUDA device of the machine beside
+ * the device that the profile predicts with, with a device's fields. "board" is a part's, passed
+ * over here and read by tools/machine.c.
  *
  * Refuses, in a sentence that names the file and `section.field`: missing and unknown fields, wrong
  * kinds, values out of range, and figures that contradict each other. `spillway bench` writes them,

@@ -134,7 +134,9 @@ static int open_gpu(struct run *run, struct err *err)
         log_line("VRAM budget: %s (what is free, less a reserve)", log_bytes(text, s->vram_budget));
     }
     /* A profile of the CPU device says nothing of a card. */
-    if (run->profile.device.is_cpu)
+    if (run->profile.device.is_cpu && s->card)
+        run->profile.device = *s->card;
+    else if (run->profile.device.is_cpu)
         profile_init_gpu(&run->profile, info.name, info.vram_bytes);
     return 0;
 }

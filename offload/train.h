@@ -56,7 +56,10 @@ struct train_settings {
     uint64_t checkpoint_every, keep_every, eval_every; /* 0: never */
     bool resume;
     bool replay; /* each step is simulated again with its ops' durations: replayed_s in the log */
-    const struct profile *profile;   /* borrowed: the machine; NULL: defaults */
+    const struct profile *profile; /* borrowed: the machine; NULL: defaults */
+    /* Borrowed: what predictions of the card begin with, where the machine's device is the CPU;
+     * NULL: a card of the middle class. */
+    const struct profile_device *card;
     const char *trace_path;          /* or NULL */
     const char *resume_command;      /* what the user types to go on, for the last line */
     const struct json_value *record; /* borrowed; becomes RUN/config.json */

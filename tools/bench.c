@@ -14,10 +14,13 @@
 #include "offload/engine.h"
 #include "offload/layout.h"
 #include "offload/profile_file.h"
+#include "offload/train.h"
+#include "tools/bench_card.h"
 #include "tools/bench_drive.h"
 #include "tools/bench_drives.h"
 #include "tools/bench_table.h"
 #include "tools/commands.h"
+#include "tools/devices.h"
 #include "tools/local.h"
 
 #include <errno.h>
@@ -36,7 +39,8 @@
 #define COLD_BYTES_MIN  (128 * MIB)
 #define COLD_BYTES_MAX  (2 * GIB)
 #define DEVICES_MAX     64
-#define BUSY_SHARE      0.4 /* of the cores */
+#define CARD_SECONDS    15.0 /* of `all`, on kernels of a card */
+#define BUSY_SHARE      0.4  /* of the cores */
 
 /* ---- Samples --------------------------------------------------------------------------------- */
 
@@ -202,21 +206,34 @@ static void print_device(const struct topo_device *device)
 }
 
 /* The links are a GPU's, and its copies are CUDA's to make. What can be seen without it is what
- * hangs where. */
+ * hangs where. In `all` the kernels of a card that is there are measured here, too: `compute` is
+ * the CPU's. */
 static int bench_pcie(struct bench *bench, struct err *err)
 {
+    if (bench->on_card) {
+        int result = bench_card_link(bench, err);
+        bench->seconds = MAX(bench->seconds, CARD_SECONDS);
+        return result || bench->alone ? result : bench_card_compute(bench, NULL, 0, err);
+    }
     struct topo_device devices[DEVICES_MAX];
     uint32_t count = topo_devices(devices, DEVICES_MAX);
-    printf("\nThis build has no CUDA, so no copies to or from a GPU are measured; GPUs and NVMe "
-           "drives on PCI: %u\n",
-           count);
+    printf(
+        "\nThere is no CUDA device here, so no copies to or from one are measured; GPUs and NVMe "
+        "drives on PCI: %u\n",
+        count);
     for (uint32_t i = 0; i < MIN(count, (uint32_t)DEVICES_MAX); i++)
         print_device(&devices[i]);
     if (!bench->alone)
         return 0;
     return err_set(err, ERR_INPUT,
-                   "there is nothing to measure of PCIe without CUDA, and the profile is as it "
-                   "was: take a card's figures from a part (--machine)");
+                   "there is nothing to measure of PCIe without a CUDA device, and the profile is "
+                   "as it was: take a card's figures from a part (--machine)");
+}
+
+static int bench_kernels(struct bench *bench, struct err *err)
+{
+    bool card = bench->on_card && bench->alone;
+    return card ? bench_card_compute(bench, NULL, 0, err) : bench_compute(bench, err);
 }
 
 /* ---- The parts ------------------------------------------------------------------------------- */
@@ -228,7 +245,7 @@ static const struct part {
     bool in_all, writes;
 } parts[] = {
     {"ram", bench_ram, 0.14, true, true},         {"optimizer", bench_optimizer, 0.07, true, true},
-    {"compute", bench_compute, 0.50, true, true}, {"ssd", NULL, 0.28, true, true},
+    {"compute", bench_kernels, 0.50, true, true}, {"ssd", NULL, 0.28, true, true},
     {"pcie", bench_pcie, 0.01, true, false},
 };
 
@@ -241,7 +258,7 @@ static const struct part *find_part(const char *word)
 }
 
 struct command {
-    const char *word, *out, *nvme;
+    const char *word, *out, *nvme, *device;
     struct nvme_list drives; /* of nvme */
     uint64_t threads;
     double seconds;
@@ -491,6 +508,21 @@ static int check_ssd_options(struct command *command, struct err *err)
     return result == 0 && ssd->cell ? check_cell(command, err) : result;
 }
 
+/* `pcie` and `all` take the first card where there is one; `compute` is the CPU's unless a card is
+ * asked for. */
+static int choose_device(struct command *command, struct err *err)
+{
+    struct train_settings settings = {0};
+    const char *word = command->device, *name;
+    bool links = strcmp(command->word, "pcie") == 0 || strcmp(command->word, "all") == 0;
+    if (word && !links && strcmp(command->word, "compute") != 0)
+        return err_set(err, ERR_USAGE, "--device is for 'bench pcie', 'bench compute' and 'all'");
+    int result = devices_choose(word ? word : links ? "auto" : "cpu", &settings, &name, err);
+    command->bench.on_card = settings.cuda;
+    command->bench.card = settings.cuda_device;
+    return result;
+}
+
 static int check_options(struct command *command, struct err *err)
 {
     struct bench *bench = &command->bench;
@@ -516,6 +548,8 @@ static int check_options(struct command *command, struct err *err)
     bench->file_bytes = bench->file_bytes / MIB * MIB;
     bench->sustained_bytes = bench->sustained_bytes / MIB * MIB;
     int result = check_ssd_options(command, err);
+    if (result == 0)
+        result = choose_device(command, err);
     if (result == 0 && drive)
         result = nvme_parse(&command->drives, command->nvme, err);
     if (result == 0 && command->drives.count > 1 && ssd_is_asked(command))
@@ -538,6 +572,10 @@ static int parse(struct command *command, int argc, char **argv, struct err *err
         {"out", ARGS_STRING, &command->out, "PROFILE.json",
          "where to write; a part replaces its own figures there (default of all: "
          "~/.config/spillway/machine.json)",
+         NULL},
+        {"device", ARGS_STRING, &command->device, "cpu|cuda[:N]",
+         "pcie, compute: of which device (default: for compute the CPU, else a card where there is "
+         "one)",
          NULL},
         {"threads", ARGS_U64, &command->threads, "N", "cores to use (default: all)", NULL},
         {"seconds", ARGS_DOUBLE, &command->seconds, "X",
@@ -570,7 +608,8 @@ static int parse(struct command *command, int argc, char **argv, struct err *err
         .usage = "ssd|ram|pcie|compute|optimizer|all [options]\n"
                  "       spillway bench offload --help",
         .example = "spillway bench all --nvme /mnt/nvme\n"
-                   "  spillway bench ssd --nvme /mnt/nvme --table --plot drive.png",
+                   "  spillway bench ssd --nvme /mnt/nvme --table --plot drive.png\n"
+                   "  spillway bench compute --device cuda --out machine.json",
         .options = options,
         .option_count = ARRAY_COUNT(options),
         .positional = &command->word,

@@ -72,6 +72,8 @@ struct bench {
     uint64_t sustained_bytes; /* 0: the sustained rate is not measured */
     double seconds;           /* that the part which runs should take, about */
     bool alone;               /* it was asked for by its own name */
+    bool on_card;             /* pcie and compute measure CUDA device number `card` */
+    uint32_t card;
     struct bench_ssd_request ssd;
     struct json_value *json; /* borrowed: what is told goes into it instead of to stdout; or NULL */
     bool ram_known;          /* profile.ram was measured, now or by an earlier run */

@@ -3,9 +3,11 @@
 
 #include "core/args.h"
 #include "core/log.h"
+#include "core/pci.h"
 #include "core/topo.h"
 #include "offload/gpu.h"
 #include "tools/commands.h"
+#include "tools/machine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,41 +52,66 @@ int devices_choose(const char *word, struct train_settings *settings, const char
     return choose_card((uint32_t)number, settings, err);
 }
 
+int devices_card(const struct train_settings *settings, const struct profile *profile,
+                 struct profile_device *card, struct err *err)
+{
+    struct gpu_info info;
+    const struct gpu_plugin *plugin = gpu_find(settings->cuda_device, err);
+    int result = plugin ? plugin->info(settings->cuda_device, &info, err) : err->code;
+    if (result)
+        return result;
+    if (profile->card.point_count && strcmp(profile->card.name, info.name) == 0) {
+        *card = profile->card;
+        log_line("predictions begin from what bench measured of the %s", info.name);
+        return 0;
+    }
+    const char *part = machine_card(info.name, info.vram_bytes, card);
+    if (part)
+        log_line("predictions begin from the known figures of %s (data sheets and measurements of "
+                 "others); 'spillway bench pcie' and 'bench compute --device cuda' with --out "
+                 "measure this one",
+                 part);
+    else
+        log_line(
+            "no figures of the %s are known: predictions begin from a card of the middle "
+            "class; 'spillway bench pcie' and 'bench compute --device cuda' with --out measure "
+            "it",
+            info.name);
+    return part ? 0 : 1;
+}
+
 #define PCI_MAX 64
 
-/* What hwloc knows of the card: its NUMA node and its link as it is now, into text. */
-static void describe_link(const char *pci, char *text, size_t bytes)
+/* By hwloc. -1: all nodes are alike, or hwloc does not see the card. */
+static int32_t node_of(const char *pci)
 {
     struct topo_device devices[PCI_MAX];
-    uint32_t count = topo_devices(devices, PCI_MAX);
-    text[0] = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        if (strcasecmp(devices[i].bus, pci) != 0)
-            continue;
-        char rate[LOG_BYTES_MAX];
-        size_t used = 0;
-        if (devices[i].link_bytes_per_s > 0)
-            used = (size_t)snprintf(text, bytes, ", link %s/s",
-                                    log_bytes(rate, (uint64_t)devices[i].link_bytes_per_s));
-        if (devices[i].node >= 0)
-            snprintf(text + used, bytes - used, ", NUMA node %d", devices[i].node);
-    }
+    uint32_t count = MIN(topo_devices(devices, PCI_MAX), (uint32_t)PCI_MAX);
+    for (uint32_t i = 0; i < count; i++)
+        if (strcasecmp(devices[i].bus, pci) == 0)
+            return devices[i].node;
+    return -1;
 }
 
 static int print_card(const struct gpu_plugin *plugin, uint32_t number, struct err *err)
 {
     struct gpu_info info;
-    char vram[LOG_BYTES_MAX], rest[LOG_BYTES_MAX], link[96];
+    char vram[LOG_BYTES_MAX], rest[LOG_BYTES_MAX], link_text[PCI_LINK_TEXT_MAX];
+    char node[32] = "all NUMA nodes alike", driver[PCI_DRIVER_MAX];
     int result = plugin->info(number, &info, err);
     if (result)
         return result;
-    describe_link(info.pci, link, sizeof(link));
-    printf(
-        "cuda:%u  %s: %s, %s free; compute capability %u.%u, %u processors; PCI %s%s; driver for "
-        "CUDA %d.%d, built with %d.%d\n",
-        number, info.name, log_bytes(vram, info.vram_bytes), log_bytes(rest, info.free_bytes),
-        info.major, info.minor, info.processors, info.pci, link, info.driver / 1000,
-        info.driver % 1000 / 10, info.runtime / 1000, info.runtime % 1000 / 10);
+    const struct pci_link link = pci_link_read("", info.pci);
+    int32_t numa = node_of(info.pci);
+    if (numa >= 0)
+        snprintf(node, sizeof(node), "NUMA node %d", numa);
+    pci_nvidia_driver("", driver);
+    printf("cuda:%u  %s: %s, %s free; compute capability %u.%u, %u processors; PCI %s, %s, %s; "
+           "driver %s%sfor CUDA %d.%d, built with %d.%d\n",
+           number, info.name, log_bytes(vram, info.vram_bytes), log_bytes(rest, info.free_bytes),
+           info.major, info.minor, info.processors, info.pci, pci_link_text(&link, link_text), node,
+           driver, driver[0] ? " " : "", info.driver / 1000, info.driver % 1000 / 10,
+           info.runtime / 1000, info.runtime % 1000 / 10);
     return 0;
 }
 

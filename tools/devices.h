@@ -15,4 +15,10 @@ const char *devices_name(const char *word);
 int devices_choose(const char *word, struct train_settings *settings, const char **name,
                    struct err *err);
 
+/* What predictions of the chosen card begin with, into *card, and a line that says whence: what
+ * bench measured of it (profile->card), or else what is known of a card of that name. 1: nothing is
+ * known, and *card is as it was. */
+int devices_card(const struct train_settings *settings, const struct profile *profile,
+                 struct profile_device *card, struct err *err);
+
 #endif

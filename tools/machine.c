@@ -8,7 +8,9 @@
 #include "tools/machines.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +30,8 @@
 #define JOIN_BYTES           8.0
 /* A measured rate within this of what RAM allows was bound by RAM, and goes with it. */
 #define RAM_BOUND 0.8
+/* Of a card's memory a driver shows some less. */
+#define VRAM_SLACK 0.1
 /* What no drive on a PCIe 4.0 link of 4 lanes reads. */
 #define GEN4_SSD_BYTES_PER_S 8e9
 
@@ -151,6 +155,26 @@ static const struct machines_file *find_cpu_in(const char *text)
     return found;
 }
 
+/* What follows in the names of cards that are other cards. */
+static bool is_variant(const char *rest)
+{
+    static const char *const variants[] = {"ti", "super", "laptop", "mobile", "max",
+                                           "d",  "pcie",  "nvl",    "ada"};
+    for (size_t i = 0; i < ARRAY_COUNT(variants); i++)
+        if (strncmp(rest, variants[i], strlen(variants[i])) == 0)
+            return true;
+    return strstr(rest, "mig") != NULL;
+}
+
+static bool is_card(const struct machines_file *file, const char *text)
+{
+    char plain_text[NAME_MAX_BYTES], plain[NAME_MAX_BYTES];
+    plain_name(plain_text, text);
+    plain_name(plain, file->name);
+    const char *found = file->kind == MACHINES_GPU ? strstr(plain_text, plain) : NULL;
+    return found && !is_variant(found + strlen(plain));
+}
+
 static int refuse_name(enum machines_kind kind, const char *name, struct err *err)
 {
     char known[512];
@@ -178,6 +202,28 @@ static struct json_value *open_part(enum machines_kind kind, const char *name, s
     if (file)
         return parse_known(file, err);
     refuse_name(kind, name, err);
+    return NULL;
+}
+
+const char *machine_card(const char *name, uint64_t vram_bytes, struct profile_device *device)
+{
+    for (size_t i = 0; i < machines_count; i++) {
+        struct profile profile = {0};
+        struct err err;
+        if (!is_card(&machines_files[i], name))
+            continue;
+        struct json_value *root = parse_known(&machines_files[i], &err);
+        int rc = root ? profile_merge(&profile, root, machines_files[i].name, &err) : err.code;
+        json_free(root);
+        ASSERT(rc == 0);
+        double memory = (double)profile.device.vram_bytes;
+        if (fabs((double)vram_bytes - memory) > VRAM_SLACK * memory)
+            continue;
+        *device = profile.device;
+        device->vram_bytes = vram_bytes;
+        snprintf(device->name, sizeof(device->name), "%.*s", PROFILE_NAME_MAX - 1, name);
+        return machines_files[i].name;
+    }
     return NULL;
 }
 

@@ -39,6 +39,12 @@ struct machine_request {
 int machine_compose(struct profile *profile, const struct machine_request *request,
                     struct err *err);
 
+/* The known part that a card is, by the name that its driver gives ("NVIDIA GeForce RTX 3060") and
+ * its memory: *device gets its figures, from data sheets and others' measurements, under that name
+ * and with that memory. Returns the part's name, or NULL where none is known: a Ti, a laptop's card
+ * or one with other memory is another card. */
+const char *machine_card(const char *name, uint64_t vram_bytes, struct profile_device *device);
+
 /* One line: "2 x RTX 3060 12GB (12 GiB, 12.8 GB/s), AMD Ryzen ...". Cut when size is
  * small; returns text. */
 #define MACHINE_TEXT_MAX 512

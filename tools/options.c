@@ -624,6 +624,17 @@ static int choose_machine(struct options *o, struct err *err)
     return result ? result : machine_compose(&o->profile, &machine, err);
 }
 
+/* A profile whose device is the CPU says nothing of a card. */
+static int choose_card(struct options *o, struct train_settings *settings, struct err *err)
+{
+    if (!settings->cuda || !o->profile.device.is_cpu)
+        return 0;
+    int result = devices_card(settings, &o->profile, &o->card, err);
+    if (result == 0)
+        settings->card = &o->card;
+    return result > 0 ? 0 : result;
+}
+
 static void default_ram(struct options *o)
 {
     char text[LOG_BYTES_MAX];
@@ -706,7 +717,7 @@ int options_parse(struct options *o, enum options_command command, int argc, cha
     if (train)
         print_resume_command(o);
     fill_settings(o, settings);
-    return 0;
+    return choose_card(o, settings, err);
 }
 
 void options_deinit(struct options *o)

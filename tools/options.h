@@ -36,6 +36,7 @@ struct options {
     struct nvme_list nvme_list;
     struct profile local, profile; /* the machine at hand, and the one that is asked for */
     bool local_measured;
+    struct profile_device card; /* what predictions of a CUDA device begin with */
 };
 
 enum options_command { OPTIONS_TRAIN, OPTIONS_PLAN };

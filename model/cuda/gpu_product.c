@@ -7,6 +7,8 @@
 #include "core/mem.h"
 #include <cublasLt.h>
 
+#define ALIGN_BYTES 16u /* of every array and row */
+
 struct gpu_product {
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, c;
@@ -124,6 +126,21 @@ static cublasStatus_t set_operation(cublasLtMatmulDesc_t *operation,
     return status;
 }
 
+/* Unless it is told, the heuristic takes arrays to be aligned to 256 bytes; tensors in a group's
+ * vector and tiles are not. */
+static cublasStatus_t set_alignment(cublasLtMatmulPreference_t preference)
+{
+    static const cublasLtMatmulPreferenceAttributes_t attributes[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    const uint32_t bytes = ALIGN_BYTES;
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+    for (size_t i = 0; i < ARRAY_COUNT(attributes) && !status; i++)
+        status =
+            cublasLtMatmulPreferenceSetAttribute(preference, attributes[i], &bytes, sizeof(bytes));
+    return status;
+}
+
 static cublasStatus_t choose(struct gpu_products *products, struct gpu_product *product)
 {
     uint64_t bytes = GPU_PRODUCT_WORKSPACE;
@@ -140,6 +157,8 @@ static cublasStatus_t choose(struct gpu_products *products, struct gpu_product *
         status = cublasLtMatmulPreferenceSetAttribute(preference,
                                                       CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                                       &reductions, sizeof(reductions));
+    if (!status)
+        status = set_alignment(preference);
     if (!status)
         status = cublasLtMatmulAlgoGetHeuristic(products->handle, product->operation, product->b,
                                                 product->a, product->c, product->c, preference, 1,

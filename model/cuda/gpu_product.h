@@ -23,7 +23,8 @@ int gpu_products_open(struct gpu_products **products, void *workspace, struct er
 void gpu_products_close(struct gpu_products *products); /* NULL is legal */
 
 /* C[m, n] = op(A)[m, k] op(B)[k, n] (+ bias), row-major. A transposed factor is stored the other
- * way round. Strides are elements from row to row, of 16 bytes or a multiple. */
+ * way round. Strides are elements from row to row, of 16 bytes or a multiple, as arrays are
+ * aligned. */
 struct gpu_product_shape {
     uint32_t m, n, k;
     uint32_t a_stride, b_stride, c_stride;

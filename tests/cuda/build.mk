@@ -52,7 +52,18 @@ $(call cuda_tests,$(1)): $(B)/cuda/$(1)/%: $(B)/cuda/$(1)/tests/cuda/%.c.o $(cal
     $(TEST_SHARED) $(LIBRARY)
 	@echo "  LINK $$@"
 	@$$(CC) $$(CFLAGS) -rdynamic -o $$@ $$^ -lcmocka $$(LDLIBS)
+# What runs on a card otherwise, on an emulated one: its figures mean nothing, its way of working does.
+$(B)/cuda/$(1)/bench_gpu: $(B)/cuda/$(1)/benchmarks/cuda/bench_gpu.c.o $(call cuda_objects,$(1)) $(TEST_SHARED) \
+    $(LIBRARY)
+	@echo "  LINK $$@"
+	@$$(CC) $$(CFLAGS) -rdynamic -o $$@ $$^ -lcmocka $$(LDLIBS)
+$(B)/cuda/$(1)/spillway: $(B)/tools/main.o $(B)/cuda/$(1)/tests/cuda/emulation/plugin/plugin.c.o \
+    $(call cuda_objects,$(1)) $(TEST_SHARED) $(LIBRARY)
+	@echo "  LINK $$@"
+	@$$(CC) $$(CFLAGS) -rdynamic -o $$@ $$^ -lcmocka $$(LDLIBS)
 endef
+# What the scripts among the tests run.
+CUDA_SCRIPTED = $(if $(filter release,$(config)),$(B)/cuda/plain/spillway $(B)/cuda/plain/bench_gpu)
 $(foreach f,$(CUDA_FLAVOURS),$(eval $(call CUDA_FLAVOUR,$(f))))
 $(B)/cuda/checked/offload/exec.c.o: CUDA_FLAGS_checked += -Dmemcpy=watched_memcpy
 -include $(shell find $(B)/cuda -name '*.d' 2>/dev/null)
@@ -83,8 +94,28 @@ $(B)/cuda/nvcc/%.c.o: %.c Makefile tests/cuda/build.mk | packages
 $(B)/libspillway_cuda.so: $(CUDA_OBJECTS)
 	@echo "  LINK $@"
 	@$(NVCC) -shared -cudart static -o $@ $^ -L$(CUDA_HOME)/lib64 -Xlinker -rpath=$(CUDA_HOME)/lib64 -lcublasLt
+
+# The tests and the benchmarks of kernels on a card: the plugin's objects, CUDA's own libraries.
+CUDA_REAL_TESTS := $(filter-out %/test_emulation,$(call cuda_tests,real))
+CUDA_REAL_SHARED := $(addprefix $(B)/cuda/real/,$(addsuffix .o,tests/cuda/gpu.c $(wildcard tests/cuda/real/*.c)))
+CUDA_REAL_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath=$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lstdc++ -ldl -lrt
+
+CUDA_SCRIPTED += $(CUDA_REAL_TESTS) $(B)/cuda/real/bench_gpu
+#: make cuda-real       the CUDA tests and benchmarks as they run on a card, in build/release/cuda/real
+cuda-real: $(CUDA_REAL_TESTS) $(B)/cuda/real/bench_gpu
+$(B)/cuda/real/%.c.o: %.c Makefile tests/cuda/build.mk | packages
+	@echo "  CC   $< (real)"
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) -isystem $(CUDA_HOME)/include -c -o $@ $<
+$(CUDA_REAL_TESTS): $(B)/cuda/real/%: $(B)/cuda/real/tests/cuda/%.c.o $(CUDA_OBJECTS) $(CUDA_REAL_SHARED) \
+    $(TEST_SHARED) $(LIBRARY)
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS) -rdynamic -o $@ $^ -lcmocka $(LDLIBS) $(CUDA_REAL_LIBS)
+$(B)/cuda/real/bench_gpu: $(B)/cuda/real/benchmarks/cuda/bench_gpu.c.o $(CUDA_OBJECTS) $(LIBRARY)
+	@echo "  LINK $@"
+	@$(CC) $(CFLAGS) -rdynamic -o $@ $^ $(LDLIBS) $(CUDA_REAL_LIBS)
 #: make cuda-report     docs/cuda-kernels.md anew, from what nvcc said of the kernels
 cuda-report: $(B)/libspillway_cuda.so
 	@tools/cuda_report.sh $(B)/cuda/nvcc $(CUDA_HOME) >docs/cuda-kernels.md
-.PHONY: cuda-report
+.PHONY: cuda-report cuda-real
 endif

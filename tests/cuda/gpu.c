@@ -5,6 +5,7 @@
 #include "core/rng.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PIECES_MAX 4096u
@@ -62,6 +63,26 @@ struct gpu_array gpu_unwritten(enum gpu_type type, uint64_t count)
     return array;
 }
 
+void *gpu_big(uint64_t bytes)
+{
+    void *big = NULL;
+    assert_true(bytes > GIB && device_count < PIECES_MAX);
+    if (getenv("GPU_TESTS_SMALL"))
+        skip();
+    cudaError_t error = cudaMalloc(&big, bytes);
+    if (error == cudaErrorMemoryAllocation && !emulation_is_here) {
+        cudaGetLastError();
+        print_message("skipped: the card has no %.1f GiB free\n", (double)bytes / GIB);
+        skip();
+    }
+    assert_int_equal(error, cudaSuccess);
+    device_pieces[device_count++] = big;
+    /* The emulation's is zero already, and not there before it is touched. */
+    if (!emulation_is_here)
+        assert_int_equal(cudaMemsetAsync(big, 0, bytes, gpu_stream), cudaSuccess);
+    return big;
+}
+
 static void encode(void *to, enum gpu_type type, uint64_t at, double value)
 {
     switch (type) {
@@ -93,6 +114,15 @@ static double decode(const void *from, enum gpu_type type, uint64_t at)
     }
 }
 
+/* On a card a copy of pageable memory may still be under way when the call returns, and the stream
+ * does not wait for it. */
+void gpu_upload(void *to, const void *from, size_t bytes)
+{
+    assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
+    assert_int_equal(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), cudaSuccess);
+    assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
+}
+
 void gpu_write(struct gpu_array *array)
 {
     size_t bytes = array->count * bytes_of(array->type);
@@ -101,7 +131,7 @@ void gpu_write(struct gpu_array *array)
         encode(coded, array->type, i, array->host[i]);
         array->host[i] = decode(coded, array->type, i);
     }
-    assert_int_equal(cudaMemcpy(array->device, coded, bytes, cudaMemcpyHostToDevice), cudaSuccess);
+    gpu_upload(array->device, coded, bytes);
     mem_free(coded);
 }
 

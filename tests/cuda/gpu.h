@@ -51,8 +51,13 @@ struct gpu_array gpu_normal(bool bf16, uint64_t count, uint64_t seed, double dev
 struct gpu_array gpu_below(uint64_t count, uint64_t seed, uint32_t bound);
 /* Device memory that nobody has written. */
 struct gpu_array gpu_unwritten(enum gpu_type type, uint64_t count);
+/* Device memory of more than 1 GiB, zero until something writes to it; the case is skipped where a
+ * card has no such memory free, and where GPU_TESTS_SMALL is in the environment. */
+void *gpu_big(uint64_t bytes);
 /* From host memory to the device. */
 void gpu_write(struct gpu_array *array);
+/* Any bytes: when it returns, streams may use them. */
+void gpu_upload(void *to, const void *from, size_t bytes);
 /* Waits for the stream, and fetches. */
 void gpu_read(struct gpu_array *array);
 

@@ -82,7 +82,7 @@ END
 )
 
 objects() {
-    find "$build/cuda/checked" -name '*.o' ! -name 'test_*'
+    find "$build/cuda/checked" -name '*.o' ! -name 'test_*' ! -name 'bench_*' ! -path '*/plugin/*'
 }
 
 # Builds and runs one; 0 when its test failed, 1 when it passed, 2 when there is no such mutant any more.

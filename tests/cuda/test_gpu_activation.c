@@ -229,11 +229,9 @@ static void test_count_beyond_31_bits(void **state)
 {
     (void)state;
     const uint64_t count = ((uint64_t)1 << 31) + 77;
-    float *from;
-    uint16_t *to;
+    float *from = gpu_big(count * sizeof(*from));
+    uint16_t *to = gpu_big(count * sizeof(*to));
     struct gpu_array value = gpu_normal(false, 1, 1, 1.0), written = gpu_unwritten(GPU_BF16, 1);
-    assert_int_equal(cudaMalloc((void **)&from, count * sizeof(float)), cudaSuccess);
-    assert_int_equal(cudaMalloc((void **)&to, count * sizeof(uint16_t)), cudaSuccess);
     assert_int_equal(cudaMemcpyAsync(from + count - 1, value.device, sizeof(float),
                                      cudaMemcpyDeviceToDevice, gpu_stream),
                      cudaSuccess);
@@ -245,8 +243,6 @@ static void test_count_beyond_31_bits(void **state)
                                      cudaMemcpyDeviceToDevice, gpu_stream),
                      cudaSuccess);
     gpu_check("last", &written, value.host, BF16_TOLERANCE);
-    assert_int_equal(cudaFree(from), cudaSuccess);
-    assert_int_equal(cudaFree(to), cudaSuccess);
 }
 
 /* The last run of rows of 2^31 elements and more, and the last columns: only that block runs, and
@@ -256,12 +252,9 @@ static void test_sums_beyond_31_bits(void **state)
     (void)state;
     const uint32_t columns = 1u << 15, rows = (1u << 16) + 3, last = 128;
     const uint64_t end = (uint64_t)rows * columns;
-    uint16_t *x;
-    float *partial;
+    uint16_t *x = gpu_big(end * sizeof(*x));
+    float *partial = gpu_big((uint64_t)2 << 30);
     struct gpu_array value = gpu_normal(true, 1, 1, 1.0), sums = gpu_unwritten(GPU_FLOAT, columns);
-    assert_int_equal(cudaMalloc((void **)&x, end * sizeof(uint16_t)), cudaSuccess);
-    /* So large that it is zero where nothing is written. */
-    assert_int_equal(cudaMalloc((void **)&partial, (uint64_t)2 << 30), cudaSuccess);
     assert_int_equal(cudaMemcpyAsync(x + end - 2, value.device, sizeof(uint16_t),
                                      cudaMemcpyDeviceToDevice, gpu_stream),
                      cudaSuccess);
@@ -276,8 +269,6 @@ static void test_sums_beyond_31_bits(void **state)
     part.device = (float *)sums.device + columns - last;
     expected[last - 2] = value.host[0];
     gpu_check("sums", &part, expected, FP32_TOLERANCE);
-    assert_int_equal(cudaFree(x), cudaSuccess);
-    assert_int_equal(cudaFree(partial), cudaSuccess);
 }
 
 int main(void)

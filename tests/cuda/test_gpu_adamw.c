@@ -104,7 +104,7 @@ static bool cpu_step(struct state *s, const struct optim_step *step, bool bf16)
 static void *upload(const void *host, size_t bytes)
 {
     struct gpu_array array = gpu_unwritten(GPU_FLOAT, div_up(bytes, 4));
-    assert_int_equal(cudaMemcpy(array.device, host, bytes, cudaMemcpyHostToDevice), cudaSuccess);
+    gpu_upload(array.device, host, bytes);
     return array.device;
 }
 

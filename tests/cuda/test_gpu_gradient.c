@@ -73,10 +73,9 @@ static void test_index_beyond_31_bits(void **state)
     struct gpu_array tail = gpu_normal(false, 100, 1, 1.0);
     struct gpu_array sums = gpu_unwritten(GPU_DOUBLE, div_up(count, GPU_GRADIENT_BLOCK));
     struct gpu_array big = {.type = GPU_FLOAT}, kept = gpu_unwritten(GPU_BF16, 100), last = sums;
-    uint16_t *stored;
+    uint16_t *stored = gpu_big(count * sizeof(*stored));
     double expected = 0.0;
-    assert_int_equal(cudaMalloc(&big.device, count * sizeof(float)), cudaSuccess);
-    assert_int_equal(cudaMalloc((void **)&stored, count * sizeof(uint16_t)), cudaSuccess);
+    big.device = gpu_big(count * sizeof(float));
     assert_int_equal(cudaMemcpyAsync((float *)big.device + at, tail.device, 100 * sizeof(float),
                                      cudaMemcpyDeviceToDevice, gpu_stream),
                      cudaSuccess);
@@ -92,8 +91,6 @@ static void test_index_beyond_31_bits(void **state)
     last.device = (double *)sums.device + sums.count - 1;
     last.count = 1;
     gpu_check("squares", &last, &expected, 1e-12);
-    assert_int_equal(cudaFree(big.device), cudaSuccess);
-    assert_int_equal(cudaFree(stored), cudaSuccess);
 }
 
 int main(void)

@@ -168,11 +168,9 @@ static void test_index_beyond_31_bits(void **state)
     (void)state;
     const uint32_t stride = 1u << 30, columns = 200, rows = 3;
     struct problem p = problem_of(&(struct size){rows, columns, columns, 1.0});
-    float *spread, *running = p.running.device;
+    float *spread = gpu_big(((uint64_t)stride * (rows - 1) + columns) * sizeof(*spread));
+    float *running = p.running.device;
     double *losses = gpu_doubles(rows);
-    assert_int_equal(
-        cudaMalloc((void **)&spread, ((uint64_t)stride * (rows - 1) + columns) * sizeof(float)),
-        cudaSuccess);
     for (uint32_t r = 0; r < rows; r++) {
         const double *row = p.logits.host + (uint64_t)r * columns;
         losses[r] = log_sum(row, columns) - row[(uint32_t)p.targets.host[r]];
@@ -207,7 +205,6 @@ static void test_index_beyond_31_bits(void **state)
                                      columns * sizeof(float), cudaMemcpyDeviceToDevice, gpu_stream),
                      cudaSuccess);
     gpu_check("dlogits", &last, gradient, FP32_TOLERANCE);
-    assert_int_equal(cudaFree(spread), cudaSuccess);
 }
 
 int main(void)

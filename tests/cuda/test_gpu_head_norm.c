@@ -102,15 +102,12 @@ static void test_index_beyond_31_bits(void **state)
 {
     (void)state;
     const uint32_t stride = 1u << 30, depth = 64, rows = 3;
-    float *spread;
+    float *spread = gpu_big(((uint64_t)stride * (rows - 1) + depth) * sizeof(*spread));
     struct gpu_array x = gpu_normal(false, depth, 1, 1.0), y = gpu_unwritten(GPU_FLOAT, depth);
     struct gpu_array weight = gpu_normal(false, depth, 2, 1.0);
     struct gpu_array deviation = gpu_unwritten(GPU_FLOAT, rows);
     double *expected = gpu_doubles(depth);
     struct pieces_norm reference = {false, 1, depth, EPSILON, x.host, weight.host, NULL};
-    assert_int_equal(
-        cudaMalloc((void **)&spread, ((uint64_t)stride * (rows - 1) + depth) * sizeof(float)),
-        cudaSuccess);
     float *last = spread + (uint64_t)stride * (rows - 1);
     assert_int_equal(cudaMemcpyAsync(last, x.device, depth * sizeof(float),
                                      cudaMemcpyDeviceToDevice, gpu_stream),
@@ -126,7 +123,6 @@ static void test_index_beyond_31_bits(void **state)
                      cudaSuccess);
     pieces_norm(&reference, expected);
     gpu_check("y", &y, expected, FP32_TOLERANCE);
-    assert_int_equal(cudaFree(spread), cudaSuccess);
 }
 
 int main(void)

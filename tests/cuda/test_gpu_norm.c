@@ -193,16 +193,14 @@ static void test_index_beyond_31_bits(void **state)
     (void)state;
     const uint32_t columns = 1024, rows = (1u << 21) + 4, last = rows - 4;
     const uint64_t at = (uint64_t)last * columns;
-    float *x;
-    uint16_t *y;
+    float *x = gpu_big((at + 4 * columns) * sizeof(*x));
+    uint16_t *y = gpu_big((at + 4 * columns) * sizeof(*y));
     struct gpu_array tail = gpu_normal(false, 4 * columns, 1, 1.0);
     struct gpu_array weight = gpu_normal(true, columns, 2, 1.0);
     struct gpu_array bias = gpu_normal(true, columns, 3, 1.0);
     struct gpu_array mean = gpu_unwritten(GPU_FLOAT, rows), deviation = mean;
     double *expected = gpu_doubles(4 * columns);
     deviation = gpu_unwritten(GPU_FLOAT, rows);
-    assert_int_equal(cudaMalloc((void **)&x, (at + 4 * columns) * sizeof(float)), cudaSuccess);
-    assert_int_equal(cudaMalloc((void **)&y, (at + 4 * columns) * sizeof(uint16_t)), cudaSuccess);
     assert_int_equal(cudaMemcpyAsync(x + at, tail.device, 4 * columns * sizeof(float),
                                      cudaMemcpyDeviceToDevice, gpu_stream),
                      cudaSuccess);
@@ -227,8 +225,6 @@ static void test_index_beyond_31_bits(void **state)
     pieces_norm(&reference, expected);
     gpu_check("y", &written, expected, BF16_TOLERANCE);
     emulation_only_last_blocks(0);
-    assert_int_equal(cudaFree(x), cudaSuccess);
-    assert_int_equal(cudaFree(y), cudaSuccess);
 }
 
 int main(void)

@@ -164,6 +164,56 @@ static void test_round_trip(void **state)
     }
 }
 
+static struct json_value *saved_card(void)
+{
+    struct profile p = odd_machine();
+    struct err err = {0};
+    p.card = p.device;
+    strcpy(p.card.name, "a card");
+    p.device.is_cpu = true;
+    p.device.vram_bytes = 0;
+    p.device.count = 1;
+    const char *path = scratch_path("card.json");
+    assert_int_equal(profile_save(&p, path, &err), 0);
+    struct profile back;
+    assert_int_equal(profile_load(&back, path, &err), 0);
+    assert_memory_equal(&back, &p, sizeof(p));
+    struct json_value *root = json_load(path, &err);
+    assert_non_null(root);
+    return root;
+}
+
+/* A card beside a device that is the CPU: whole, checked as a device is, kept by a merge. */
+static void test_card(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct profile back;
+    struct json_value *root = saved_card(), *card = (struct json_value *)json_get(root, "card");
+    json_set_bool(card, "is_cpu", true);
+    assert_int_equal(profile_read(&back, root, "box.json", &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "box.json: card.is_cpu"));
+    json_set_bool(card, "is_cpu", false);
+    json_set_number(card, "h2d_both_bytes_per_s", 1e14);
+    assert_int_equal(profile_read(&back, root, "box.json", &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "box.json, card: device.h2d_both_bytes_per_s"));
+    json_set_number(card, "h2d_both_bytes_per_s", -1);
+    assert_int_equal(profile_read(&back, root, "box.json", &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "card.h2d_both_bytes_per_s"));
+    json_set(card, "points", json_new_array());
+    json_set_number(card, "h2d_both_bytes_per_s", 1e9);
+    assert_int_equal(profile_read(&back, root, "box.json", &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "box.json, card: device.points"));
+    json_free(root);
+    const char *text = "{\"spillway_profile\":1,\"ssd\":{\"count\":0}}";
+    root = json_parse(text, strlen(text), "x", &err);
+    back = odd_machine();
+    back.card = back.device;
+    assert_int_equal(profile_merge(&back, root, "x", &err), 0);
+    assert_int_equal(back.card.point_count, back.device.point_count);
+    json_free(root);
+}
+
 /* Doubles of every size and with all their digits. */
 static void test_digits(void **state)
 {
@@ -510,6 +560,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_card),
         cmocka_unit_test(test_digits),
         cmocka_unit_test(test_without_a_drive),
         cmocka_unit_test(test_another_drive),

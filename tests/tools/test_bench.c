@@ -120,7 +120,7 @@ static void test_tmpfs(void **state)
 static void test_pcie(void **state)
 {
     (void)state;
-    command_refused(bench_main, "bench pcie --out @/pcie.json", 1, "CUDA");
+    command_refused(bench_main, "bench pcie --device cpu --out @/pcie.json", 1, "CUDA");
     assert_non_null(strstr(command_out(), "no CUDA"));
     assert_int_not_equal(access(scratch_path("pcie.json"), F_OK), 0);
 }

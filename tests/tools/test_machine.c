@@ -420,9 +420,52 @@ static void test_list(void **state)
     free(text);
 }
 
+/* Names as drivers give them. */
+static void test_cards(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *part;
+        double gib;
+    } cards[] = {
+        {"NVIDIA GeForce RTX 3060", "rtx3060", 11.6},
+        {"NVIDIA GeForce RTX 3090", "rtx3090", 23.6},
+        {"NVIDIA GeForce RTX 4090", "rtx4090", 23.5},
+        {"NVIDIA GeForce RTX 5090", "rtx5090", 31.4},
+        {"NVIDIA H100 80GB HBM3", "h100", 79.2},
+        {"NVIDIA GeForce RTX 3060", NULL, 7.7},
+        {"NVIDIA GeForce RTX 3060 Ti", NULL, 11.6},
+        {"NVIDIA GeForce RTX 3060 Laptop GPU", NULL, 11.6},
+        {"NVIDIA GeForce RTX 3090 Ti", NULL, 23.6},
+        {"NVIDIA GeForce RTX 4090 D", NULL, 23.5},
+        {"NVIDIA GeForce RTX 4090 Laptop GPU", NULL, 15.6},
+        {"NVIDIA H100 PCIe", NULL, 79.2},
+        {"NVIDIA H100 NVL", NULL, 93.1},
+        {"NVIDIA H100 80GB HBM3 MIG 7g.80gb", NULL, 79.2},
+        {"NVIDIA H200", NULL, 139.8},
+        {"Tesla T4", NULL, 15.6},
+        {"", NULL, 24},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cards); i++) {
+        struct profile_device device = {0};
+        uint64_t bytes = (uint64_t)(cards[i].gib * (double)GIB);
+        const char *part = machine_card(cards[i].name, bytes, &device);
+        if (!part || !cards[i].part) {
+            if (part != cards[i].part)
+                fail_msg("%s: %s", cards[i].name, part ? part : "not known");
+            continue;
+        }
+        assert_string_equal(part, cards[i].part);
+        assert_string_equal(device.name, cards[i].name);
+        assert_int_equal(device.vram_bytes, bytes);
+        assert_true(device.point_count > 0 && !device.is_cpu && device.h2d_bytes_per_s > 1e9);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cards),
         cmocka_unit_test(test_all_files_load),
         cmocka_unit_test(test_every_file_is_inside),
         cmocka_unit_test(test_every_figure_has_a_source),

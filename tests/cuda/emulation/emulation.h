@@ -29,7 +29,7 @@
 #ifndef SPILLWAY_TESTS_CUDA_EMULATION_EMULATION_H
 #define SPILLWAY_TESTS_CUDA_EMULATION_EMULATION_H
 
-#include "device.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Forgets faults, queued work and sticky errors; all memory has been freed or never will be. Where
@@ -58,5 +58,8 @@ void emulation_only_first_block(bool only);
 
 /* Whether this is the checked flavour. */
 extern const bool emulation_is_checked;
+/* Whether there is an emulation at all: in the real flavour (tests/cuda/real/no_emulation.c) the
+ * functions above do nothing, and CUDA's own libraries run on a card. */
+extern const bool emulation_is_here;
 
 #endif

@@ -14,6 +14,8 @@ static uint32_t fault_count;
 static char first_fault[1200];
 static bool quiet;
 
+const bool emulation_is_here = true;
+
 uint32_t emulation_fault_count(void)
 {
     return fault_count;

@@ -6,6 +6,7 @@
 #ifndef SPILLWAY_TESTS_CUDA_EMULATION_INTERNAL_H
 #define SPILLWAY_TESTS_CUDA_EMULATION_INTERNAL_H
 
+#include "device.h"
 #include "emulation.h"
 #include <stddef.h>
 #include <stdint.h>
