@@ -105,7 +105,7 @@ static size_t format_progress(char *line, size_t size, const struct log_progress
                               double done_units, const char *note)
 {
     double elapsed_s = (double)(progress->last_ns - progress->start_ns) * 1e-9;
-    double rate = elapsed_s > 0 ? done_units / elapsed_s : 0;
+    double rate = elapsed_s > 0 ? (done_units - progress->start_units) / elapsed_s : 0;
     size_t used = (size_t)snprintf(line, size, "%.60s", progress->label);
     if (progress->total_units > 0) {
         double fraction = fmin(fmax(done_units / progress->total_units, 0), 1);

@@ -18,11 +18,11 @@ void log_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* A bar with rate and time left. total_units 0: unknown. The caller zeroes nothing by hand:
- * log_progress_start fills it. */
+ * log_progress_start fills it; start_units may be set afterwards, where some were done before. */
 struct log_progress {
     const char *label; /* borrowed, e.g. "tokenizing" */
     const char *unit;  /* borrowed, e.g. "MB", "steps" */
-    double total_units;
+    double total_units, start_units;
     uint64_t start_ns, last_ns;
 };
 

@@ -119,8 +119,9 @@ static enum kind choose_kind(const struct corpus *corpus, const char *path, bool
  * Counting
  * ------------------------------------------------------------------------------------------- */
 
-static void tally(struct corpus *corpus, struct corpus_tally *tally, const char *example)
+static void tally(struct corpus *corpus, enum corpus_left kind, const char *example)
 {
+    struct corpus_tally *tally = &corpus->left[kind];
     if (!corpus->first_pass)
         return;
     tally->count++;
@@ -143,7 +144,7 @@ static int forgive(struct corpus *corpus, int code, const struct err *err)
 {
     if (code != ERR_CORRUPT || !open_file(corpus)->found)
         return code;
-    tally(corpus, &corpus->damaged, err->message);
+    tally(corpus, CORPUS_DAMAGED, err->message);
     corpus->cut_short = true;
     return 0;
 }
@@ -160,6 +161,7 @@ static void close_file(struct corpus *corpus)
         close(corpus->fd);
     corpus->fd = -1;
     corpus->open = corpus->at_end = corpus->in_document = corpus->cut_short = false;
+    corpus->pieces = 0;
     corpus->start = corpus->end = corpus->record_bytes = 0;
     corpus->records_kind = NULL;
 }
@@ -217,7 +219,7 @@ static int open_descriptor(struct corpus *corpus, struct unpack_file *file, stru
     if (error != 0 && !found)
         return err_set_errno(err, error, "cannot open the text %s", file->name);
     if (error != 0)
-        tally(corpus, &corpus->unreadable, file->name);
+        tally(corpus, CORPUS_UNREADABLE, file->name);
     return error == 0;
 }
 
@@ -229,14 +231,18 @@ static int refuse(const char *path, const char *what, struct err *err)
                    path, what);
 }
 
+static void need_records(struct corpus *corpus)
+{
+    const struct unpack_settings pool = {.pool = corpus->settings.pool};
+    uint64_t bytes = MIN(corpus->settings.ram_budget / RECORDS_SHARE, RECORDS_BYTES_MAX);
+    if (corpus->records == NULL)
+        corpus->records = records_new(&pool, MAX(bytes, RECORDS_BYTES_MIN));
+}
+
 static void begin_records(struct corpus *corpus, const struct records_kind *kind)
 {
-    struct corpus_settings *settings = &corpus->settings;
-    if (corpus->records == NULL) {
-        const struct unpack_settings pool = {.pool = settings->pool};
-        uint64_t bytes = MIN(settings->ram_budget / RECORDS_SHARE, RECORDS_BYTES_MAX);
-        corpus->records = records_new(&pool, MAX(bytes, RECORDS_BYTES_MIN));
-    }
+    const struct corpus_settings *settings = &corpus->settings;
+    need_records(corpus);
     corpus->records_kind = kind;
     records_begin(corpus->records, kind, corpus->unpack,
                   settings->text_field != NULL ? settings->text_field : "text",
@@ -251,7 +257,7 @@ static int begin_file(struct corpus *corpus, struct err *err)
     const char *head = corpus->buffer + corpus->start;
     if (corpus->start == corpus->end) {
         if (!corpus->cut_short)
-            tally(corpus, &corpus->empty, path);
+            tally(corpus, CORPUS_EMPTY, path);
         return 0;
     }
     size_t head_bytes = MIN(corpus->end - corpus->start, (size_t)SNIFF_BYTES);
@@ -259,7 +265,7 @@ static int begin_file(struct corpus *corpus, struct err *err)
     if (kind == KIND_FOREIGN && !found)
         return refuse(path, what, err);
     if (kind == KIND_FOREIGN) {
-        tally(corpus, &corpus->skipped, path);
+        tally(corpus, CORPUS_SKIPPED, path);
         return 0;
     }
     if (kind != KIND_TEXT)
@@ -271,6 +277,7 @@ static int begin_file(struct corpus *corpus, struct err *err)
 static int open_next(struct corpus *corpus, struct err *err)
 {
     ASSERT(!corpus->open && corpus->file_next < corpus->tree.file_count);
+    corpus_tell(corpus, &corpus->opened);
     corpus->file_next++;
     struct unpack_file file;
     int code = open_descriptor(corpus, &file, err);
@@ -378,12 +385,10 @@ int corpus_open(struct corpus *corpus, const struct corpus_settings *settings, s
 
 void corpus_close(struct corpus *corpus)
 {
-    struct corpus_tally *const tallies[] = {&corpus->empty, &corpus->skipped, &corpus->unreadable,
-                                            &corpus->damaged};
     if (corpus->buffer != NULL)
         close_file(corpus);
-    for (size_t i = 0; i < ARRAY_COUNT(tallies); i++)
-        mem_free(tallies[i]->example);
+    for (size_t i = 0; i < CORPUS_LEFTS; i++)
+        mem_free(corpus->left[i].example);
     tree_close(&corpus->tree);
     unpack_free(corpus->unpack);
     records_free(corpus->records);
@@ -538,6 +543,7 @@ static int next_of_files(struct corpus *corpus, struct corpus_piece *piece, stru
         piece->input = open_file(corpus)->input;
         code = corpus->records_kind != NULL ? next_of_records(corpus, piece, err)
                                             : next_of_text(corpus, piece, err);
+        corpus->pieces += code == 1;
         if (code != 0)
             return code;
         close_file(corpus);
@@ -560,7 +566,8 @@ static int keep(struct corpus *corpus, const struct corpus_piece *piece, struct 
                                      piece->first, piece->last};
     int code = 0;
     if (corpus->spool == NULL)
-        code = spool_open(&corpus->spool, corpus->settings.spool_dir, err);
+        code = spool_open(&corpus->spool, corpus->settings.spool_dir, corpus->settings.spool_name,
+                          err);
     return code == 0 ? spool_write(corpus->spool, &kept, err) : code;
 }
 
@@ -593,6 +600,108 @@ int corpus_rewind(struct corpus *corpus, struct err *err)
     if (corpus->spool != NULL)
         spool_clear(corpus->spool);
     return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------
+ * Positions
+ * ------------------------------------------------------------------------------------------- */
+
+void corpus_tell(const struct corpus *corpus, struct corpus_position *position)
+{
+    if (corpus->open) {
+        *position = corpus->opened;
+        position->pieces = corpus->pieces;
+    } else {
+        *position = (struct corpus_position){
+            .file = corpus->file_next,
+            .closed_bytes = corpus->closed_bytes,
+            .counts = {.file_count = corpus->file_count,
+                       .jsonl_files = corpus->jsonl_files,
+                       .wiki_files = corpus->wiki_files,
+                       .packed_files = corpus->packed_files},
+        };
+        for (size_t i = 0; i < CORPUS_LEFTS; i++)
+            position->counts.left[i] = corpus->left[i].count;
+        if (corpus->records != NULL)
+            position->counts.records = *records_counted(corpus->records);
+    }
+    position->spool_bytes = corpus->reading_spool   ? spool_position(corpus->spool)
+                            : corpus->spool != NULL ? spool_bytes(corpus->spool)
+                                                    : 0;
+}
+
+/* To a piece of a file, by passing those before it again. */
+static int seek_in_files(struct corpus *corpus, const struct corpus_position *position,
+                         struct err *err)
+{
+    struct corpus_piece piece;
+    close_file(corpus);
+    corpus->file_next = position->file;
+    corpus->closed_bytes = position->closed_bytes;
+    if (corpus->fetch != NULL)
+        fetch_seek(corpus->fetch, position->file);
+    for (uint64_t i = 0; i < position->pieces; i++) {
+        int code = next_of_files(corpus, &piece, err);
+        if (code < 0)
+            return code;
+        if (code == 0 || corpus->file_next != position->file + 1)
+            return err_set(err, ERR_CORRUPT, "%s holds less text than it did before",
+                           tree_path(&corpus->tree, position->file));
+    }
+    return 0;
+}
+
+int corpus_seek(struct corpus *corpus, const struct corpus_position *position, struct err *err)
+{
+    ASSERT(!corpus->first_pass && position->file <= corpus->tree.file_count);
+    if (!corpus->spooled)
+        return seek_in_files(corpus, position, err);
+    int code = corpus_rewind(corpus, err);
+    if (code == 0)
+        spool_seek(corpus->spool, position->spool_bytes);
+    return code;
+}
+
+int corpus_sync(struct corpus *corpus, struct err *err)
+{
+    return corpus->spool != NULL && !corpus->reading_spool ? spool_sync(corpus->spool, err) : 0;
+}
+
+static void restore_counts(struct corpus *corpus, const struct corpus_counts *counts,
+                           const char *const examples[CORPUS_LEFTS])
+{
+    static const struct records_count none;
+    corpus->file_count = counts->file_count;
+    corpus->jsonl_files = counts->jsonl_files;
+    corpus->wiki_files = counts->wiki_files;
+    corpus->packed_files = counts->packed_files;
+    for (size_t i = 0; i < CORPUS_LEFTS; i++) {
+        struct corpus_tally *tally = &corpus->left[i];
+        tally->count = counts->left[i];
+        mem_free(tally->example);
+        tally->example =
+            tally->count > 0 ? mem_strdup(examples[i] != NULL ? examples[i] : "") : NULL;
+    }
+    if (memcmp(&counts->records, &none, sizeof(none)) != 0) {
+        need_records(corpus);
+        records_restore(corpus->records, &counts->records);
+    }
+}
+
+int corpus_resume(struct corpus *corpus, const struct corpus_position *position,
+                  const char *const examples[CORPUS_LEFTS], bool over, struct err *err)
+{
+    const struct corpus_settings *settings = &corpus->settings;
+    ASSERT(corpus->first_pass && corpus->spool == NULL);
+    ASSERT(position->file <= corpus->tree.file_count);
+    int code = 0;
+    restore_counts(corpus, &position->counts, examples);
+    if (settings->spool_dir != NULL && position->spool_bytes > 0)
+        code = spool_reopen(&corpus->spool, settings->spool_dir, settings->spool_name,
+                            position->spool_bytes, err);
+    corpus->first_pass = !over;
+    corpus->spooled = over && corpus->spool != NULL;
+    return code == 0 && !over ? seek_in_files(corpus, position, err) : code;
 }
 
 bool corpus_is_spooled(const struct corpus *corpus)

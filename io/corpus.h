@@ -55,6 +55,7 @@ struct corpus_settings {
     struct pool *pool;      /* NULL: the caller alone */
     const char *spool_dir;  /* exists, or is made before the first corpus_next; NULL: what is costly
                                is read again, and standard input is refused */
+    const char *spool_name; /* in spool_dir; NULL: none, and nothing is left for another process */
     uint64_t ram_budget;    /* of the process: sizes buffers; 0: small ones */
 };
 
@@ -62,6 +63,23 @@ struct corpus_settings {
 struct corpus_tally {
     uint64_t count;
     char *example; /* owned; NULL where count is 0 */
+};
+enum corpus_left { CORPUS_EMPTY, CORPUS_SKIPPED, CORPUS_UNREADABLE, CORPUS_DAMAGED, CORPUS_LEFTS };
+
+/* What the first pass counts. */
+struct corpus_counts {
+    uint64_t file_count; /* files that held text */
+    uint64_t jsonl_files, wiki_files, packed_files;
+    uint64_t left[CORPUS_LEFTS];
+    struct records_count records;
+};
+
+/* Between two pieces. */
+struct corpus_position {
+    uint64_t file, pieces;       /* of that file, pieces were given out */
+    uint64_t closed_bytes;       /* of the files before it */
+    uint64_t spool_bytes;        /* before it; what was kept apart, or is read from there */
+    struct corpus_counts counts; /* up to the beginning of that file */
 };
 
 struct corpus {
@@ -71,7 +89,7 @@ struct corpus {
     bool total_known;     /* else there are files whose size was not asked for */
     uint64_t file_count;  /* files that held text, after the first pass */
     uint64_t jsonl_files, wiki_files, packed_files;
-    struct corpus_tally empty, skipped, unreadable, damaged;
+    struct corpus_tally left[CORPUS_LEFTS];
 
     /* The reader's state. */
     struct unpack *unpack;   /* owned */
@@ -85,6 +103,8 @@ struct corpus {
     uint64_t unpack_ns; /* spent in reading and decompressing */
     uint64_t file_next;
     uint64_t closed_bytes;                   /* of the files before the open one */
+    uint64_t pieces;                         /* given out of the open file */
+    struct corpus_position opened;           /* where the open file begins */
     int fd;                                  /* -1: no file is open */
     size_t head_bytes;                       /* of the open file, where it is read from memory */
     const struct records_kind *records_kind; /* of the open file; NULL: plain text */
@@ -112,6 +132,18 @@ void corpus_close(struct corpus *corpus); /* after an open, or an error of it */
 int corpus_next(struct corpus *corpus, struct corpus_piece *piece, struct err *err);
 /* To the first piece. The first pass is over when corpus_next has returned 0. */
 int corpus_rewind(struct corpus *corpus, struct err *err);
+
+/* Where the next piece begins. */
+void corpus_tell(const struct corpus *corpus, struct corpus_position *position);
+/* In the place of corpus_rewind, after the first pass: to a position of such a pass. */
+int corpus_seek(struct corpus *corpus, const struct corpus_position *position, struct err *err);
+/* What is kept apart reaches the drive, so that another process can go on with it. */
+int corpus_sync(struct corpus *corpus, struct err *err);
+/* Before the first corpus_next or corpus_rewind: another process has read these inputs up to the
+ * position, or (over) to the end of its first pass; the text that it kept apart is taken over. The
+ * first pass is then not to be rewound. examples: of each kind that was left out, or NULL. */
+int corpus_resume(struct corpus *corpus, const struct corpus_position *position,
+                  const char *const examples[CORPUS_LEFTS], bool over, struct err *err);
 
 /* Whether the text was kept apart, and so is all known after the first pass. */
 bool corpus_is_spooled(const struct corpus *corpus);

@@ -112,6 +112,21 @@ static int check_root(const struct json_value *root, const char *path, struct er
     return 0;
 }
 
+static int no_dataset(const char *dir, const char *path, struct err *err)
+{
+    char unfinished[FILE_PATH_MAX];
+    int code = file_join(unfinished, dir, DATASET_UNFINISHED, err);
+    if (code == 0 && file_exists(unfinished))
+        return err_set(err, ERR_INPUT,
+                       "%s is not finished (%s is missing): run the `spillway prep` that began it "
+                       "once more, which goes on where it was",
+                       dir, path);
+    return err_set(err, ERR_INPUT,
+                   "%s holds no prepared data (%s is missing): run `spillway "
+                   "prep TEXT --out %s`, again if it was interrupted",
+                   dir, path, dir);
+}
+
 int dataset_open(struct dataset *dataset, const char *dir, struct err *err)
 {
     memset(dataset, 0, sizeof(*dataset));
@@ -120,10 +135,7 @@ int dataset_open(struct dataset *dataset, const char *dir, struct err *err)
     if (code != 0)
         return code;
     if (!file_exists(path))
-        return err_set(err, ERR_INPUT,
-                       "%s holds no prepared data (%s is missing): run `spillway "
-                       "prep TEXT --out %s`, again if it was interrupted",
-                       dir, path, dir);
+        return no_dataset(dir, path, err);
     struct json_value *root = json_load(path, err);
     if (root == NULL)
         return err->code;

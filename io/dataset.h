@@ -2,9 +2,9 @@
  * dataset: a prepared data folder: train.tok, perhaps val.tok, tokenizer.json, and dataset.json,
  * which says what they were made of and is written last.
  *
- * A folder without dataset.json is no dataset: prep was interrupted. Opening checks that the four
- * files belong together (counts, vocabulary, hash of the tokenizer), so that a file copied from
- * elsewhere is refused. Written by prep, opened by train, eval and check.
+ * A folder without dataset.json is no dataset: prep was interrupted (tools/prep_state.h). Opening
+ * checks that the four files belong together (counts, vocabulary, hash of the tokenizer), so that a
+ * file copied from elsewhere is refused. Written by prep, opened by train, eval and check.
  */
 #ifndef SPILLWAY_IO_DATASET_H
 #define SPILLWAY_IO_DATASET_H
@@ -18,6 +18,7 @@
 #define DATASET_TRAIN_FILE     "train.tok"
 #define DATASET_VAL_FILE       "val.tok"
 #define DATASET_TOKENIZER_FILE "tokenizer.json"
+#define DATASET_UNFINISHED     "unfinished" /* a folder in it while prep is not done */
 
 struct json_value;
 

@@ -72,6 +72,11 @@ const struct records_count *records_counted(const struct records *records)
     return &records->counted;
 }
 
+void records_restore(struct records *records, const struct records_count *count)
+{
+    records->counted = *count;
+}
+
 /* Moves what is in no record yet to the front and fills the buffer. */
 static void fill(struct records *records)
 {

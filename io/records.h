@@ -69,5 +69,7 @@ int records_next(struct records *records, const char **text, size_t *bytes, stru
 
 /* Of all files so far. */
 const struct records_count *records_counted(const struct records *records);
+/* These were met by a process before this one. */
+void records_restore(struct records *records, const struct records_count *count);
 
 #endif

@@ -326,9 +326,9 @@ int shard_verify(const struct shard *shard, const char *path, struct err *err)
  * ------------------------------------------------------------------------------------------- */
 
 struct shard_writer {
-    char *path, *path_tmp;
+    char *path, *path_tmp, *path_index;
     int fd;
-    int index_fd; /* the document index until the tokens are all there; has no name */
+    int index_fd; /* the document index until the tokens are all there */
     struct shard_header header;
     uint64_t checksum;
     bool in_document;
@@ -346,52 +346,56 @@ static void writer_free(struct shard_writer *writer)
         close(writer->index_fd);
     mem_free(writer->path);
     mem_free(writer->path_tmp);
+    mem_free(writer->path_index);
     mem_free(writer);
 }
 
-/* A file without a name: created, opened and unlinked at once, so that a killed process leaves
- * nothing. (O_TMPFILE is not offered by every file system.) */
-static int nameless_file(const char *path_tmp, int *fd, struct err *err)
+static int open_part(const char *path, int flags, int *fd, struct err *err)
 {
-    char name[PATH_BYTES_MAX + 8];
-    snprintf(name, sizeof(name), "%s.index", path_tmp);
-    *fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (*fd < 0)
-        return err_set_errno(err, errno, "cannot create %s", name);
-    if (unlink(name) != 0)
-        return err_set_errno(err, errno, "cannot unlink %s", name);
+    *fd = open(path, O_RDWR | O_CLOEXEC | flags, 0644);
+    return *fd >= 0 ? 0 : err_set_errno(err, errno, "cannot open %s", path);
+}
+
+/* Everything but the open files. */
+static int new_writer(struct shard_writer **writer, const char *path, uint32_t vocab_size,
+                      uint64_t tokenizer_hash, struct err *err)
+{
+    ASSERT(vocab_size > 0);
+    *writer = NULL;
+    char path_tmp[PATH_BYTES_MAX], path_index[PATH_BYTES_MAX + 8];
+    if (strlen(path) >= FILE_PATH_MAX)
+        return err_set(err, ERR_INPUT, "the path is too long: %.200s...", path);
+    snprintf(path_tmp, sizeof(path_tmp), "%s.tmp", path);
+    snprintf(path_index, sizeof(path_index), "%s.index", path_tmp);
+
+    struct shard_writer *fresh = mem_alloc(1, sizeof(*fresh));
+    fresh->path = mem_strdup(path);
+    fresh->path_tmp = mem_strdup(path_tmp);
+    fresh->path_index = mem_strdup(path_index);
+    fresh->fd = fresh->index_fd = -1;
+    memcpy(fresh->header.magic, shard_magic, sizeof(shard_magic));
+    fresh->header.version = SHARD_VERSION;
+    fresh->header.token_bytes = token_bytes_for(vocab_size);
+    fresh->header.vocab_size = vocab_size;
+    fresh->header.tokenizer_hash = tokenizer_hash;
+    *writer = fresh;
     return 0;
 }
 
 int shard_writer_open(struct shard_writer **writer, const char *path, uint32_t vocab_size,
                       uint64_t tokenizer_hash, struct err *err)
 {
-    ASSERT(vocab_size > 0);
+    struct shard_writer *fresh;
+    int code = new_writer(&fresh, path, vocab_size, tokenizer_hash, err);
     *writer = NULL;
-    char path_tmp[PATH_BYTES_MAX];
-    if (strlen(path) >= FILE_PATH_MAX)
-        return err_set(err, ERR_INPUT, "the path is too long: %.200s...", path);
-    snprintf(path_tmp, sizeof(path_tmp), "%s.tmp", path);
-
-    struct shard_writer *fresh = mem_alloc(1, sizeof(*fresh));
-    fresh->path = mem_strdup(path);
-    fresh->path_tmp = mem_strdup(path_tmp);
-    fresh->index_fd = -1;
-    memcpy(fresh->header.magic, shard_magic, sizeof(shard_magic));
-    fresh->header.version = SHARD_VERSION;
-    fresh->header.token_bytes = token_bytes_for(vocab_size);
-    fresh->header.vocab_size = vocab_size;
-    fresh->header.tokenizer_hash = tokenizer_hash;
-
-    int code = 0;
-    fresh->fd = open(path_tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fresh->fd < 0)
-        code = err_set_errno(err, errno, "cannot create %s", path_tmp);
+    if (code != 0)
+        return code;
+    code = open_part(fresh->path_tmp, O_CREAT | O_TRUNC, &fresh->fd, err);
     if (code == 0)
-        code = nameless_file(path_tmp, &fresh->index_fd, err);
+        code = open_part(fresh->path_index, O_CREAT | O_TRUNC, &fresh->index_fd, err);
     /* The header's place; filled in by the close. Zeros are no magic. */
     if (code == 0)
-        code = file_write_all(fresh->fd, fresh->block, SHARD_HEADER_BYTES, path_tmp, err);
+        code = file_write_all(fresh->fd, fresh->block, SHARD_HEADER_BYTES, fresh->path_tmp, err);
     if (code != 0) {
         shard_writer_abort(fresh);
         return code;
@@ -407,6 +411,10 @@ static int flush_block(struct shard_writer *writer, struct err *err)
     writer->checksum = hash_bytes(writer->block, writer->block_used, writer->checksum);
     int code = file_write_all(writer->fd, writer->block, writer->block_used, writer->path_tmp, err);
     writer->block_used = 0;
+    /* To the drive now, so that neither a mark nor the page cache has much to wait for. */
+    off_t end = lseek(writer->fd, 0, SEEK_CUR);
+    (void)sync_file_range(writer->fd, end - SHARD_BLOCK_BYTES, SHARD_BLOCK_BYTES,
+                          SYNC_FILE_RANGE_WRITE);
     return code;
 }
 
@@ -522,14 +530,15 @@ static int write_header(struct shard_writer *writer, struct err *err)
     return file_write_all(writer->fd, page, sizeof(page), writer->path_tmp, err);
 }
 
-static int publish(const struct shard_writer *writer, struct err *err)
+int shard_publish(const char *path, struct err *err)
 {
-    if (fsync(writer->fd) != 0)
-        return err_set_errno(err, errno, "cannot write %s to the drive", writer->path_tmp);
-    if (rename(writer->path_tmp, writer->path) != 0)
-        return err_set_errno(err, errno, "cannot rename %s to %s", writer->path_tmp, writer->path);
-    char dir[FILE_PATH_MAX];
-    snprintf(dir, sizeof(dir), "%s", writer->path);
+    char path_tmp[PATH_BYTES_MAX], path_index[PATH_BYTES_MAX + 8], dir[FILE_PATH_MAX];
+    snprintf(path_tmp, sizeof(path_tmp), "%s.tmp", path);
+    snprintf(path_index, sizeof(path_index), "%s.index", path_tmp);
+    if (rename(path_tmp, path) != 0 && (errno != ENOENT || !file_exists(path)))
+        return err_set_errno(err, errno, "cannot rename %s to %s", path_tmp, path);
+    (void)unlink(path_index);
+    snprintf(dir, sizeof(dir), "%s", path);
     char *slash = strrchr(dir, '/');
     if (slash == NULL)
         return file_sync_dir(".", err);
@@ -537,7 +546,7 @@ static int publish(const struct shard_writer *writer, struct err *err)
     return file_sync_dir(dir, err);
 }
 
-int shard_writer_close(struct shard_writer *writer, struct err *err)
+static int finish(struct shard_writer *writer, struct err *err)
 {
     ASSERT(!writer->in_document);
     /* The block's room is a multiple of 8 whenever it is flushed, so the padding fits. */
@@ -550,8 +559,16 @@ int shard_writer_close(struct shard_writer *writer, struct err *err)
         code = append_index(writer, err);
     if (code == 0)
         code = write_header(writer, err);
+    if (code == 0 && fsync(writer->fd) != 0)
+        code = err_set_errno(err, errno, "cannot write %s to the drive", writer->path_tmp);
+    return code;
+}
+
+int shard_writer_close(struct shard_writer *writer, struct err *err)
+{
+    int code = finish(writer, err);
     if (code == 0)
-        code = publish(writer, err);
+        code = shard_publish(writer->path, err);
     if (code != 0) {
         shard_writer_abort(writer);
         return code;
@@ -560,11 +577,93 @@ int shard_writer_close(struct shard_writer *writer, struct err *err)
     return 0;
 }
 
+int shard_writer_finish(struct shard_writer *writer, struct err *err)
+{
+    int code = finish(writer, err);
+    writer_free(writer);
+    return code;
+}
+
 void shard_writer_abort(struct shard_writer *writer)
 {
     if (writer == NULL)
         return;
     if (writer->fd >= 0)
         (void)unlink(writer->path_tmp);
+    if (writer->index_fd >= 0)
+        (void)unlink(writer->path_index);
     writer_free(writer);
+}
+
+/* ---------------------------------------------------------------------------------------------
+ * Going on
+ * ------------------------------------------------------------------------------------------- */
+
+void shard_writer_leave(struct shard_writer *writer)
+{
+    if (writer != NULL)
+        writer_free(writer);
+}
+
+/* The block at hand goes to the file as it is, and again when it is full. */
+static int write_partial_block(struct shard_writer *writer, struct err *err)
+{
+    int code = file_write_all(writer->fd, writer->block, writer->block_used, writer->path_tmp, err);
+    if (code == 0 && lseek(writer->fd, -(off_t)writer->block_used, SEEK_CUR) < 0)
+        code = err_set_errno(err, errno, "cannot go back in %s", writer->path_tmp);
+    return code;
+}
+
+int shard_writer_mark(struct shard_writer *writer, struct shard_mark *mark, struct err *err)
+{
+    int code = write_partial_block(writer, err);
+    if (code == 0)
+        code = flush_index(writer, err);
+    if (code == 0 && (fdatasync(writer->fd) != 0 || fdatasync(writer->index_fd) != 0))
+        code = err_set_errno(err, errno, "cannot write %s to the drive", writer->path_tmp);
+    *mark = (struct shard_mark){writer->header.token_count, writer->header.document_count,
+                                writer->checksum, writer->in_document};
+    return code;
+}
+
+/* Opens one of the two files and cuts off what is behind the mark; writing goes on at `at`. */
+static int reopen_part(const char *path, uint64_t bytes, uint64_t at, int *fd, struct err *err)
+{
+    struct stat status;
+    int code = open_part(path, 0, fd, err);
+    if (code == 0 && (fstat(*fd, &status) != 0 || (uint64_t)status.st_size < bytes))
+        code = err_set(err, ERR_CORRUPT, "%s is shorter than it was", path);
+    if (code == 0 && (ftruncate(*fd, (off_t)bytes) != 0 || lseek(*fd, (off_t)at, SEEK_SET) < 0))
+        code = err_set_errno(err, errno, "cannot cut %s", path);
+    return code;
+}
+
+int shard_writer_reopen(struct shard_writer **writer, const char *path, uint32_t vocab_size,
+                        uint64_t tokenizer_hash, const struct shard_mark *mark, struct err *err)
+{
+    struct shard_writer *fresh;
+    int code = new_writer(&fresh, path, vocab_size, tokenizer_hash, err);
+    *writer = NULL;
+    if (code != 0)
+        return code;
+    uint64_t bytes = mark->token_count * fresh->header.token_bytes;
+    uint64_t index_bytes = mark->document_count * sizeof(fresh->index[0]);
+    uint64_t full_end = SHARD_HEADER_BYTES + bytes / SHARD_BLOCK_BYTES * SHARD_BLOCK_BYTES;
+    fresh->block_used = bytes % SHARD_BLOCK_BYTES;
+    fresh->checksum = mark->checksum;
+    fresh->in_document = mark->in_document;
+    fresh->header.token_count = mark->token_count;
+    fresh->header.document_count = mark->document_count;
+    code = reopen_part(fresh->path_tmp, SHARD_HEADER_BYTES + bytes, full_end, &fresh->fd, err);
+    if (code == 0)
+        code = reopen_part(fresh->path_index, index_bytes, index_bytes, &fresh->index_fd, err);
+    if (code == 0)
+        code = file_read_at(fresh->fd, fresh->block, fresh->block_used, full_end, fresh->path_tmp,
+                            err);
+    if (code != 0) {
+        shard_writer_leave(fresh);
+        return code;
+    }
+    *writer = fresh;
+    return 0;
 }

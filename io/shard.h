@@ -11,7 +11,8 @@
  * shard_open maps the file read-only and refuses a truncated or foreign file; shard_verify reads
  * all of it against the checksum. A writer writes to a ".tmp" name and renames at the end, so a
  * file of the right name is always a whole one. Its memory is bounded: the document index waits in
- * a nameless file beside it. Written by prep, read by train, eval and check.
+ * a file beside it (".tmp.index"). A writer whose process died goes on from its last mark. Written
+ * by prep, read by train, eval and check.
  */
 #ifndef SPILLWAY_IO_SHARD_H
 #define SPILLWAY_IO_SHARD_H
@@ -76,5 +77,21 @@ uint64_t shard_writer_document_count(const struct shard_writer *writer);
 /* Finishes, fsyncs and renames; frees the writer whatever it returns. */
 int shard_writer_close(struct shard_writer *writer, struct err *err);
 void shard_writer_abort(struct shard_writer *writer); /* removes the .tmp; NULL is legal */
+
+/* What has been appended; in a mark it is on the drive. */
+struct shard_mark {
+    uint64_t token_count, document_count;
+    uint64_t checksum; /* of the blocks that are full */
+    bool in_document;
+};
+int shard_writer_mark(struct shard_writer *writer, struct shard_mark *mark, struct err *err);
+/* Goes on from a mark of the same file, whatever was written behind it. */
+int shard_writer_reopen(struct shard_writer **writer, const char *path, uint32_t vocab_size,
+                        uint64_t tokenizer_hash, const struct shard_mark *mark, struct err *err);
+void shard_writer_leave(struct shard_writer *writer); /* for a later reopen; NULL is legal */
+/* The two halves of a close: a file that is whole under its ".tmp" name, and its renaming, which
+ * may be done again. */
+int shard_writer_finish(struct shard_writer *writer, struct err *err);
+int shard_publish(const char *path, struct err *err);
 
 #endif

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define BUFFER_BYTES (2 * (size_t)SPOOL_PIECE_MAX)
@@ -46,16 +47,53 @@ static int open_nameless(const char *dir, struct err *err)
     return fd;
 }
 
-int spool_open(struct spool **out, const char *dir, struct err *err)
+static int open_named(const char *dir, const char *name, int flags, struct err *err)
 {
-    int fd = open_nameless(dir, err);
-    if (fd < 0)
-        return fd;
+    char path[FILE_PATH_MAX];
+    int code = file_join(path, dir, name, err);
+    if (code != 0)
+        return code;
+    int fd = open(path, O_RDWR | O_CLOEXEC | flags, 0600);
+    return fd >= 0 ? fd : err_set_errno(err, errno, "cannot open %s", path);
+}
+
+static void make_spool(struct spool **out, const char *dir, int fd)
+{
     struct spool *spool = mem_alloc(1, sizeof(*spool));
     spool->fd = fd;
     snprintf(spool->dir, sizeof(spool->dir), "%s", dir);
     spool->buffer = mem_alloc(BUFFER_BYTES, 1);
     *out = spool;
+}
+
+int spool_open(struct spool **out, const char *dir, const char *name, struct err *err)
+{
+    int fd = name == NULL ? open_nameless(dir, err) : open_named(dir, name, O_CREAT | O_TRUNC, err);
+    if (fd < 0)
+        return fd;
+    make_spool(out, dir, fd);
+    return 0;
+}
+
+int spool_reopen(struct spool **out, const char *dir, const char *name, uint64_t bytes,
+                 struct err *err)
+{
+    struct stat status;
+    int fd = open_named(dir, name, 0, err);
+    if (fd < 0)
+        return fd;
+    int code = 0;
+    if (fstat(fd, &status) != 0 || (uint64_t)status.st_size < bytes)
+        code =
+            err_set(err, ERR_CORRUPT, "the text that was kept in %s is shorter than it was", dir);
+    else if (ftruncate(fd, (off_t)bytes) != 0)
+        code = err_set_errno(err, errno, "cannot cut the text that was kept in %s", dir);
+    if (code != 0) {
+        close(fd);
+        return code;
+    }
+    make_spool(out, dir, fd);
+    (*out)->total = (*out)->flushed = (*out)->offset = bytes;
     return 0;
 }
 
@@ -119,6 +157,16 @@ int spool_write(struct spool *spool, const struct spool_piece *piece, struct err
     spool->end += bytes;
     spool->total += bytes;
     return 0;
+}
+
+int spool_sync(struct spool *spool, struct err *err)
+{
+    ASSERT(!spool->reading);
+    int code = write_out(spool, err);
+    if (code == 0 && fdatasync(spool->fd) != 0)
+        code =
+            err_set_errno(err, errno, "cannot bring the text kept in %s to the drive", spool->dir);
+    return code;
 }
 
 /* ---------------------------------------------------------------------------------------------

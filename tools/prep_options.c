@@ -1,13 +1,16 @@
 /* The command line of prep. */
 #include "core/args.h"
 #include "core/base.h"
+#include "core/mem.h"
 #include "core/pool.h"
 #include "io/bpe.h"
 #include "io/file.h"
 #include "tools/prep.h"
 #include "tools/prep_tokens.h"
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,6 +157,10 @@ int prep_parse(struct prep *prep, const char **inputs, double *weights, int argc
         {"ram-budget", ARGS_SIZE, &prep->ram_budget, "SIZE",
          "memory that prep may use (default 2G)", NULL},
         {"threads", ARGS_U64, &prep->threads, "N", "default: one for each core", NULL},
+        {"save-every", ARGS_DURATION, &prep->save_every_s, "TIME",
+         "how much work a kill may cost: what is done is marked so often (default 10s)", NULL},
+        {"restart", ARGS_FLAG, &prep->restart, NULL,
+         "begin anew in DIR, where a prep was ended before it was done", NULL},
         {"force", ARGS_FLAG, &prep->force, NULL, "replace what is prepared in DIR already", NULL},
     };
     struct args_command command = {
@@ -181,4 +188,45 @@ int prep_parse(struct prep *prep, const char **inputs, double *weights, int argc
     if (code == 0)
         code = prep_tokens_choose(&prep->shard_format, shard_format, err);
     return code == 0 ? check_options(prep, vocab_given || pattern_given, err) : code;
+}
+
+static bool is_plain(char c)
+{
+    return isalnum((unsigned char)c) || strchr("_./:=,+@%-", c) != NULL;
+}
+
+/* As a shell takes it: what is not plain stands between apostrophes. */
+static size_t quote(char *to, const char *word)
+{
+    size_t used = 0;
+    bool plain = *word != '\0';
+    for (const char *c = word; *c != '\0'; c++)
+        plain &= is_plain(*c);
+    to[used++] = ' ';
+    if (!plain)
+        to[used++] = '\'';
+    for (const char *c = word; *c != '\0'; c++) {
+        if (*c == '\'')
+            used += (size_t)sprintf(to + used, "'\\'");
+        to[used++] = *c;
+        if (*c == '\'')
+            to[used++] = '\'';
+    }
+    if (!plain)
+        to[used++] = '\'';
+    return used;
+}
+
+char *prep_command(int argc, char **argv)
+{
+    uint64_t bytes = 64;
+    for (int i = 0; i < argc; i++)
+        bytes += 5 * strlen(argv[i]) + 4;
+    char *command = mem_alloc(bytes, 1);
+    size_t used = (size_t)sprintf(command, "spillway prep");
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--restart") != 0)
+            used += quote(command + used, argv[i]);
+    command[used] = '\0';
+    return command;
 }

@@ -17,6 +17,11 @@ const char *prep_stage_name(enum prep_stage stage)
     return names[stage];
 }
 
+const char *prep_format_name(const struct prep *prep)
+{
+    return prep->from < FOREIGN_FORMATS ? foreign_names[prep->from] : format_names[prep->format];
+}
+
 static struct json_value *weights_of(const struct prep *prep)
 {
     struct json_value *weights = json_new_object();
@@ -38,9 +43,7 @@ struct json_value *prep_details(const struct prep *prep)
     json_set_int(value, "files", (int64_t)prep->corpus.file_count);
     json_set_int(value, "file_bytes", (int64_t)prep->corpus.total_bytes);
     json_set_int(value, "text_bytes", (int64_t)prep->split.text_bytes);
-    json_set_string(value, "format",
-                    prep->from < FOREIGN_FORMATS ? foreign_names[prep->from]
-                                                 : format_names[prep->format]);
+    json_set_string(value, "format", prep_format_name(prep));
     json_set_string(value, "split", prep->corpus_split == CORPUS_SPLIT_BLANK ? "blank" : "file");
     json_set_string(value, "tokenizer",
                     prep->tokenizer_path != NULL ? prep->tokenizer_path : "trained on this text");
@@ -79,11 +82,12 @@ static void warn_tally(const struct corpus_tally *tally, const char *one, const 
 
 static void print_skipped(const struct corpus *corpus)
 {
-    warn_tally(&corpus->empty, "empty file was", "empty files were, such as");
-    warn_tally(&corpus->skipped, "file is no text and was", "files are no text and were, such as");
-    warn_tally(&corpus->unreadable, "file cannot be read and was",
+    warn_tally(&corpus->left[CORPUS_EMPTY], "empty file was", "empty files were, such as");
+    warn_tally(&corpus->left[CORPUS_SKIPPED], "file is no text and was",
+               "files are no text and were, such as");
+    warn_tally(&corpus->left[CORPUS_UNREADABLE], "file cannot be read and was",
                "files cannot be read and were, such as");
-    warn_tally(&corpus->damaged, "rest of a file was", "rests of files were, such as");
+    warn_tally(&corpus->left[CORPUS_DAMAGED], "rest of a file was", "rests of files were, such as");
     if (corpus->fetch_failed)
         log_warn(
             "files were read one by one: this kernel has no io_uring, or an old one, or forbids "

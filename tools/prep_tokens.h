@@ -11,10 +11,21 @@
 
 #include "core/err.h"
 #include "io/bpe.h"
-#include "io/dataset.h"
 #include "io/foreign.h"
 #include "io/shard.h"
 #include "io/split.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What came of it; the run goes on from here, zero being the beginning. */
+struct prep_tokens_done {
+    uint64_t input, pieces; /* taken of that input */
+    bool in_document;
+    enum split_side side; /* of the document at hand */
+    uint64_t file_bytes;  /* of the inputs before */
+    uint64_t documents, empty_documents;
+    uint64_t text_bytes; /* that the tokens stand for */
+};
 
 struct prep_tokens {
     const char *const *inputs; /* borrowed */
@@ -24,18 +35,18 @@ struct prep_tokens {
     struct shard_writer *writers[SPLIT_SIDE_COUNT]; /* borrowed */
     double val_fraction;
     uint64_t seed;
-
-    /* What came of it. */
-    uint64_t file_bytes, documents, empty_documents;
-    uint64_t text_bytes; /* that the tokens stand for */
+    /* Called between pieces, when done says where it is; what is not 0 ends the run. NULL: none. */
+    int (*pause)(void *context, struct err *err);
+    void *pause_context;
+    struct prep_tokens_done done;
 };
 
 int prep_tokens_run(struct prep_tokens *prep, struct err *err);
 
 /* What --shard-format asks for: FOREIGN_FORMATS where that is our own format. */
 int prep_tokens_choose(enum foreign_format *format, const char *name, struct err *err);
-/* Writes both sides in that format into dir; nothing for FOREIGN_FORMATS. */
-int prep_tokens_export(const struct dataset *dataset, enum foreign_format format,
-                       uint32_t end_of_text, const char *dir, struct err *err);
+/* Writes one of the token files of dir in that format beside it; nothing for FOREIGN_FORMATS. */
+int prep_tokens_export(const char *dir, const char *file, enum foreign_format format,
+                       uint32_t end_of_text, struct err *err);
 
 #endif

@@ -227,9 +227,9 @@ static void test_folder(void **state)
     joined[bytes] = '\0';
     assert_string_equal(joined, "first\1second\1third\1second\1");
     assert_int_equal(documents, 4);
-    assert_int_equal(corpus.empty.count, 1);
-    assert_int_equal(corpus.skipped.count, 1);
-    assert_non_null(corpus.skipped.example);
+    assert_int_equal(corpus.left[CORPUS_EMPTY].count, 1);
+    assert_int_equal(corpus.left[CORPUS_SKIPPED].count, 1);
+    assert_non_null(corpus.left[CORPUS_SKIPPED].example);
     assert_int_equal(corpus_records(&corpus)->results[RECORD_FIELDLESS], 1);
     mem_free(joined);
     corpus_close(&corpus);
@@ -237,7 +237,7 @@ static void test_folder(void **state)
     assert_int_equal(open_inputs(&corpus, inputs, 1, CORPUS_FORMAT_TEXT, CORPUS_SPLIT_FILE, &err),
                      0);
     assert_int_equal(corpus.tree.file_count, 4);
-    assert_int_equal(corpus.skipped.count, 1);
+    assert_int_equal(corpus.left[CORPUS_SKIPPED].count, 1);
     corpus_close(&corpus);
 }
 
@@ -297,7 +297,7 @@ static void test_empty(void **state)
     assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
                      0);
     assert_int_equal(corpus.tree.file_count, 0);
-    assert_int_equal(corpus.empty.count, 1);
+    assert_int_equal(corpus.left[CORPUS_EMPTY].count, 1);
     assert_int_equal(corpus_next(&corpus, &piece, &err), 0);
     corpus_close(&corpus);
 }
@@ -367,10 +367,10 @@ static void test_many_files(void **state)
         assert_int_equal(documents, FILES - 5 - 2 + 1);
         assert_true(corpus_done(&corpus) == 1);
     }
-    assert_int_equal(corpus.empty.count, 5);
-    assert_int_equal(corpus.skipped.count, 1);
-    assert_int_equal(corpus.damaged.count, 1);
-    assert_non_null(strstr(corpus.damaged.example, "many/2/2500 is damaged at byte"));
+    assert_int_equal(corpus.left[CORPUS_EMPTY].count, 5);
+    assert_int_equal(corpus.left[CORPUS_SKIPPED].count, 1);
+    assert_int_equal(corpus.left[CORPUS_DAMAGED].count, 1);
+    assert_non_null(strstr(corpus.left[CORPUS_DAMAGED].example, "many/2/2500 is damaged at byte"));
     assert_int_equal(corpus.packed_files, 1);
     assert_int_equal(corpus.jsonl_files, 1);
     assert_int_equal(corpus_records(&corpus)->results[RECORD_FIELDLESS], 1);

@@ -56,7 +56,7 @@ static void test_round_trip(void **state)
     struct err err;
     struct spool *spool;
     uint64_t middle = 0;
-    assert_int_equal(spool_open(&spool, scratch_dir(), &err), 0);
+    assert_int_equal(spool_open(&spool, scratch_dir(), NULL, &err), 0);
     for (int round = 0; round < 2; round++) {
         spool_clear(spool);
         for (uint64_t i = 0; i < PIECES; i++) {
@@ -91,7 +91,7 @@ static void test_full(void **state)
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
     small = (struct rlimit){3 * MIB, before.rlim_max};
     signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(spool_open(&spool, scratch_dir(), &err), 0);
+    assert_int_equal(spool_open(&spool, scratch_dir(), NULL, &err), 0);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
     int code = 0;
     for (int i = 0; code == 0 && i < 10; i++)
@@ -100,7 +100,7 @@ static void test_full(void **state)
     assert_true(code < 0);
     assert_non_null(strstr(err.message, scratch_dir()));
     spool_close(spool);
-    assert_true(spool_open(&spool, scratch_path("nowhere"), &err) < 0);
+    assert_true(spool_open(&spool, scratch_path("nowhere"), NULL, &err) < 0);
     assert_non_null(strstr(err.message, "nowhere"));
 }
 

@@ -136,6 +136,16 @@ wait_for_steps() {
     [ "$seen" -ge "$2" ]
 }
 
+# kill_after MILLISECONDS PID: leaves its exit status in $status once it is wholly gone (timeout -s KILL
+# would end before its child does, which then still holds the lock). The caller sends away what the
+# shell has to say about a child that was killed.
+kill_after() {
+    timeout "$(awk -v ms="$1" 'BEGIN { print ms / 1000 }')" tail -s 0.01 --pid="$2" -f /dev/null
+    kill -KILL "$2"
+    status=0
+    wait "$2" || status=$?
+}
+
 # quartile FILE SHARE: of the numbers in it, a line each; median: of those on standard input.
 quartile() { sort -n "$1" | awk -v q="$2" '{ x[NR] = $1 } END { i = 1 + (NR - 1) * q; l = int(i); h = l < NR ? l + 1 : l; print x[l] + (i - l) * (x[h] - x[l]) }'; }
 median() { quartile - 0.5; }

@@ -14,15 +14,6 @@ RANDOM=${SEED:-7}
 common=(train --model gpt-tiny --data "$work/data" --seq 64 --batch 4 --accum 2 --steps $steps
     --checkpoint-every 1)
 
-# kill_after MILLISECONDS PID: leaves its exit status in $status once it is wholly gone (timeout -s KILL
-# would end before its child does, which then still holds the lock). The caller sends away what the
-# shell has to say about a child that was killed.
-kill_after() {
-    timeout "$(awk -v ms="$1" 'BEGIN { print ms / 1000 }')" tail -s 0.01 --pid="$2" -f /dev/null
-    kill -KILL "$2"
-    status=0
-    wait "$2" || status=$?
-}
 # kill_case NAME ARGUMENT...
 kill_case() {
     local name=$1 calm=$work/calm run_dir=$work/run hit=0 attempt=0 start_ns run_ms bad=0
