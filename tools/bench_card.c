@@ -120,6 +120,10 @@ static int measure_classes(struct bench *bench, const struct gpu_rates_table *ra
                  class->channels, class->batch * class->seq);
         bench_step(bench, what);
         int result = rates->kernels(class, &kernels, err);
+        if (result == ERR_INPUT && measured.point_count > 1) {
+            log_line("%s: %s", what, err->message);
+            continue;
+        }
         if (result)
             return result;
         add_point(&measured, class, &kernels);

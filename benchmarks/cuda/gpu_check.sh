@@ -120,7 +120,8 @@ build_all() {
     if [ -n "$arch" ] && "$nvcc" --list-gpu-code 2>/dev/null | grep -qx "sm_$arch"; then
         wanted=("CUDA_WANTED=$arch")
     fi
-    limited 240 make all cuda-real ${wanted[@]+"${wanted[@]}"} >>"$log" 2>&1
+    # Without what a make that runs this script hands down: it would build one file at a time.
+    limited 240 env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS make all cuda-real ${wanted[@]+"${wanted[@]}"} >>"$log" 2>&1
     row "build with nvcc${arch:+ for sm_$arch}" "$(($(date +%s) - begin)) s" "" "" "$(verdict "see gpu-check.log")"
     [ "$status" -eq 0 ] || { tail -n 20 "$log" >&2 && close_table && exit 1; }
 }
@@ -135,6 +136,17 @@ none=$(absence)
 [ -z "$none" ] || no_device "$none"
 device=$("$SPILLWAY" devices | sed -n 's/^cuda:0 *//p')
 cpu=$("$SPILLWAY" devices | sed -n 's/^cpu *//p')
+# A card of 12 GB has less than that free.
+fit_budget() {
+    local free
+    free=$(sed -n 's/.*, \([0-9.]*\) GiB free.*/\1/p' <<<"$device")
+    [ -n "$free" ] || return 0
+    budget=$(awk -v asked="$(numfmt --from=iec "$budget")" -v free="$free" 'BEGIN {
+        most = (free - 0.6) * 2 ^ 30
+        printf "%.0fM", (asked < most ? asked : most) / 2 ^ 20 }')
+    case $budget in *M) [ $((${budget%M} % 1024)) -ne 0 ] || budget=$((${budget%M} / 1024))G ;; esac
+}
+fit_budget
 export SPILLWAY
 . tests/shared/system.sh
 at_exit+=(close_table)

@@ -116,6 +116,12 @@ static void *take(struct box *box, uint64_t bytes, enum values values, struct er
     void *piece = NULL;
     ASSERT(box->piece_count < PIECES_MAX);
     cudaError_t error = cudaMalloc(&piece, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        err_set(err, ERR_INPUT, "the card has no %llu MiB free to measure with",
+                (unsigned long long)(bytes / MIB));
+        return NULL;
+    }
     if (error) {
         failed(error, "cudaMalloc", err);
         return NULL;

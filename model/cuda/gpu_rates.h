@@ -8,7 +8,8 @@
  * GPU_RATES_SAMPLES queues, each as long as GPU_RATES_SPAN_S or one call; sizes grow until a call
  * takes GPU_RATES_CALL_S, so that a slow device is not kept busy for hours. Functions take and free
  * the card's memory themselves, wait for the card, and return 0, or a negative code with the call
- * that failed. One at a time. No type of CUDA is in this header.
+ * that failed: ERR_INPUT where the card has too little memory free. One at a time. No type of CUDA
+ * is in this header.
  */
 #ifndef SPILLWAY_MODEL_CUDA_GPU_RATES_H
 #define SPILLWAY_MODEL_CUDA_GPU_RATES_H

@@ -72,6 +72,7 @@ $(B)/cuda/checked/offload/exec.c.o: CUDA_FLAGS_checked += -Dmemcpy=watched_memcp
 # serves what comes after. What the compiler says of registers stays beside each object.
 NVCC := $(firstword $(wildcard $(shell command -v nvcc) /usr/local/cuda/bin/nvcc))
 CUDA_HOME := $(NVCC:%/bin/nvcc=%)
+CUDA_LIB := $(firstword $(wildcard $(addprefix $(CUDA_HOME)/,lib64 lib targets/x86_64-linux/lib)))
 ifneq ($(and $(filter release,$(config)),$(wildcard $(CUDA_HOME)/include/cublasLt.h)),)
 CUDA_WANTED := 80 86 89 90 120
 CUDA_KNOWN := $(filter $(CUDA_WANTED),$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code)))
@@ -93,12 +94,12 @@ $(B)/cuda/nvcc/%.c.o: %.c Makefile tests/cuda/build.mk | packages
 	@$(CC) $(CFLAGS) -fPIC -isystem $(CUDA_HOME)/include -c -o $@ $<
 $(B)/libspillway_cuda.so: $(CUDA_OBJECTS)
 	@echo "  LINK $@"
-	@$(NVCC) -shared -cudart static -o $@ $^ -L$(CUDA_HOME)/lib64 -Xlinker -rpath=$(CUDA_HOME)/lib64 -lcublasLt
+	@$(NVCC) -shared -cudart static -o $@ $^ -L$(CUDA_LIB) -Xlinker -rpath=$(CUDA_LIB) -lcublasLt
 
 # The tests and the benchmarks of kernels on a card: the plugin's objects, CUDA's own libraries.
 CUDA_REAL_TESTS := $(filter-out %/test_emulation,$(call cuda_tests,real))
 CUDA_REAL_SHARED := $(addprefix $(B)/cuda/real/,$(addsuffix .o,tests/cuda/gpu.c $(wildcard tests/cuda/real/*.c)))
-CUDA_REAL_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath=$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lstdc++ -ldl -lrt
+CUDA_REAL_LIBS := -L$(CUDA_LIB) -Wl,-rpath=$(CUDA_LIB) -lcublasLt -lcudart_static -lstdc++ -ldl -lrt
 
 CUDA_SCRIPTED += $(CUDA_REAL_TESTS) $(B)/cuda/real/bench_gpu
 #: make cuda-real       the CUDA tests and benchmarks as they run on a card, in build/release/cuda/real
