@@ -377,6 +377,89 @@ static void test_many_files(void **state)
     corpus_close(&corpus);
 }
 
+static void collect(struct corpus *corpus, uint64_t most, char *text)
+{
+    struct err err;
+    struct corpus_piece piece;
+    int code = 1;
+    for (uint64_t i = 0; i < most && (code = corpus_next(corpus, &piece, &err)) == 1; i++) {
+        strncat(text, piece.text, piece.bytes);
+        strcat(text, piece.last ? "|" : "+");
+    }
+    assert_true(code >= 0);
+}
+
+/* Left between any two pieces of its first pass or of a later one, another process goes on there:
+ * the same pieces, the same counts. */
+static void test_resume(void **state)
+{
+    (void)state;
+    struct err err;
+    struct corpus corpus;
+    struct corpus_position at, end;
+    static char expected[JOINED_MAX], got[JOINED_MAX];
+    scratch_write("r/a.txt", "one\n\ntwo\n\n\nthree");
+    scratch_write("r/b", "");
+    write_bytes("r/c", "a\0b", 3);
+    scratch_write("r/d.jsonl",
+                  "{\"text\": \"four\"}\nno\n{\"text\": \"five\"}\n{}\n{\"text\": \"six\"}\n");
+    scratch_write("r/e.txt", "seven\n\neight");
+    scratch_write("cheap/a.txt", "one\n\ntwo\n\n\nthree");
+    scratch_write("cheap/b.txt", "four\n\n");
+    const char *examples[CORPUS_LEFTS] = {"an empty one", "a skipped one", NULL, NULL};
+    for (int kind = 0; kind < 2; kind++) {
+        const char *input = scratch_path(kind == 0 ? "r" : "cheap");
+        const struct corpus_settings settings = {.inputs = &input,
+                                                 .input_count = 1,
+                                                 .split = CORPUS_SPLIT_BLANK,
+                                                 .spool_dir = scratch_dir(),
+                                                 .spool_name = "spool"};
+        expected[0] = '\0';
+        assert_int_equal(corpus_open(&corpus, &settings, &err), 0);
+        assert_int_equal(corpus_is_spooled(&corpus), kind == 0);
+        collect(&corpus, UINT64_MAX, expected);
+        corpus_tell(&corpus, &end);
+        corpus_close(&corpus);
+        uint64_t pieces = kind == 0 ? 8 : 4;
+        for (uint64_t i = 0; i <= pieces; i++) {
+            got[0] = '\0';
+            assert_int_equal(corpus_open(&corpus, &settings, &err), 0);
+            collect(&corpus, i, got);
+            corpus_tell(&corpus, &at);
+            assert_int_equal(corpus_sync(&corpus, &err), 0);
+            if (kind == 0) {
+                collect(&corpus, i % 3, (char[JOINED_MAX / 64]){0}); /* behind the mark */
+                corpus_close(&corpus);
+                assert_int_equal(corpus_open(&corpus, &settings, &err), 0);
+                assert_int_equal(corpus_resume(&corpus, &at, examples, false, &err), 0);
+                collect(&corpus, UINT64_MAX, got);
+                assert_string_equal(got, expected);
+                corpus_tell(&corpus, &at);
+                assert_memory_equal(&at.counts.left, &end.counts.left, sizeof(at.counts.left));
+                assert_memory_equal(at.counts.records.results, end.counts.records.results,
+                                    sizeof(at.counts.records.results));
+                assert_int_equal(at.counts.file_count, end.counts.file_count);
+                assert_int_equal(at.spool_bytes, end.spool_bytes);
+                assert_int_equal(corpus_sync(&corpus, &err), 0);
+            }
+            corpus_close(&corpus);
+            /* A later pass. */
+            got[0] = '\0';
+            assert_int_equal(corpus_open(&corpus, &settings, &err), 0);
+            assert_int_equal(corpus_resume(&corpus, &end, examples, true, &err), 0);
+            assert_int_equal(corpus_rewind(&corpus, &err), 0);
+            collect(&corpus, i, got);
+            corpus_tell(&corpus, &at);
+            collect(&corpus, 1, (char[1024]){0});
+            assert_int_equal(corpus_seek(&corpus, &at, &err), 0);
+            collect(&corpus, UINT64_MAX, got);
+            assert_string_equal(got, expected);
+            assert_int_equal(corpus.file_count, kind == 0 ? 3 : 2);
+            corpus_close(&corpus);
+        }
+    }
+}
+
 /* What a file is, by its first bytes and its name. */
 static void test_kinds(void **state)
 {
@@ -420,7 +503,7 @@ int main(void)
         cmocka_unit_test(test_no_white_space), cmocka_unit_test(test_folder),
         cmocka_unit_test(test_refused),        cmocka_unit_test(test_empty),
         cmocka_unit_test(test_vanished),       cmocka_unit_test(test_many_files),
-        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_kinds),          cmocka_unit_test(test_resume),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,8 @@
  * Property: what was written is read back; a file that is truncated, foreign, damaged in any byte
  * or of a half-done write is refused or reported, with its name. Method: small shards of both
  * widths and one that crosses a write block, every truncation and every flipped byte of a small
- * one, a disk that fills up at each write (a limit on file size).
+ * one, a disk that fills up at each write (a limit on file size). A writer that was left at any
+ * mark and reopened gives the file of an undisturbed one, whatever was written behind the mark.
  */
 #include "core/base.h"
 #include "core/mem.h"
@@ -136,6 +137,89 @@ static void test_half_done(void **state)
     assert_false(file_exists(scratch_path("half.tok.tmp.index")));
     assert_int_not_equal(shard_writer_open(&writer, scratch_path("no/dir/x.tok"), 300, 0, &err), 0);
     assert_non_null(strstr(err.message, "no/dir/x.tok"));
+}
+
+static void add_documents(struct shard_writer *writer, uint64_t first, uint64_t end, uint64_t vocab)
+{
+    struct err err;
+    uint32_t document[3000];
+    for (uint64_t i = first; i < end; i++) {
+        size_t count = 1 + i * 977 % ARRAY_COUNT(document);
+        for (size_t j = 0; j < count; j++)
+            document[j] = token_at(i * ARRAY_COUNT(document) + j, (uint32_t)vocab);
+        assert_int_equal(shard_writer_append(writer, document, count / 2, &err), 0);
+        assert_int_equal(shard_writer_append(writer, document + count / 2, count - count / 2, &err),
+                         0);
+        shard_writer_end_document(writer);
+    }
+}
+
+static void assert_same_file(const char *a, const char *b)
+{
+    struct err err;
+    char *data[2];
+    size_t bytes[2];
+    assert_int_equal(file_read_all(a, GIB, &data[0], &bytes[0], &err), 0);
+    assert_int_equal(file_read_all(b, GIB, &data[1], &bytes[1], &err), 0);
+    assert_int_equal(bytes[0], bytes[1]);
+    assert_memory_equal(data[0], data[1], bytes[0]);
+    mem_free(data[0]);
+    mem_free(data[1]);
+}
+
+/* Marks before the first token, in a block, behind full ones, and in the middle of a document. */
+static void test_reopen(void **state)
+{
+    (void)state;
+    struct err err;
+    struct shard_writer *writer;
+    struct shard_mark mark;
+    const uint32_t vocabs[] = {50000, 100000}, marks[] = {0, 1, 333, 700, 1000};
+    const char *calm = scratch_path("calm.tok"), *left = scratch_path("left.tok");
+    for (size_t v = 0; v < ARRAY_COUNT(vocabs); v++) {
+        uint32_t vocab = vocabs[v];
+        assert_int_equal(shard_writer_open(&writer, calm, vocab, 5, &err), 0);
+        add_documents(writer, 0, 1000, vocab);
+        assert_int_equal(shard_writer_add(writer, (uint32_t[]){7, 8, 9}, 3, &err), 0);
+        assert_int_equal(shard_writer_close(writer, &err), 0);
+        for (size_t i = 0; i < ARRAY_COUNT(marks); i++) {
+            assert_int_equal(shard_writer_open(&writer, left, vocab, 5, &err), 0);
+            add_documents(writer, 0, marks[i], vocab);
+            bool inside = marks[i] == 1000;
+            if (inside)
+                assert_int_equal(shard_writer_append(writer, (uint32_t[]){7, 8}, 2, &err), 0);
+            assert_int_equal(shard_writer_mark(writer, &mark, &err), 0);
+            if (inside)
+                shard_writer_end_document(writer);
+            add_documents(writer, 5, 5 + i * 300, vocab);
+            if (i % 2 == 0) /* killed when it was whole, but for its name */
+                assert_int_equal(shard_writer_finish(writer, &err), 0);
+            else
+                shard_writer_leave(writer);
+            assert_int_equal(shard_writer_reopen(&writer, left, vocab, 5, &mark, &err), 0);
+            assert_int_equal(shard_writer_token_count(writer), mark.token_count);
+            add_documents(writer, marks[i], 1000, vocab);
+            const uint32_t rest[] = {7, 8, 9};
+            assert_int_equal(shard_writer_append(writer, rest + 2 * inside, 3 - 2 * inside, &err),
+                             0);
+            shard_writer_end_document(writer);
+            assert_int_equal(shard_writer_finish(writer, &err), 0);
+            assert_false(file_exists(left));
+            assert_int_equal(shard_publish(left, &err), 0);
+            assert_int_equal(shard_publish(left, &err), 0); /* killed in between: once more */
+            assert_same_file(calm, left);
+            assert_int_equal(unlink(left), 0);
+        }
+    }
+    assert_false(file_exists(scratch_path("left.tok.tmp.index")));
+    assert_int_not_equal(shard_publish(left, &err), 0);
+    /* What is gone, or shorter than the mark says. */
+    assert_int_not_equal(shard_writer_reopen(&writer, left, 50000, 5, &mark, &err), 0);
+    assert_non_null(strstr(err.message, "left.tok.tmp"));
+    scratch_write("left.tok.tmp", "short");
+    assert_int_equal(shard_writer_reopen(&writer, left, 50000, 5, &mark, &err), ERR_CORRUPT);
+    assert_non_null(strstr(err.message, "shorter"));
+    shard_writer_leave(NULL);
 }
 
 static char *small_shard(size_t *bytes)
@@ -296,13 +380,10 @@ static void test_page_cache(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_page_cache),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_blocks),
-        cmocka_unit_test(test_half_done),
-        cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_token_out_of_vocabulary),
+        cmocka_unit_test(test_page_cache), cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_blocks),     cmocka_unit_test(test_half_done),
+        cmocka_unit_test(test_reopen),     cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_damaged),    cmocka_unit_test(test_token_out_of_vocabulary),
         cmocka_unit_test(test_full_drive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -104,6 +104,43 @@ static void test_full(void **state)
     assert_non_null(strstr(err.message, "nowhere"));
 }
 
+/* Another process goes on with the first pieces, whatever was written behind them. */
+static void test_reopen(void **state)
+{
+    (void)state;
+    struct err err;
+    struct spool *spool;
+    uint64_t kept = 0;
+    assert_int_equal(spool_open(&spool, scratch_dir(), "named", &err), 0);
+    for (uint64_t i = 0; i < PIECES; i++) {
+        const struct spool_piece piece = piece_of(i);
+        if (i == PIECES / 3) {
+            assert_int_equal(spool_sync(spool, &err), 0);
+            kept = spool_bytes(spool);
+        }
+        assert_int_equal(spool_write(spool, &piece, &err), 0);
+    }
+    spool_close(spool);
+    assert_int_equal(spool_reopen(&spool, scratch_dir(), "named", kept, &err), 0);
+    for (uint64_t i = PIECES / 3; i < PIECES; i++) {
+        const struct spool_piece piece = piece_of(i);
+        assert_int_equal(spool_write(spool, &piece, &err), 0);
+    }
+    uint64_t all = spool_bytes(spool);
+    assert_int_equal(spool_sync(spool, &err), 0);
+    assert_int_equal(spool_rewind(spool, &err), 0);
+    expect_from(spool, 0);
+    spool_close(spool);
+    /* All of it, to be read only; and more than there is. */
+    assert_int_equal(spool_reopen(&spool, scratch_dir(), "named", all, &err), 0);
+    assert_int_equal(spool_rewind(spool, &err), 0);
+    expect_from(spool, 0);
+    spool_close(spool);
+    assert_int_equal(spool_reopen(&spool, scratch_dir(), "named", all + 1, &err), ERR_CORRUPT);
+    assert_true(spool_reopen(&spool, scratch_dir(), "nothing", 0, &err) < 0);
+    scratch_remove(scratch_path("named"));
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -125,6 +162,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_full),
+        cmocka_unit_test(test_reopen),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
