@@ -160,6 +160,29 @@ static void print_row(const struct bench_row *row)
     printf("%s%s\n", row->of ? "  " : "", row->of ? row->of : "");
 }
 
+static double to_win(const struct bench_gain *gain)
+{
+    return gain->least_s > 0 ? fmax(gain->seconds - gain->least_s, 0) : 0;
+}
+
+static int compare_gains(const void *left, const void *right)
+{
+    double a = to_win(left), b = to_win(right);
+    return (a < b) - (a > b);
+}
+
+void bench_gains(const char *of, struct bench_gain *gains, size_t count)
+{
+    double all_s = 0;
+    for (size_t i = 0; i < count; i++)
+        all_s += gains[i].seconds;
+    qsort(gains, count, sizeof(*gains), compare_gains);
+    printf("\nThe most time to win in %s (%.0f ms)\n", of, all_s * 1e3);
+    for (size_t i = 0; i < MIN(count, 3) && to_win(&gains[i]) > 0; i++)
+        printf("  %-32s %6.1f of its %.1f ms: %4.1f %% of all\n", gains[i].name,
+               to_win(&gains[i]) * 1e3, gains[i].seconds * 1e3, 100 * to_win(&gains[i]) / all_s);
+}
+
 static void print_table(const struct bench *bench)
 {
     if (!bench->row_count)

@@ -98,6 +98,15 @@ struct bench_row *bench_report(struct bench *bench, enum bench_unit unit, double
 /* That row's limit. 0 means that it is not known. */
 void bench_limit(struct bench_row *row, double limit, const char *of);
 
+/* Something that a step does: what it takes, and what it would at its limit (0: not known). */
+struct bench_gain {
+    char name[64];
+    double seconds, least_s;
+};
+/* Prints the three with the most between the two; `of` is what all of them together are. Sorts
+ * gains. */
+void bench_gains(const char *of, struct bench_gain *gains, size_t count);
+
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
 /* profile.ram. */

@@ -45,14 +45,18 @@
 #define ATTENTION_SLOW 2.5
 /* No attention is faster than products, and none was seen that is slower than this share. */
 #define ATTENTION_LEAST 0.05
-#define LIMIT_ROWS      1536u
-#define LIMIT_DEPTH     2048u
-#define LIMIT_TILE_M    256u
-#define LIMIT_TILE_N    384u
-#define LIMIT_RUNS      9
-#define LIMIT_BYTES     (64 * MIB) /* its factors and their product, and some */
-#define PATTERN         65536u
-#define STREAM_SAMPLES  101u
+/* What the time to win is told of. */
+#define GAIN_CHANNELS  768u
+#define GAIN_LAYERS    12
+#define GAIN_SEQ       256u
+#define LIMIT_ROWS     1536u
+#define LIMIT_DEPTH    2048u
+#define LIMIT_TILE_M   256u
+#define LIMIT_TILE_N   384u
+#define LIMIT_RUNS     9
+#define LIMIT_BYTES    (64 * MIB) /* its factors and their product, and some */
+#define PATTERN        65536u
+#define STREAM_SAMPLES 101u
 /* Of the part's seconds. */
 #define SHARE_CLASSES 0.9
 #define SHARE_LIMIT   0.02 /* of each precision */
@@ -595,6 +599,38 @@ static void print_points(const struct compute *compute)
                compute->class_count - device->point_count);
 }
 
+/* A step of gpt2-124m, in the last class of its width that was measured; sequences of GAIN_SEQ. */
+static void print_gains(const struct compute *compute)
+{
+    const struct profile_device *device = &compute->bench->profile.device;
+    const struct profile_point *point = NULL;
+    for (uint32_t i = 0; i < device->point_count; i++)
+        if (device->points[i].channels == GAIN_CHANNELS)
+            point = &device->points[i];
+    if (!point)
+        return;
+    const double width = GAIN_CHANNELS, rows = point->rows;
+    const double block = 24 * width * width * rows * GAIN_LAYERS;
+    const double attention = 2 * width * GAIN_SEQ * rows * GAIN_LAYERS;
+    const double head = 2 * width * VOCAB * rows;
+    const double flops[PROFILE_KERNEL_COUNT] = {
+        [PROFILE_BLOCK_FORWARD] = block,         [PROFILE_BLOCK_BACKWARD] = 2 * block,
+        [PROFILE_ATTENTION_FORWARD] = attention, [PROFILE_ATTENTION_BACKWARD] = 2 * attention,
+        [PROFILE_HEAD_FORWARD] = head,           [PROFILE_HEAD_BACKWARD] = 3 * head};
+    struct bench_gain gains[PROFILE_KERNEL_COUNT];
+    char of[80];
+    for (uint32_t kernel = 0; kernel < PROFILE_KERNEL_COUNT; kernel++) {
+        struct bench_gain *gain = &gains[kernel];
+        snprintf(gain->name, sizeof(gain->name), "%s", profile_kernel_name[kernel]);
+        *strchr(gain->name, '_') = ' ';
+        gain->seconds = flops[kernel] / point->flops_per_s[kernel];
+        gain->least_s = flops[kernel] / compute->limit[point->precision];
+    }
+    snprintf(of, sizeof(of), "a step's kernels of gpt2-124m, %s, %u tokens",
+             precision_name(point->precision), point->rows);
+    bench_gains(of, gains, ARRAY_COUNT(gains));
+}
+
 /* The widest class that was measured of each precision stands for the others in the table. */
 static void report(struct compute *compute, const struct bench_samples *stream,
                    const struct bench_samples *launch)
@@ -602,6 +638,7 @@ static void report(struct compute *compute, const struct bench_samples *stream,
     struct bench *bench = compute->bench;
     struct profile_device *device = &bench->profile.device;
     print_points(compute);
+    print_gains(compute);
     for (enum precision precision = PRECISION_FP32; precision <= PRECISION_BF16; precision++) {
         const struct profile_point *point = NULL;
         for (uint32_t i = 0; i < device->point_count; i++)

@@ -3,6 +3,9 @@
  * (offload/layout.h): the update by all cores, without and with checksums, a checksum and a copy by
  * one, the join of hi and lo.
  *
+ * What an update could do at most is measured beside it: a bare loop that reads and writes the same
+ * bytes, both taking turns.
+ *
  * All on cold data: chunks are taken in turn out of a working set that no cache holds.
  */
 #include "tools/bench.h"
@@ -28,13 +31,14 @@
 #define CHUNK_PARTS (LAYOUT_CHUNK_PARAMETERS / LAYOUT_PART_PARAMETERS)
 #define PLANE_STATE (LAYOUT_CHUNK_PARAMETERS * LAYOUT_STATE_BYTES)
 /* Of a chunk and everything that an op on it touches: state, FP32 gradient or joined weights. */
-#define CHUNK_BYTES    (PLANE_STATE + LAYOUT_CHUNK_PARAMETERS * 4)
-#define SAMPLE_COUNT   41u
-#define SAMPLE_RUNS    4u   /* at least */
-#define LEAST_MORE     0.01 /* of an update's time: what noise lets checksums take at least */
-#define LANE_DEPTH     4u   /* as in offload/engine_real.c */
-#define LAUNCHES       64u
-#define LAUNCH_SAMPLES 65u
+#define CHUNK_BYTES     (PLANE_STATE + LAYOUT_CHUNK_PARAMETERS * 4)
+#define SAMPLE_COUNT    41u
+#define SAMPLE_RUNS     4u    /* at least */
+#define LEAST_MORE      0.01  /* of an update's time: what noise lets checksums take at least */
+#define GAIN_PARAMETERS 124e6 /* what the time to win is told of: gpt2-124m's */
+#define LANE_DEPTH      4u    /* as in offload/engine_real.c */
+#define LAUNCHES        64u
+#define LAUNCH_SAMPLES  65u
 
 struct optimizer {
     struct bench *bench;
@@ -151,6 +155,39 @@ static void run_update(struct optimizer *o)
     pool_run(o->pool, update_task, o, CHUNK_PARTS);
 }
 
+/* What an update reads and writes, and next to nothing else: its limit. The last bit of some values
+ * changes, which no update minds. */
+static void stream_plane(uint8_t *plane, uint64_t bytes)
+{
+    uint64_t *words = (uint64_t *)plane;
+    for (uint64_t i = 0; i < bytes / sizeof(*words); i++)
+        words[i] ^= 1;
+}
+
+static void stream_task(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    struct optimizer *o = context;
+    const uint64_t count = LAYOUT_PART_PARAMETERS, first = task * count;
+    const uint64_t each = precision_bytes(o->precision);
+    const uint64_t *gradient = (const uint64_t *)(o->chunk + PLANE_STATE + first * each);
+    uint64_t before = 0, sum = 0;
+    for (uint32_t p = 0; p < PLANE_COUNT; p++) {
+        uint64_t bytes = p < PLANE_M ? 2 : 4;
+        stream_plane(o->chunk + before + first * bytes, count * bytes);
+        before += LAYOUT_CHUNK_PARAMETERS * bytes;
+    }
+    for (uint64_t i = 0; i < count * each / sizeof(*gradient); i++)
+        sum += gradient[i];
+    __atomic_fetch_add(&o->sum, sum, __ATOMIC_RELAXED);
+}
+
+static void run_stream(struct optimizer *o)
+{
+    take_chunk(o);
+    pool_run(o->pool, stream_task, o, CHUNK_PARTS);
+}
+
 static void sum_part(struct optimizer *o, uint64_t first)
 {
     uint64_t sum = 0, before = 0;
@@ -222,6 +259,27 @@ static void measure(struct optimizer *o, void (*run)(struct optimizer *), double
             took = bench_seconds_since(start_ns);
         } while (runs < SAMPLE_RUNS || took < seconds / SAMPLE_COUNT);
         bench_add(rates, units * (double)runs / took);
+    }
+}
+
+/* Updates and the bare loop, taking turns: parameters per second of either. */
+static void measure_update(struct optimizer *o, double seconds, struct bench_samples *update,
+                           struct bench_samples *stream)
+{
+    bench_step(o->bench, "AdamW and a bare loop");
+    for (uint32_t i = 0; i < SAMPLE_COUNT; i++) {
+        double took[2] = {0};
+        uint64_t runs = 0;
+        do {
+            for (uint32_t bare = 0; bare < 2; bare++) {
+                uint64_t start_ns = clock_ns();
+                (bare ? run_stream : run_update)(o);
+                took[bare] += bench_seconds_since(start_ns);
+            }
+            runs++;
+        } while (runs < SAMPLE_RUNS || took[0] + took[1] < seconds / SAMPLE_COUNT);
+        bench_add(update, (double)(LAYOUT_CHUNK_PARAMETERS * runs) / took[0]);
+        bench_add(stream, (double)(LAYOUT_CHUNK_PARAMETERS * runs) / took[1]);
     }
 }
 
@@ -334,15 +392,28 @@ static void report(struct bench *bench, double *figure, enum bench_unit unit, do
     bench_limit(row, ram / bytes_a_unit, "the memory of all cores");
 }
 
+/* Of all cores' work on parameters; stream: bytes per second of the bare loop. */
+static void report_update(struct bench *bench, double *figure, double bytes_a_parameter,
+                          const struct bench_samples *rates, double stream, const char *name,
+                          struct bench_gain *gain)
+{
+    *figure = bench_median(rates);
+    struct bench_row *row = bench_report(bench, BENCH_M_PARAMETERS_S, *figure, rates, "%s", name);
+    bench_limit(row, stream / bytes_a_parameter, "a bare loop over the same bytes");
+    *gain = (struct bench_gain){.seconds = GAIN_PARAMETERS / *figure,
+                                .least_s = GAIN_PARAMETERS * bytes_a_parameter / stream};
+    snprintf(gain->name, sizeof(gain->name), "%s", name);
+}
+
 static int measure_all(struct optimizer *o, struct err *err)
 {
     struct bench *bench = o->bench;
     struct profile_cpu *cpu = &bench->profile.cpu;
     struct bench_samples update = {0}, bf16 = {0}, in_8bit = {0}, cached = {0}, sum = {0},
-                         copy = {0}, join = {0}, launch = {0};
+                         copy = {0}, join = {0}, launch = {0}, stream = {0};
     double parameters = (double)LAYOUT_CHUNK_PARAMETERS, each = bench->seconds / 10;
     double gradient = precision_bytes(o->precision);
-    measure(o, run_update, parameters, 2 * each, "AdamW", &update);
+    measure_update(o, 2 * each, &update, &stream);
     measure_cached(o, 2 * each, &cached);
     measure(o, run_checksum, parameters * 8, each, "checksums", &sum);
     measure(o, run_copy, parameters * gradient, each, "copies", &copy);
@@ -355,18 +426,21 @@ static int measure_all(struct optimizer *o, struct err *err)
     int result = bench_launch(&launch, err);
     if (result)
         return result;
-    report(bench, &cpu->optimizer_parameters_per_s, BENCH_M_PARAMETERS_S, 24 + gradient, &update,
-           "optimizer, all cores");
-    report(bench, &cpu->optimizer_bf16_parameters_per_s, BENCH_M_PARAMETERS_S, 16 + gradient, &bf16,
-           "optimizer, moments in bf16");
-    report(bench, &cpu->optimizer_8bit_parameters_per_s, BENCH_M_PARAMETERS_S, 12 + gradient,
-           &in_8bit, "optimizer, moments in 8 bits");
+    struct bench_gain gains[4];
+    double bare = bench_median(&stream) * (2 * LAYOUT_STATE_BYTES + gradient);
+    report_update(bench, &cpu->optimizer_parameters_per_s, 2 * LAYOUT_STATE_BYTES + gradient,
+                  &update, bare, "optimizer, all cores", &gains[0]);
+    report_update(bench, &cpu->optimizer_bf16_parameters_per_s, 16 + gradient, &bf16, bare,
+                  "optimizer, moments in bf16", &gains[1]);
+    report_update(bench, &cpu->optimizer_8bit_parameters_per_s, 12 + gradient, &in_8bit, bare,
+                  "optimizer, moments in 8 bits", &gains[2]);
+    report_update(bench, &cpu->join_parameters_per_s, 8, &join, bare, "join, all cores", &gains[3]);
+    bench_gains("these, over 124 M parameters", gains, ARRAY_COUNT(gains));
     report(bench, &cpu->checksum_bytes_per_s, BENCH_GB_S, 1, &sum, "checksum, one core");
     cpu->cached_checksum_bytes_per_s = bench_median(&cached);
     bench_report(bench, BENCH_GB_S, cpu->cached_checksum_bytes_per_s, &cached,
                  "checksum in an update, one core");
     report(bench, &cpu->copy_bytes_per_s, BENCH_GB_S, 2, &copy, "copy, one core");
-    report(bench, &cpu->join_parameters_per_s, BENCH_M_PARAMETERS_S, 8, &join, "join, all cores");
     cpu->launch_s = bench_median(&launch);
     bench_report(bench, BENCH_US, cpu->launch_s, &launch, "handing an op to a lane's thread");
     return 0;
