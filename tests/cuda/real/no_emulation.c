@@ -54,6 +54,18 @@ void emulation_fail_call(uint32_t n)
     (void)n;
 }
 
+void emulation_fail_call_of(const char *name, uint32_t n)
+{
+    (void)name;
+    (void)n;
+}
+
+uint32_t emulation_call_count(const char *name)
+{
+    (void)name;
+    return 0;
+}
+
 void emulation_only_last_blocks(uint32_t blocks)
 {
     (void)blocks;
