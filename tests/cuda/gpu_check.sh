@@ -83,15 +83,21 @@ check "nothing is left out but by name" test -z "$(grep SKIPPED "$work/table/gpu
 # ---- What goes wrong ----
 
 ln -s "$(realpath "$plain/spillway")" "$work/fake/spillway"
-printf '#!/bin/sh\necho "[  PASSED  ] 1 test(s)."\necho "[  FAILED  ] 1 test(s)."\nexit 1\n' >"$work/fake/test_gpu_bad"
+printf '#!/bin/sh\necho "[  ERROR   ] --- wrong"\necho "[  FAILED  ] test_one"\necho "[  PASSED  ] 1 test(s)."\necho "[  FAILED  ] 1 test(s)."\nexit 1\n' >"$work/fake/test_gpu_bad"
 printf '#!/bin/sh\necho no case\n' >"$work/fake/test_gpu_none"
 printf '#!/bin/sh\nexec tail -f /dev/null\n' >"$work/fake/test_gpu_hangs"
 chmod +x "$work"/fake/test_*
 fake=$(realpath -m --relative-to=build/release/cuda "$work/fake")
 checked "${small[@]}" FLAVOUR="$fake" ONLY=2 TESTS="test_gpu_bad.c test_gpu_none.c"
 same "a test that fails ends it with 1" $status 1
-in_table "and is a row" '^\| test_gpu_bad \| 1 passed, 1 failed, 0 skipped \|.*\| FAILED: exit status 1 \|$'
+in_table "and is a row" '^\| test_gpu_bad \| 1 passed, 1 failed, 0 skipped \|.*\| FAILED: test_one: \[  ERROR   \] --- wrong .*\|$'
 in_table "so is one in which no case ran" '^\| test_gpu_none \|.*\| FAILED: no case ran \|$'
+checked "${small[@]}" FLAVOUR=plain ONLY=6 BUDGET=1M
+in_table "a budget that is too small leaves a row out" '^\| tiny, 1M of VRAM: .*\| SKIPPED: .*--vram-budget'
+same "which is no failure" $status 0
+checked "${small[@]}" FLAVOUR=plain ONLY=6 STEP_MODELS="$work/none.json:2:16"
+in_table "a run that ends for another reason fails" '^\| none, resident: .*\| FAILED: exit status 1: .*none.json'
+same "and ends it with 1" $status 1
 checked "${small[@]}" FLAVOUR="$fake" ONLY="2 4 5 6" SECONDS_ALL=8 TESTS="test_gpu_hangs.c test_gpu_bad.c"
 in_table "what does not end is ended" '^\| test_gpu_hangs \|.*\| SKIPPED: no time is left of 8 s \|$'
 in_table "and what comes after it is left out by name" '^\| tiny, 1G of VRAM: .*\| SKIPPED: no time is left of 8 s \|$'
