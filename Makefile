@@ -48,10 +48,11 @@ TEST_BINARIES := $(filter $(B)/%,$(TEST_RUNS))
 SOAK_BINARIES := $(filter $(B)/%,$(SOAK_RUNS))
 BENCHMARK_BINARIES := $(filter $(B)/%,$(BENCHMARK_RUNS))
 REFERENCE_BINARIES := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/reference/*.c)))
-# Parsers, and so what is below tools and offload; libFuzzer brings a main of its own.
+# Parsers, and so little of offload and nothing of tools; libFuzzer brings a main of its own.
 FUZZERS := $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_MAIN := $(B)/tests/fuzz/$(if $(filter fuzz,$(config)),seeds,driver).o
-FUZZ_OBJECTS := $(filter $(B)/core/% $(B)/io/%,$(OBJECTS)) $(B)/tests/shared/pack.o $(FUZZ_MAIN)
+FUZZ_OBJECTS := $(filter $(B)/core/% $(B)/io/% $(B)/model/config.o $(B)/offload/profile%,$(OBJECTS)) \
+                $(B)/tests/shared/pack.o $(B)/tests/fuzz/files.o $(FUZZ_MAIN)
 RUN_TESTS := tests/run.sh $(B)
 
 .DEFAULT_GOAL := all

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command {
     const char *name;
@@ -131,10 +132,24 @@ static int run(int argc, char **argv)
     return run_command(name, argc - 1, argv + 1);
 }
 
+/* Touching a page of a mapped file that is no longer there: somebody made the file shorter, or the
+ * drive cannot read it. No call failed that could say so. */
+static void on_bus_error(int number)
+{
+    static const char sentence[] =
+        "spillway: a file was made shorter while it was being read, or its drive cannot read it: "
+        "see that nothing writes to the token files, then run the command again\n";
+    (void)number;
+    ssize_t written = write(STDERR_FILENO, sentence, sizeof(sentence) - 1);
+    (void)written;
+    _exit(1);
+}
+
 int main(int argc, char **argv)
 {
     open_standard_streams();
     /* A limit on the size of files is told like a full disk. */
     signal(SIGXFSZ, SIG_IGN);
+    signal(SIGBUS, on_bus_error);
     return finish(run(argc, argv));
 }

@@ -252,6 +252,41 @@ static void refuse(const char *input, const char *why)
     corpus_close(&corpus);
 }
 
+/* A file that is made shorter while it is read, between passes or in one: its text ends there. */
+static void test_shrinks(void **state)
+{
+    (void)state;
+    struct err err;
+    struct corpus corpus;
+    struct corpus_piece piece;
+    const uint64_t whole = 3 * MIB, cut = 2 * MIB, shorter = MIB;
+    char *text = mem_alloc(whole, 1);
+    memset(text, 'a', whole);
+    for (uint64_t i = 0; i < whole; i += 80)
+        text[i] = ' ';
+    write_bytes("shrinks.txt", text, whole);
+    mem_free(text);
+    const char *input = scratch_path("shrinks.txt");
+    assert_int_equal(open_inputs(&corpus, &input, 1, CORPUS_FORMAT_AUTO, CORPUS_SPLIT_FILE, &err),
+                     0);
+    for (int pass = 0; pass < 2; pass++) {
+        uint64_t bytes = 0, documents = 0;
+        int code;
+        while ((code = corpus_next(&corpus, &piece, &err)) == 1) {
+            if (bytes == 0)
+                assert_int_equal(
+                    truncate(scratch_path("shrinks.txt"), (off_t)(pass == 0 ? cut : shorter)), 0);
+            bytes += piece.bytes;
+            documents += piece.last;
+        }
+        assert_int_equal(code, 0);
+        assert_int_equal(bytes, pass == 0 ? cut : shorter);
+        assert_int_equal(documents, 1);
+        assert_int_equal(corpus_rewind(&corpus, &err), 0);
+    }
+    corpus_close(&corpus);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -504,6 +539,7 @@ int main(void)
         cmocka_unit_test(test_refused),        cmocka_unit_test(test_empty),
         cmocka_unit_test(test_vanished),       cmocka_unit_test(test_many_files),
         cmocka_unit_test(test_kinds),          cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_shrinks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,6 +61,58 @@ run prep "$work/lines.jsonl" --out "$work/d7" --text-field body
 refused "lines without the field" 1 "--text-field"
 run prep - --out "$work/d8"
 refused "standard input that is empty" 1 "no text"
+# A line of a gigabyte (nothing of it is on the drive) costs no more memory than others, and no other line.
+printf '{"text": "voda a strom"}\n{"text": "' >"$work/long.jsonl"
+truncate -s 1G "$work/long.jsonl"
+printf '"}\n{"text": "les a reka"}\n' >>"$work/long.jsonl"
+if ! is_sanitized && make_group $((192 << 20)); then
+    run_in_group prep "$work/long.jsonl" --out "$work/d9" --vocab-size 260 --ram-budget 160M --threads 2
+    last_name="a line of a gigabyte in 192 MiB"
+    check "$last_name" test $status -eq 0
+    check "$last_name: it is counted" grep -q "too long *1 " "$work/out"
+    check "$last_name: the others are there" grep -q "documents *2\$" "$work/out"
+    same "$last_name: no kill for want of memory" "$(group_oom_kills)" 0
+    rmdir "$group"
+else
+    skip "a line of a gigabyte" "no memory cgroup may be made here, or a sanitizer's build"
+fi
+rm -f "$work/long.jsonl"
+# Files and folders that may not be read; root may read all, so somebody else runs it.
+mkdir -p "$work/closed/folder" "$work/theirs"
+cp "$work/text" "$work/closed/open"
+cp "$work/text" "$work/closed/folder/inside"
+cp "$work/text" "$work/closed/file"
+chmod 000 "$work/closed/file" "$work/closed/folder"
+as_other=()
+! is_root || as_other=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+chmod 755 "$work"
+chmod 777 "$work/theirs"
+if "${as_other[@]}" "$spillway" --version >"$work/out" 2>&1 && "${as_other[@]}" test -r "$work/closed/open"; then
+    status=0
+    "${as_other[@]}" "$spillway" prep "$work/closed" --out "$work/theirs/d" --vocab-size 400 \
+        >"$work/out" 2>"$work/err" </dev/null || status=$?
+    check "files that may not be read are left out" test $status -eq 0
+    check "and told" grep -q "1 file cannot be read and was left out.*closed/file" "$work/err"
+    check "as are folders" grep -q "1 folder cannot be read.*closed/folder" "$work/err"
+    status=0
+    "${as_other[@]}" "$spillway" prep "$work/closed/file" --out "$work/theirs/e" >"$work/out" 2>"$work/err" \
+        </dev/null || status=$?
+    refused "a named file that may not be read" 1 "closed/file.*ermission"
+else
+    skip "files that may not be read" "another user cannot come to the program or to TMPDIR"
+fi
+chmod -R u+rwX "$work/closed"
+# Token files are mapped into memory: what is cut off while they are read is no crash.
+head -c 256M /dev/zero | tr '\0' '\1' >"$work/long.bin"
+"$spillway" prep "$work/long.bin" --format nanogpt --tokenizer "$work/data" --out "$work/d10" --save-every 0s \
+    >"$work/out" 2>"$work/err" </dev/null &
+pid=$!
+until [ -e "$work/d10/train.tok.tmp" ] || ! kill -0 $pid 2>/dev/null; do :; done
+: >"$work/long.bin"
+status=0
+wait $pid || status=$?
+refused "a token file that shrinks while it is read" 1 "made shorter while it was being read"
+check "$last_name: nothing is taken for data" no_data "$work/d10"
 if is_root && mkdir -p "$work/readonly" && mount --bind "$work/readonly" "$work/readonly" 2>/dev/null; then
     at_exit+=("umount -l '$work/readonly'")
     mount -o remount,bind,ro "$work/readonly"
