@@ -148,15 +148,23 @@ static uint64_t parameters_taken(const struct layout *fine, uint32_t first, uint
            (after - last) * fine->chunks[end - 1].count;
 }
 
+/* Fine chunks among the first `before` whose plane is in RAM or on the device. */
+static uint64_t held_before(const struct place *fine, const struct place_choice *choice,
+                            uint32_t plane, uint32_t before)
+{
+    return place_plane_taken(fine, choice, plane, before) +
+           place_device_taken(fine, choice, before);
+}
+
 /* Bytes of a plane of the same chunks that are not taken. */
 static uint64_t plane_left(const struct coarse *coarse, const struct place *fine,
                            const struct place_choice *choice, uint32_t chunk, uint32_t plane)
 {
     const struct layout *layout = coarse->fine;
     uint32_t first = coarse->first_fine[chunk], end = coarse->first_fine[chunk + 1];
-    uint64_t before = place_plane_taken(fine, choice, plane, first);
-    uint64_t last = place_plane_taken(fine, choice, plane, end - 1);
-    uint64_t after = place_plane_taken(fine, choice, plane, end);
+    uint64_t before = held_before(fine, choice, plane, first);
+    uint64_t last = held_before(fine, choice, plane, end - 1);
+    uint64_t after = held_before(fine, choice, plane, end);
     uint64_t bytes = layout_plane_bytes(layout, layout->chunks[first].count, plane);
     uint64_t last_bytes = layout_plane_bytes(layout, layout->chunks[end - 1].count, plane);
     return (end - 1 - first - (last - before)) * bytes + (1 - (after - last)) * last_bytes;
@@ -174,12 +182,18 @@ static void fill_chunk(const struct coarse *coarse, const struct place *fine,
         share->plane[p] = plane_left(coarse, fine, choice, chunk, p);
         resident += share->plane[p] == 0 && resident == p;
     }
-    place->resident[chunk] = (uint8_t)resident;
-    uint64_t taken = parameters_taken(
-        coarse->fine, first, end, place_gradients_taken(fine, choice, first),
-        place_gradients_taken(fine, choice, end - 1), place_gradients_taken(fine, choice, end));
+    share->device = parameters_taken(
+        coarse->fine, first, end, place_device_taken(fine, choice, first),
+        place_device_taken(fine, choice, end - 1), place_device_taken(fine, choice, end));
+    place->on_device[chunk] = share->device == c->count;
+    place->resident[chunk] = place->on_device[chunk] ? 0 : (uint8_t)resident;
+    uint64_t taken = share->device + parameters_taken(coarse->fine, first, end,
+                                                      place_gradients_taken(fine, choice, first),
+                                                      place_gradients_taken(fine, choice, end - 1),
+                                                      place_gradients_taken(fine, choice, end));
     share->gradient = place->immediate ? 0 : (c->count - taken) * place->gradient_bytes;
-    place->gradient_in_ram[chunk] = !place->immediate && share->gradient == 0;
+    place->gradient_in_ram[chunk] =
+        !place->immediate && share->gradient == 0 && !place->on_device[chunk];
     if (chunk >= coarse->layout.wpe_first_chunk)
         return;
     uint32_t stash = choice->knob[KNOB_STASH];
@@ -201,6 +215,7 @@ void coarse_place(const struct coarse *coarse, const struct place *fine,
     place->choice = *choice;
     uint32_t layers = place->spec.config->layers;
     place->resident = mem_alloc(layout->chunk_count, sizeof(*place->resident));
+    place->on_device = mem_alloc(layout->chunk_count, sizeof(*place->on_device));
     place->gradient_in_ram = mem_alloc(layout->chunk_count, sizeof(*place->gradient_in_ram));
     place->stash_in_ram = mem_alloc(layout->wpe_first_chunk, sizeof(*place->stash_in_ram));
     place->share = mem_alloc(layout->chunk_count, sizeof(*place->share));

@@ -41,6 +41,15 @@ static double tiles_each(const struct about *a)
     return a->plan->place->share ? a->plan->place->tiles_each[a->op->layer] : 1;
 }
 
+/* An update reads and writes the state and reads the gradient. */
+static double update_bytes(const struct about *a, double count)
+{
+    const struct layout *layout = a->spec->layout;
+    double whole = (double)layout->chunks[a->op->chunk].count;
+    double state = (double)layout_state_bytes(layout, layout->chunks[a->op->chunk].count);
+    return count * (2 * state / whole + (double)a->plan->place->gradient_bytes);
+}
+
 /* What a kernel that is bound by memory moves on the device. */
 static double stream_bytes(const struct about *a)
 {
@@ -64,9 +73,22 @@ static double stream_bytes(const struct about *a)
     case OP_GRADIENT_STORE:
         return (double)layout->chunks[op->chunk].count *
                (4 + (double)a->plan->place->gradient_bytes);
+    case OP_DEVICE_UPDATE:
+        return update_bytes(a, (double)place_device_count(a->plan->place, op->chunk));
+    case OP_DEVICE_JOIN:
+        return (double)place_device_count(a->plan->place, op->chunk) * 2 *
+               (double)a->plan->place->weight_bytes;
     default:
         return 0;
     }
+}
+
+static double update_rate(const struct profile_cpu *cpu, enum moments_kind moments)
+{
+    double rate = moments == MOMENTS_BF16   ? cpu->optimizer_bf16_parameters_per_s
+                  : moments == MOMENTS_8BIT ? cpu->optimizer_8bit_parameters_per_s
+                                            : 0;
+    return rate > 0 ? rate : cpu->optimizer_parameters_per_s;
 }
 
 static double compute_s(const struct about *a)
@@ -82,6 +104,11 @@ static double compute_s(const struct about *a)
         return flops / flops_per_s(a, PROFILE_HEAD_FORWARD);
     case OP_HEAD_BACKWARD:
         return flops / flops_per_s(a, PROFILE_HEAD_BACKWARD);
+    case OP_DEVICE_UPDATE:
+        if (a->profile->device.is_cpu)
+            return (double)place_device_count(a->plan->place, a->op->chunk) /
+                   update_rate(&a->profile->cpu, a->spec->layout->moments);
+        return stream_bytes(a) / a->profile->device.stream_bytes_per_s;
     default:
         return stream_bytes(a) / a->profile->device.stream_bytes_per_s;
     }
@@ -137,27 +164,18 @@ static double checksums_s(const struct about *a)
     return 2 * bytes / ((rate > 0 ? rate : cpu->checksum_bytes_per_s) * cpu->cores);
 }
 
-static double update_rate(const struct profile_cpu *cpu, enum moments_kind moments)
-{
-    double rate = moments == MOMENTS_BF16   ? cpu->optimizer_bf16_parameters_per_s
-                  : moments == MOMENTS_8BIT ? cpu->optimizer_8bit_parameters_per_s
-                                            : 0;
-    return rate > 0 ? rate : cpu->optimizer_parameters_per_s;
-}
-
 /* One pass of AdamW over a chunk, with the checksums of what came from the drive and goes there. */
 static void cost_update(struct cost *cost, const struct about *a)
 {
     const struct place *place = a->plan->place;
     const struct profile_cpu *cpu = &a->profile->cpu;
-    const struct layout_chunk *chunk = &a->spec->layout->chunks[a->op->chunk];
-    double count = (double)chunk->count, gradient = (double)place->gradient_bytes;
+    double count = (double)place_host_count(place, a->op->chunk);
+    double gradient = (double)place->gradient_bytes;
     cost->work_s = count / update_rate(cpu, a->spec->layout->moments) + checksums_s(a);
     cost->work_s += (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
     double more = a->profile->device.count - 1; /* gradients of the other devices */
     cost->work_s += more * count * gradient / (cpu->copy_bytes_per_s * cpu->cores);
-    cost->ram_bytes = 2 * (double)layout_state_bytes(a->spec->layout, chunk->count) +
-                      count * gradient * (1 + more);
+    cost->ram_bytes = update_bytes(a, count) + more * count * gradient;
     cost->cores = cpu->cores;
 }
 
@@ -206,6 +224,11 @@ static double ops_each(const struct about *a)
     if (op->chunk == PLAN_NONE)
         return 1;
     double count = (double)a->spec->layout->chunks[op->chunk].count, whole = (double)op->bytes;
+    double device = (double)place_device_count(place, op->chunk) / count;
+    if (op->kind == OP_DEVICE_UPDATE || op->kind == OP_DEVICE_JOIN)
+        return place->share[op->chunk].chunks * device;
+    if (op->kind == OP_UPDATE)
+        return place->share[op->chunk].chunks * (1 - device);
     if (op->plane_count) {
         /* Where a plane is on the drive, those after it are. */
         uint32_t last = op->plane + op->plane_count - 1u;
@@ -221,6 +244,10 @@ static double ops_each(const struct about *a)
     }
     if (stash || (op->kind == OP_JOIN && a->spec->precision == PRECISION_BF16))
         whole = count * 4;
+    else if (op->kind == OP_JOIN)
+        whole = count * 8;
+    else if (op->kind == OP_COPY_H2D || op->kind == OP_COPY_D2H)
+        whole = count * (double)place->weight_bytes;
     else if (op->kind == OP_SUM || op->kind == OP_READ || op->kind == OP_WRITE)
         whole = count * (double)place->gradient_bytes;
     return place->share[op->chunk].chunks * fmin(1, (double)op->bytes / whole);

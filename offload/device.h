@@ -20,6 +20,7 @@
 #include "model/kernels.h"
 #include "offload/engine.h"
 #include "offload/plan.h"
+#include "offload/update.h"
 
 struct device;
 
@@ -44,6 +45,22 @@ struct device_store {
     uint64_t count, padded_count; /* parameters */
     uint64_t element_bytes;       /* of stored */
     double *square_sums;          /* PLAN_SQUARES_PER_CHUNK */
+};
+
+/* An update of a chunk whose state and gradient are the device's: the pointers in `update` to
+ * planes and gradient are to its memory. Every device gives the bits that update_part gives. */
+struct device_update {
+    struct update update;
+    const void *maps; /* PLAN_MAPS_BYTES on the device; NULL unless moments are of 8 bits */
+    uint32_t *flag;   /* on the device: set to 1 when something is no longer finite, never to 0 */
+};
+
+/* The compute weights of such a chunk: of hi alone its copy, with lo what both are in FP32. */
+struct device_join {
+    const uint16_t *hi;
+    const int16_t *lo; /* or NULL */
+    void *weights;
+    uint64_t count; /* padded parameters */
 };
 
 struct device_copy {
@@ -72,6 +89,8 @@ struct device_copy {
 struct device_ops {
     DEVICE_KERNELS(DEVICE_MEMBER)
     void (*gradient_store)(struct device *device, const struct device_store *args);
+    void (*update)(struct device *device, const struct device_update *args);
+    void (*join)(struct device *device, const struct device_join *args);
     void (*copy)(struct device *device, const struct device_copy *args);
 
     /* A thread, before its first op. */
@@ -85,6 +104,8 @@ struct device_ops {
     void (*follow)(struct device *device, enum plan_lane lane, const struct device_mark *mark);
     void (*begin)(struct device *device, const struct device_mark *mark);
     void (*end)(struct device *device, const struct device_mark *mark);
+    /* Outside of plans: returns when all that the lane was given is done. */
+    void (*settle)(struct device *device, enum plan_lane lane);
     /* Returns when all that the lane was given before `end` is done, its writes visible to the
      * host. time: of what lay between begin and end, by the device's own clock; how far that is
      * off the host's was found at start_plan. */
@@ -103,8 +124,9 @@ struct device {
     const struct device_ops *ops;
 };
 
-/* The CPU. kernels is borrowed. */
-int device_cpu_open(struct device **device, struct kernels *kernels, struct err *err);
+/* The CPU. kernels and the pool that they run on are borrowed. */
+int device_cpu_open(struct device **device, struct kernels *kernels, struct pool *pool,
+                    struct err *err);
 static inline void device_close(struct device *device)
 {
     if (device)

@@ -1,10 +1,14 @@
 #include "offload/device.h"
 
+#include "core/float.h"
+#include "core/pool.h"
+
 #include <string.h>
 
 struct device_cpu {
     struct device device; /* first: the caller's pointer is ours */
     struct kernels *kernels;
+    struct pool *pool;
 };
 
 static struct kernels *kernels_of(struct device *device)
@@ -28,6 +32,40 @@ static void gradient_store(struct device *device, const struct device_store *arg
                            args->square_sums);
     memset(stored + args->count * args->element_bytes, 0,
            (args->padded_count - args->count) * args->element_bytes);
+}
+
+static void update_task(void *context, uint32_t part, uint32_t worker)
+{
+    (void)worker;
+    const struct device_update *args = context;
+    if (!update_part(&args->update, part))
+        __atomic_store_n(args->flag, 1, __ATOMIC_RELAXED);
+}
+
+static void update(struct device *device, const struct device_update *args)
+{
+    struct device_update job = *args;
+    pool_run(((struct device_cpu *)device)->pool, update_task, &job,
+             update_part_count(&args->update));
+}
+
+static void join_task(void *context, uint32_t part, uint32_t worker)
+{
+    (void)worker;
+    const struct device_join *args = context;
+    uint64_t first = part * LAYOUT_PART_PARAMETERS;
+    uint64_t count = MIN(LAYOUT_PART_PARAMETERS, args->count - first);
+    if (args->lo)
+        float_join_many(args->hi + first, args->lo + first, (float *)args->weights + first, count);
+    else
+        memcpy((uint16_t *)args->weights + first, args->hi + first, count * sizeof(*args->hi));
+}
+
+static void join(struct device *device, const struct device_join *args)
+{
+    struct device_join job = *args;
+    pool_run(((struct device_cpu *)device)->pool, join_task, &job,
+             (uint32_t)div_up(args->count, LAYOUT_PART_PARAMETERS));
 }
 
 static void copy(struct device *device, const struct device_copy *args)
@@ -62,6 +100,8 @@ static void close_device(struct device *device)
 
 static const struct device_ops ops = {
     DEVICE_KERNELS(DEVICE_ENTRY).gradient_store = gradient_store,
+    .update = update,
+    .join = join,
     .copy = copy,
     .enter = enter,
     .open_memory = open_memory,
@@ -69,12 +109,14 @@ static const struct device_ops ops = {
     .close = close_device,
 };
 
-int device_cpu_open(struct device **out, struct kernels *kernels, struct err *err)
+int device_cpu_open(struct device **out, struct kernels *kernels, struct pool *pool,
+                    struct err *err)
 {
     (void)err;
     struct device_cpu *cpu = mem_alloc(1, sizeof(*cpu));
     cpu->device.ops = &ops;
     cpu->kernels = kernels;
+    cpu->pool = pool;
     *out = &cpu->device;
     return 0;
 }

@@ -32,11 +32,43 @@ static void cut_segments(struct exec *exec, const struct tensors *tensors)
                 step = MIN(LAYOUT_PART_PARAMETERS - inside, end - at);
                 ASSERT(filled < bound);
                 exec->segments[filled++] =
-                    (struct exec_segment){at - chunk->first, step, tensor->decay};
+                    (struct update_segment){at - chunk->first, step, tensor->decay};
             }
         }
     }
     exec->chunk_segments[layout->chunk_count] = filled;
+}
+
+static void copy_and_wait(const struct exec *exec, const struct device_copy *args)
+{
+    exec->device->ops->copy(exec->device, args);
+    if (exec->device->ops->chained)
+        exec->device->ops->settle(exec->device, args->lane);
+}
+
+/* What updates on the device find there: flags that are not set, and maps. */
+static void fill_device(const struct exec *exec)
+{
+    const struct plan_memory *memory = exec->memory;
+    const struct moments *moments = &exec->moments;
+    struct device_copy copy = {.lane = LANE_H2D};
+    if (memory->update_flags.count) {
+        copy.to = exec_cell(exec, memory->update_flags.first);
+        copy.from = exec_cell(exec, memory->update_flags_host.first); /* a new arena's zeros */
+        copy.bytes = exec->layout->chunk_count * sizeof(uint32_t);
+        copy_and_wait(exec, &copy);
+    }
+    /* Through memory that is pinned: the first stage, which is there where commits are. */
+    uint32_t first_stage = memory->state_stage.first;
+    for (uint32_t i = 0; i < 2 * memory->moment_maps.count; i++) {
+        ASSERT(memory->state_stage.count && memory->cells[first_stage].bytes >= sizeof(moments->m));
+        void *stage = exec_cell(exec, first_stage);
+        const struct moments_map *map = i ? &moments->v : &moments->m;
+        copy.to = (uint8_t *)exec_cell(exec, memory->moment_maps.first) + i * sizeof(*map);
+        copy.from = memcpy(stage, map, sizeof(*map));
+        copy.bytes = sizeof(*map);
+        copy_and_wait(exec, &copy);
+    }
 }
 
 int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
@@ -45,9 +77,12 @@ int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
     moments_init(&exec->moments, exec->layout->moments, exec->seed);
     exec->bad_chunk = PLAN_NONE;
     int result = mem_arena_open(&exec->ram, exec->memory->tier_bytes[TIER_RAM], err);
-    if (result == 0 && !exec->device_modelled)
-        result = exec->device->ops->open_memory(
-            exec->device, &exec->vram, exec->memory->tier_bytes[TIER_DEVICE], &exec->ram, err);
+    if (result || exec->device_modelled)
+        return result;
+    result = exec->device->ops->open_memory(exec->device, &exec->vram,
+                                            exec->memory->tier_bytes[TIER_DEVICE], &exec->ram, err);
+    if (result == 0)
+        fill_device(exec);
     return result;
 }
 
@@ -70,6 +105,23 @@ void *exec_cell(const struct exec *exec, uint32_t cell)
     const struct mem_arena *arena = c->tier == TIER_DEVICE ? &exec->vram : &exec->ram;
     ASSERT(c->tier != TIER_NVME && c->bytes > 0 && c->offset + c->bytes <= arena->bytes);
     return arena->base + c->offset;
+}
+
+void exec_move_state(const struct exec *exec, enum plan_lane lane, uint32_t chunk, uint8_t *image)
+{
+    const struct layout *layout = exec->layout;
+    uint64_t count = layout->chunks[chunk].count;
+    for (uint32_t p = 0; p < PLANE_COUNT && !exec->device_modelled; p++) {
+        void *home = exec_cell(exec, exec->memory->plane_device.first + chunk * PLANE_COUNT + p);
+        void *host = image + layout_plane_offset(layout, count, p);
+        struct device_copy copy = {
+            .lane = lane,
+            .to = lane == LANE_H2D ? home : host,
+            .from = lane == LANE_H2D ? host : home,
+            .bytes = layout_plane_bytes(layout, count, p),
+        };
+        copy_and_wait(exec, &copy);
+    }
 }
 
 /* The memory of the op's n-th use; NULL where the use has no cells. */
@@ -224,6 +276,22 @@ static void run_block(struct exec *exec, const struct plan_op *op)
     exec->device->ops->block_forward(exec->device, &args);
 }
 
+/* An update of a chunk, all but where its planes and its gradient are. */
+static struct update update_of(const struct exec *exec, uint32_t number)
+{
+    const struct layout_chunk *chunk = &exec->layout->chunks[number];
+    uint32_t first = exec->chunk_segments[number];
+    return (struct update){
+        .moments = &exec->moments,
+        .step = &exec->step,
+        .precision = exec->place->spec.precision,
+        .origin = update_origin(chunk),
+        .count = chunk->count,
+        .segments = &exec->segments[first],
+        .segment_count = exec->chunk_segments[number + 1] - first,
+    };
+}
+
 static void run_gradient_store(struct exec *exec, const struct plan_op *op)
 {
     const struct layout_chunk *chunk = &exec->layout->chunks[op->chunk];
@@ -239,8 +307,56 @@ static void run_gradient_store(struct exec *exec, const struct plan_op *op)
     exec->device->ops->gradient_store(exec->device, &args);
 }
 
+static void run_device_update(struct exec *exec, const struct plan_op *op)
+{
+    const struct plan_memory *memory = exec->memory;
+    uint32_t chunk = op->chunk;
+    struct device_update args = {
+        .update = update_of(exec, chunk),
+        .maps = memory->moment_maps.count ? exec_cell(exec, memory->moment_maps.first) : NULL,
+        .flag = (uint32_t *)at(exec, op, 2) + chunk,
+    };
+    for (uint32_t p = 0; p < PLANE_COUNT; p++)
+        args.update.plane[p] = exec_cell(exec, op->uses[0].cells.first + p);
+    args.update.gradient = at(exec, op, 1);
+    exec->device->ops->update(exec->device, &args);
+}
+
+static void run_device_join(struct exec *exec, const struct plan_op *op)
+{
+    uint32_t hi = op->uses[0].cells.first;
+    struct device_join args = {
+        .hi = exec_cell(exec, hi),
+        .lo = op->uses[0].cells.count > 1 ? exec_cell(exec, hi + 1) : NULL,
+        .weights = at(exec, op, 1),
+        .count = exec->layout->chunks[op->chunk].count,
+    };
+    exec->device->ops->join(exec->device, &args);
+}
+
+/* Planes lie apart on the device, and back to back in the image of the chunk. */
+static void run_copy_planes(struct exec *exec, const struct plan_op *op)
+{
+    uint64_t count = exec->layout->chunks[op->chunk].count;
+    uint8_t *image = at(exec, op, 1);
+    ASSERT(op->kind == OP_COPY_D2H && op->uses[0].cells.count == op->plane_count);
+    for (uint32_t i = 0; i < op->plane_count; i++) {
+        struct device_copy args = {
+            .lane = LANE_D2H,
+            .to = image + layout_plane_offset(exec->layout, count, op->plane + i),
+            .from = exec_cell(exec, op->uses[0].cells.first + i),
+            .bytes = layout_plane_bytes(exec->layout, count, op->plane + i),
+        };
+        exec->device->ops->copy(exec->device, &args);
+    }
+}
+
 static void run_copy(struct exec *exec, const struct plan_op *op)
 {
+    if (op->plane_count) {
+        run_copy_planes(exec, op);
+        return;
+    }
     struct device_copy args = {
         .lane = (enum plan_lane)op->lane,
         .to = at(exec, op, 1),
@@ -253,23 +369,18 @@ static void run_copy(struct exec *exec, const struct plan_op *op)
 /* ---- Cpu lane ---------------------------------------------------------------------------------
  */
 
-struct chunk_planes {
-    uint8_t *plane[PLANE_COUNT];
-};
-
 /* Where a chunk's planes are: resident ones at home, the others in the stage. */
-static struct chunk_planes find_planes(const struct exec *exec, uint32_t chunk, uint8_t *stage)
+static void find_planes(const struct exec *exec, uint32_t chunk, uint8_t *stage,
+                        uint8_t *planes[PLANE_COUNT])
 {
-    struct chunk_planes planes = {0};
     const struct layout_chunk *c = &exec->layout->chunks[chunk];
     uint32_t first = exec->memory->plane_ram.first + chunk * PLANE_COUNT;
     for (uint32_t p = 0; p < PLANE_COUNT; p++) {
         if (p < exec->place->resident[chunk])
-            planes.plane[p] = exec_cell(exec, first + p);
+            planes[p] = exec_cell(exec, first + p);
         else if (stage)
-            planes.plane[p] = stage + layout_plane_offset(exec->layout, c->count, p);
+            planes[p] = stage + layout_plane_offset(exec->layout, c->count, p);
     }
-    return planes;
 }
 
 /* Sums of parts, of the planes from `first` on. */
@@ -279,137 +390,65 @@ struct part_sums {
 };
 
 struct update_job {
-    const struct exec *exec;
-    const struct layout_chunk *chunk;
-    struct chunk_planes planes;
-    const uint8_t *gradient;
-    const struct exec_segment *segments;
-    uint32_t segment_count;
+    const struct layout *layout;
+    struct update update;
     struct part_sums before, after;
     bool failed; /* any writer writes true */
 };
 
 static void sum_part(const struct update_job *job, struct part_sums *sums, uint32_t part)
 {
-    const struct layout *layout = job->exec->layout;
-    bool last = (part + 1) * LAYOUT_PART_PARAMETERS >= job->chunk->count;
+    const struct layout *layout = job->layout;
+    bool last = (part + 1) * LAYOUT_PART_PARAMETERS >= job->update.count;
     for (uint32_t p = sums->first; p < PLANE_COUNT; p++) {
         uint64_t first = layout_part_offset(layout, p, part);
-        uint64_t end = last ? layout_plane_bytes(layout, job->chunk->count, p)
+        uint64_t end = last ? layout_plane_bytes(layout, job->update.count, p)
                             : layout_part_offset(layout, p, part + 1);
-        sums->sums[p][part] = tier_part_sum(job->planes.plane[p] + first, end - first);
+        sums->sums[p][part] = tier_part_sum(job->update.plane[p] + first, end - first);
     }
-}
-
-/* What optim_update takes of the parameters from `first` on, all but the moments. */
-static struct optim_range range_of(const struct update_job *job, uint64_t first, uint64_t count,
-                                   bool decay)
-{
-    return (struct optim_range){
-        .hi = (uint16_t *)job->planes.plane[PLANE_HI] + first,
-        .lo = (int16_t *)job->planes.plane[PLANE_LO] + first,
-        .gradient = job->gradient + first * job->exec->place->gradient_bytes,
-        .count = count,
-        .decay = decay,
-    };
-}
-
-/* A part whose moments are FP32: they are updated where they lie. */
-static bool update_in_place(const struct update_job *job, uint32_t first, uint32_t end)
-{
-    bool finite = true;
-    for (uint32_t s = first; s < end; s++) {
-        const struct exec_segment *segment = &job->segments[s];
-        struct optim_range range = range_of(job, segment->first, segment->count, segment->decay);
-        range.m = (float *)job->planes.plane[PLANE_M] + segment->first;
-        range.v = (float *)job->planes.plane[PLANE_V] + segment->first;
-        finite &= optim_update(&range, &job->exec->step, job->exec->place->spec.precision);
-    }
-    return finite;
-}
-
-/* A part whose moments are smaller, block by block: loaded as FP32, updated, stored again. A block
- * may end one segment and begin others. */
-static bool update_blocks(const struct update_job *job, uint32_t first, uint32_t end)
-{
-    const struct exec *exec = job->exec;
-    uint64_t stored = moments_block_bytes(exec->moments.kind);
-    /* Canonical: the group and the place in its vector, whatever the chunks are. */
-    uint64_t origin = ((uint64_t)job->chunk->group << 40) + job->chunk->first;
-    struct moments_values values;
-    bool finite = true;
-    uint64_t at = first < end ? job->segments[first].first / MOMENTS_BLOCK * MOMENTS_BLOCK : 0;
-    for (uint32_t s = first; s < end; at += MOMENTS_BLOCK) {
-        uint8_t *m = job->planes.plane[PLANE_M] + at / MOMENTS_BLOCK * stored;
-        uint8_t *v = job->planes.plane[PLANE_V] + at / MOMENTS_BLOCK * stored;
-        struct moments_place place = {exec->step.step, origin + at};
-        moments_load(&exec->moments, &values, m, v);
-        while (s < end && job->segments[s].first < at + MOMENTS_BLOCK) {
-            const struct exec_segment *segment = &job->segments[s];
-            uint64_t from = MAX(at, segment->first), to = segment->first + segment->count;
-            struct optim_range range =
-                range_of(job, from, MIN(to, at + MOMENTS_BLOCK) - from, segment->decay);
-            range.m = values.m + (from - at);
-            range.v = values.v + (from - at);
-            finite &= optim_update(&range, &exec->step, exec->place->spec.precision);
-            if (to > at + MOMENTS_BLOCK)
-                break; /* it goes on in the next block */
-            s++;
-        }
-        finite &= moments_store(&exec->moments, &values, m, v, &place);
-    }
-    return finite;
 }
 
 /* Everything that is done to a part, while the core's cache holds it. */
-static void update_part(void *context, uint32_t part, uint32_t worker)
+static void update_task(void *context, uint32_t part, uint32_t worker)
 {
     (void)worker;
     struct update_job *job = context;
-    uint64_t start = part * LAYOUT_PART_PARAMETERS;
-    uint32_t first = 0;
-    while (first < job->segment_count && job->segments[first].first < start)
-        first++;
-    uint32_t end = first;
-    while (end < job->segment_count && job->segments[end].first < start + LAYOUT_PART_PARAMETERS)
-        end++;
     sum_part(job, &job->before, part);
-    bool finite = job->exec->moments.kind == MOMENTS_FP32 ? update_in_place(job, first, end)
-                                                          : update_blocks(job, first, end);
-    if (!finite)
+    if (!update_part(&job->update, part))
         __atomic_store_n(&job->failed, true, __ATOMIC_RELAXED);
     sum_part(job, &job->after, part);
+}
+
+_Noreturn static void fail_update(const struct exec *exec, uint32_t chunk)
+{
+    fatal("a weight or moment of chunk %u is no longer finite after its update: lower --lr; %s",
+          chunk, tier_commit_note(exec->tier));
 }
 
 static void run_update(struct exec *exec, const struct plan_op *op)
 {
     uint32_t number = op->chunk, resident = exec->place->resident[number];
-    const struct layout_chunk *chunk = &exec->layout->chunks[number];
-    uint32_t first = exec->chunk_segments[number], end = exec->chunk_segments[number + 1];
-    uint32_t parts = (uint32_t)div_up(chunk->count, LAYOUT_PART_PARAMETERS);
     uint64_t *sums = &exec->tier->plane_sums[number * PLANE_COUNT];
     struct update_job job = {
-        .exec = exec,
-        .chunk = chunk,
-        .planes = find_planes(exec, number, at(exec, op, 1)),
-        .gradient = at(exec, op, 2),
-        .segments = &exec->segments[first],
-        .segment_count = end - first,
+        .layout = exec->layout,
+        .update = update_of(exec, number),
         .before.first = resident,
         .after.first = exec->commit_plan ? 0 : resident,
     };
+    uint32_t parts = update_part_count(&job.update);
+    find_planes(exec, number, at(exec, op, 1), job.update.plane);
+    job.update.gradient = at(exec, op, 2);
     uint32_t cell = exec->memory->gradient_nvme.first + number;
     uint64_t bytes = exec->memory->cells[cell].bytes;
-    if (bytes && tier_cell_sum(cell, job.gradient, bytes) != exec->tier->cell_sums[cell])
+    if (bytes && tier_cell_sum(cell, job.update.gradient, bytes) != exec->tier->cell_sums[cell])
         tier_fail_cell(exec->tier, cell);
-    pool_run(exec->cpu_pool, update_part, &job, parts);
+    pool_run(exec->cpu_pool, update_task, &job, parts);
     /* Nothing that came of damaged state is written: this op has not ended yet. */
     for (uint32_t p = job.before.first; p < PLANE_COUNT; p++)
         if (tier_join_sums(number, p, job.before.sums[p], parts) != sums[p])
             tier_fail_plane(exec->tier, number, p);
     if (job.failed)
-        fatal("a weight or moment of chunk %u is no longer finite after its update: lower --lr; %s",
-              number, tier_commit_note(exec->tier));
+        fail_update(exec, number);
     for (uint32_t p = job.after.first; p < PLANE_COUNT; p++)
         sums[p] = tier_join_sums(number, p, job.after.sums[p], parts);
 }
@@ -433,13 +472,14 @@ static void join_part(void *context, uint32_t task, uint32_t worker)
 static void run_join(struct exec *exec, const struct plan_op *op)
 {
     uint64_t count = exec->layout->chunks[op->chunk].count;
-    struct chunk_planes planes = find_planes(exec, op->chunk, at(exec, op, 1));
+    uint8_t *planes[PLANE_COUNT] = {0};
+    find_planes(exec, op->chunk, at(exec, op, 1), planes);
     if (exec->place->spec.precision == PRECISION_BF16) {
-        memcpy(at(exec, op, 2), planes.plane[PLANE_HI], count * 2);
+        memcpy(at(exec, op, 2), planes[PLANE_HI], count * 2);
         return;
     }
-    struct join_job job = {(const uint16_t *)planes.plane[PLANE_HI],
-                           (const int16_t *)planes.plane[PLANE_LO], at(exec, op, 2), count};
+    struct join_job job = {(const uint16_t *)planes[PLANE_HI], (const int16_t *)planes[PLANE_LO],
+                           at(exec, op, 2), count};
     pool_run(exec->cpu_pool, join_part, &job, (uint32_t)div_up(count, LAYOUT_PART_PARAMETERS));
 }
 
@@ -463,8 +503,16 @@ static void run_verify(struct exec *exec, const struct plan_op *op)
 
 static void run_sum(struct exec *exec, const struct plan_op *op)
 {
+    const uint8_t *data = at(exec, op, 0);
     uint32_t cell = op->uses[1].cells.first;
-    exec->tier->cell_sums[cell] = tier_cell_sum(cell, at(exec, op, 0), op->bytes);
+    if (!op->plane_count) {
+        exec->tier->cell_sums[cell] = tier_cell_sum(cell, data, op->bytes);
+        return;
+    }
+    uint64_t count = exec->layout->chunks[op->chunk].count;
+    for (uint32_t p = op->plane; p < (uint32_t)op->plane + op->plane_count; p++)
+        exec->tier->plane_sums[op->chunk * PLANE_COUNT + p] = tier_plane_sum(
+            exec->layout, op->chunk, p, data + layout_plane_offset(exec->layout, count, p));
 }
 
 static void run_clip(struct exec *exec, const struct plan_op *op)
@@ -499,6 +547,14 @@ static void run_check(const struct exec *exec)
     char commit[64];
     exec_commit_note(exec, exec->committed_step, commit);
     fatal(EXEC_LOSS_MESSAGE, exec->step_number, commit);
+}
+
+static void run_check_updates(const struct exec *exec, const struct plan_op *op)
+{
+    const uint32_t *flags = at(exec, op, 0);
+    for (uint32_t c = 0; c < exec->layout->chunk_count; c++)
+        if (flags[c])
+            fail_update(exec, c);
 }
 
 static void run_commit(struct exec *exec)
@@ -540,6 +596,12 @@ void exec_op(struct exec *exec, const struct plan_op *op)
     case OP_GRADIENT_STORE:
         run_gradient_store(exec, op);
         return;
+    case OP_DEVICE_UPDATE:
+        run_device_update(exec, op);
+        return;
+    case OP_DEVICE_JOIN:
+        run_device_join(exec, op);
+        return;
     case OP_COPY_H2D:
     case OP_COPY_D2H:
         run_copy(exec, op);
@@ -561,6 +623,9 @@ void exec_op(struct exec *exec, const struct plan_op *op)
         return;
     case OP_CHECK:
         run_check(exec);
+        return;
+    case OP_CHECK_UPDATES:
+        run_check_updates(exec, op);
         return;
     case OP_COMMIT:
         run_commit(exec);

@@ -9,19 +9,11 @@
 
 #include "core/mem.h"
 #include "core/pool.h"
-#include "model/moments.h"
-#include "model/optim.h"
 #include "offload/device.h"
 #include "offload/plan.h"
 #include "offload/tier.h"
 
 struct checkpoint;
-
-/* A run of parameters of one decay kind, within a chunk. */
-struct exec_segment {
-    uint64_t first, count; /* in the chunk */
-    bool decay;
-};
 
 struct exec {
     const struct place *place; /* borrowed, as all below */
@@ -34,10 +26,10 @@ struct exec {
     uint64_t seed;        /* of the run, for what is rounded by chance (model/moments.h) */
     bool device_modelled; /* no op of the compute and copy lanes comes here: the device's arena
                            * is never opened (engine_mixed) */
-    struct mem_arena ram, vram;    /* owned; vram is empty without a separate device */
-    struct moments moments;        /* as the layout says */
-    struct exec_segment *segments; /* owned */
-    uint32_t *chunk_segments;      /* owned; [chunk_count + 1] */
+    struct mem_arena ram, vram;      /* owned; vram is empty without a separate device */
+    struct moments moments;          /* as the layout says */
+    struct update_segment *segments; /* owned */
+    uint32_t *chunk_segments;        /* owned; [chunk_count + 1] */
 
     /* Set by the trainer between plans. */
     struct optim_step step;  /* of the pending update */
@@ -57,6 +49,11 @@ int exec_open(struct exec *exec, const struct tensors *tensors, struct err *err)
 void exec_close(struct exec *exec);
 
 void *exec_cell(const struct exec *exec, uint32_t cell);
+
+/* A chunk's whole state between its planes on the device and its image in RAM, waited for; before
+ * and between steps, from the thread that opened the device. Nothing moves where the device is
+ * modelled. */
+void exec_move_state(const struct exec *exec, enum plan_lane lane, uint32_t chunk, uint8_t *image);
 
 /* Compute, copy and cpu lanes. */
 void exec_op(struct exec *exec, const struct plan_op *op);

@@ -104,6 +104,73 @@ static void gradient_store(struct device *device, const struct device_store *arg
     mem_library_leave();
 }
 
+static struct gpu_adamw_map map_of(const void *maps, uint32_t number)
+{
+    const struct moments_map *map = (const struct moments_map *)maps + number;
+    return maps ? (struct gpu_adamw_map){map->value, map->middle, map->start}
+                : (struct gpu_adamw_map){0};
+}
+
+/* Segments end at parts of a chunk, for the CPU's caches; here those of one tensor are one again.
+ */
+static void set_segments(struct gpu_adamw *adamw, const struct update *update)
+{
+    for (uint32_t s = 0; s < update->segment_count; s++) {
+        const struct update_segment *from = &update->segments[s];
+        struct gpu_adamw_segment *last = &adamw->segments[adamw->segment_count - 1];
+        adamw->count = (uint32_t)(from->first + from->count);
+        if (adamw->segment_count && last->first + last->count == from->first &&
+            last->decay == from->decay) {
+            last->count += (uint32_t)from->count;
+            continue;
+        }
+        ASSERT(adamw->segment_count < GPU_ADAMW_SEGMENTS); /* a group has fewer tensors */
+        adamw->segments[adamw->segment_count++] =
+            (struct gpu_adamw_segment){(uint32_t)from->first, (uint32_t)from->count, from->decay};
+    }
+}
+
+static void update(struct device *device, const struct device_update *args)
+{
+    const struct update *u = &args->update;
+    const struct optim_step *s = u->step;
+    struct gpu_adamw adamw = {
+        .moments = (enum gpu_adamw_moments)u->moments->kind,
+        .bf16 = u->precision == PRECISION_BF16,
+        .step = {s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip_factor, s->correction1,
+                 s->correction2, (uint32_t)s->step, u->moments->seed},
+        .map_m = map_of(args->maps, 0),
+        .map_v = map_of(args->maps, 1),
+        .first = u->origin,
+        .hi = (uint16_t *)u->plane[PLANE_HI],
+        .lo = (int16_t *)u->plane[PLANE_LO],
+        .m = u->plane[PLANE_M],
+        .v = u->plane[PLANE_V],
+        .gradient = u->gradient,
+        .broken = args->flag,
+    };
+    struct err err;
+    set_segments(&adamw, u);
+    mem_library_enter();
+    must_run(kernels_cuda_adamw(gpu_of(device)->kernels, &adamw, &err), &err);
+    mem_library_leave();
+}
+
+static void join(struct device *device, const struct device_join *args)
+{
+    struct gpu *gpu = gpu_of(device);
+    const struct gpu_join join_args = {args->count, args->hi, args->lo, args->weights};
+    struct err err;
+    mem_library_enter();
+    if (args->lo)
+        must_run(kernels_cuda_join(gpu->kernels, &join_args, &err), &err);
+    else
+        must(cudaMemcpyAsync(args->weights, args->hi, args->count * sizeof(*args->hi),
+                             cudaMemcpyDeviceToDevice, gpu->streams[LANE_COMPUTE]),
+             "cudaMemcpyAsync");
+    mem_library_leave();
+}
+
 static void copy(struct device *device, const struct device_copy *args)
 {
     ASSERT(args->lane == LANE_H2D || args->lane == LANE_D2H);
@@ -147,6 +214,13 @@ static void start_plan(struct device *device)
     must(cudaEventSynchronize(gpu->base), "cudaEventSynchronize");
     mem_library_leave();
     gpu->base_ns = clock_ns();
+}
+
+static void settle(struct device *device, enum plan_lane lane)
+{
+    mem_library_enter();
+    must(cudaStreamSynchronize(gpu_of(device)->streams[lane]), "cudaStreamSynchronize");
+    mem_library_leave();
 }
 
 static void follow(struct device *device, enum plan_lane lane, const struct device_mark *mark)
@@ -264,10 +338,13 @@ static void close_gpu(struct device *device)
 
 static const struct device_ops ops = {
     DEVICE_KERNELS(DEVICE_ENTRY).gradient_store = gradient_store,
+    .update = update,
+    .join = join,
     .copy = copy,
     .enter = enter,
     .chained = true,
     .start_plan = start_plan,
+    .settle = settle,
     .follow = follow,
     .begin = begin_mark,
     .end = end_mark,

@@ -22,10 +22,7 @@
 /* Short of nothing, this many chunk states are in flight between drives and optimizer: what keeps
  * each drive busy in both directions and two that are updated, about 24 MiB with one drive. */
 #define STATE_STAGES_MAX(depth) (2 + 2 * (depth))
-/* With less, read, update and write of different chunks wait for one another: 2 made the smallest
- * placements 1.5 times as slow as the drive allows. */
-#define STATE_STAGES_MIN 4
-#define PREFETCH_MAX     3
+#define PREFETCH_MAX            3
 
 const char *const place_knob_name[KNOB_COUNT] = {"prefetch",
                                                  "gradient slots",
@@ -43,264 +40,14 @@ const char *const place_knob_name[KNOB_COUNT] = {"prefetch",
                                                  "tiles",
                                                  "gradients",
                                                  "stash",
-                                                 "block slots"};
+                                                 "block slots",
+                                                 "device state"};
 
 /* The smallest flag that works is stated with a little more than this run needs: what the program
  * itself takes varies by some hundred KiB from one start to the next. */
 static uint64_t with_margin(uint64_t bytes)
 {
     return bytes + MAX(bytes / 64, 512 * KIB);
-}
-
-/* One 8-byte entry for each 4 KiB page: what the kernel needs where huge pages are not granted. */
-static uint64_t page_table_bytes(uint64_t bytes)
-{
-    return bytes / 512;
-}
-
-static enum place_where outermost(const struct place *place)
-{
-    if (place->spec.nvme)
-        return WHERE_NVME;
-    return place->separate_device ? WHERE_RAM : WHERE_DEVICE;
-}
-
-/* ---- Where a choice puts what ---------------------------------------------------------------- */
-
-struct where_counts {
-    uint32_t layers[WHERE_RECOMPUTE + 1];
-};
-
-/* The last layers first: their activations wait the shortest. */
-enum place_where place_x_where(const struct place *place, const struct place_choice *choice,
-                               uint32_t layer)
-{
-    uint32_t from_end = place->spec.config->layers - layer;
-    if (from_end <= choice->knob[KNOB_X_DEVICE])
-        return WHERE_DEVICE;
-    if (from_end <= choice->knob[KNOB_X_DEVICE] + choice->knob[KNOB_X_RAM])
-        return WHERE_RAM;
-    return outermost(place);
-}
-
-enum place_where place_inner_where(const struct place *place, const struct place_choice *choice,
-                                   uint32_t layer)
-{
-    uint32_t from_end = place->spec.config->layers - layer;
-    const uint32_t *knob = choice->knob;
-    if (from_end <= knob[KNOB_INNER_DEVICE])
-        return WHERE_DEVICE;
-    if (from_end <= knob[KNOB_INNER_DEVICE] + knob[KNOB_INNER_RAM])
-        return WHERE_RAM;
-    if (from_end <= knob[KNOB_INNER_DEVICE] + knob[KNOB_INNER_RAM] + knob[KNOB_INNER_NVME])
-        return WHERE_NVME;
-    return place->spec.recompute == RECOMPUTE_NONE ? outermost(place) : WHERE_RECOMPUTE;
-}
-
-static void count_where(const struct place *place, const struct place_choice *choice,
-                        struct where_counts *x, struct where_counts *inner)
-{
-    *x = *inner = (struct where_counts){0};
-    for (uint32_t l = 0; l < place->spec.config->layers; l++) {
-        x->layers[place_x_where(place, choice, l)]++;
-        inner->layers[place_inner_where(place, choice, l)]++;
-    }
-}
-
-/* hi of wte is used by both ends of the model, so it goes first; the rest is spread. */
-static uint32_t plane_first(const struct place *place, uint32_t plane, uint32_t count)
-{
-    return plane == PLANE_HI ? MIN(count, place->spec.layout->wpe_first_chunk) : 0;
-}
-
-uint64_t place_plane_taken(const struct place *place, const struct place_choice *choice,
-                           uint32_t plane, uint32_t before)
-{
-    const struct layout *layout = place->spec.layout;
-    uint32_t count = choice->knob[KNOB_HI + plane];
-    if (plane != PLANE_HI)
-        return place_taken_before(before, count, layout->chunk_count);
-    uint32_t first = plane_first(place, plane, count), wte = layout->wpe_first_chunk;
-    if (before <= wte)
-        return MIN(before, first);
-    return first + place_taken_before(before - wte, count - first, layout->chunk_count - wte);
-}
-
-/* How long the rings are that this choice needs, and what is held at all. */
-static void set_rings(struct place *place, const struct place_choice *choice,
-                      const struct where_counts *x, const struct where_counts *inner)
-{
-    const struct place_spec *spec = &place->spec;
-    const uint32_t *knob = choice->knob;
-    bool separate = place->separate_device, bf16 = spec->precision == PRECISION_BF16;
-    uint32_t tiles = layout_tile_count(spec->layout), extra = knob[KNOB_GRADIENT_SLOTS];
-    uint32_t prefetch = knob[KNOB_PREFETCH] + 1;
-    bool held = knob[KNOB_TILES] || (!separate && !spec->nvme);
-    place->gradient_slots = 1 + extra;
-    place->tile_gradient_slots = held ? tiles : MIN(1 + extra, tiles);
-    place->gradient_outs = bf16 && separate ? 2 + 2 * extra + knob[KNOB_GRADIENT_RING] : 0;
-    place->tile_slots = knob[KNOB_TILES] ? tiles : MIN(2, tiles);
-    place->block_slots = MIN(prefetch + 1 + knob[KNOB_BLOCK_SLOTS], spec->config->layers);
-    bool streams = place->immediate || knob[KNOB_GRADIENTS] < spec->layout->chunk_count;
-    place->gradient_stages = streams ? prefetch + 2 + knob[KNOB_GRADIENT_RING] : 0;
-    bool stashes = separate && place->tile_gradient_slots < tiles && spec->layout->tied &&
-                   knob[KNOB_STASH] < spec->layout->wpe_first_chunk;
-    place->stash_stages = stashes ? 2 : 0;
-    place->state_stages = spec->nvme ? STATE_STAGES_MIN + knob[KNOB_STATE_STAGES] : 0;
-    place->join_stages = separate && !bf16 ? 2 + knob[KNOB_STATE_STAGES] / 2 : 0;
-    bool moved = inner->layers[WHERE_RAM] || inner->layers[WHERE_NVME];
-    place->inner_slots = moved ? 2 : inner->layers[WHERE_RECOMPUTE] ? 1 : 0;
-    bool staged = x->layers[WHERE_NVME] || inner->layers[WHERE_NVME];
-    place->activation_stages = staged && separate ? 2 : 0;
-    place->weights_in_place = !separate && bf16 && knob[KNOB_HI] == spec->layout->chunk_count;
-}
-
-/* ---- What a choice takes ----------------------------------------------------------------------
- */
-
-/* Padded parameters of the chunks that `taken` says, run by run of chunks of one size. */
-static uint64_t taken_parameters(const struct place *place, const struct place_choice *choice,
-                                 uint64_t (*taken)(const struct place *,
-                                                   const struct place_choice *, uint32_t, uint32_t),
-                                 uint32_t which)
-{
-    const struct layout *layout = place->spec.layout;
-    uint64_t sum = 0, before = 0;
-    for (uint32_t r = 0; r < layout->run_count; r++) {
-        const struct layout_run *run = &layout->runs[r];
-        uint64_t after = taken(place, choice, which, run->first_chunk + run->chunk_count);
-        sum += (after - before) * run->each;
-        before = after;
-    }
-    return sum;
-}
-
-/* Bytes of a plane that the choice puts into RAM. */
-static uint64_t plane_bytes_taken(const struct place *place, const struct place_choice *choice,
-                                  uint32_t plane)
-{
-    const struct layout *layout = place->spec.layout;
-    uint64_t sum = 0, before = 0;
-    for (uint32_t r = 0; r < layout->run_count; r++) {
-        const struct layout_run *run = &layout->runs[r];
-        uint64_t after =
-            place_plane_taken(place, choice, plane, run->first_chunk + run->chunk_count);
-        sum += (after - before) * layout_plane_bytes(layout, run->each, plane);
-        before = after;
-    }
-    return sum;
-}
-
-uint64_t place_gradients_taken(const struct place *place, const struct place_choice *choice,
-                               uint32_t before)
-{
-    if (place->immediate)
-        return 0;
-    return place_taken_before(before, choice->knob[KNOB_GRADIENTS],
-                              place->spec.layout->chunk_count);
-}
-
-static uint64_t gradients_taken(const struct place *place, const struct place_choice *choice,
-                                uint32_t which, uint32_t before)
-{
-    (void)which;
-    return place_gradients_taken(place, choice, before);
-}
-
-static uint64_t stash_taken(const struct place *place, const struct place_choice *choice,
-                            uint32_t which, uint32_t before)
-{
-    (void)which;
-    (void)place;
-    return MIN(before, choice->knob[KNOB_STASH]);
-}
-
-static uint64_t pages(uint64_t bytes)
-{
-    return round_up(bytes, IO_ALIGN);
-}
-
-struct tiers {
-    uint64_t bytes[TIER_COUNT];
-};
-
-static void add_state(const struct place *place, const struct place_choice *choice,
-                      struct tiers *tiers)
-{
-    const struct layout *layout = place->spec.layout;
-    uint64_t chunk = layout->chunk_count_max, each = place->gradient_bytes;
-    for (uint32_t p = 0; p < PLANE_COUNT; p++)
-        tiers->bytes[TIER_RAM] += plane_bytes_taken(place, choice, p);
-    uint64_t in_ram = taken_parameters(place, choice, gradients_taken, 0) * each;
-    tiers->bytes[TIER_RAM] += in_ram;
-    if (!place->immediate)
-        tiers->bytes[TIER_NVME] += layout->padded_parameters * each - in_ram;
-    if (place->tile_gradient_slots < layout_tile_count(layout) && layout->tied) {
-        uint64_t stash = taken_parameters(place, choice, stash_taken, 0) * 4;
-        tiers->bytes[TIER_RAM] += stash;
-        tiers->bytes[TIER_NVME] += layout->wte_count * 4 - stash;
-    }
-    tiers->bytes[TIER_RAM] += place->gradient_stages * pages(chunk * each);
-    tiers->bytes[TIER_DEVICE] += place->gradient_outs * pages(chunk * each);
-    tiers->bytes[TIER_RAM] += place->stash_stages * pages(chunk * 4);
-    tiers->bytes[TIER_RAM] += place->state_stages * layout_state_bytes(layout, chunk);
-    tiers->bytes[TIER_RAM] += place->join_stages * pages(chunk * 4);
-}
-
-static void add_weights(const struct place *place, struct tiers *tiers)
-{
-    const struct layout *layout = place->spec.layout;
-    uint64_t own = place->weights_in_place ? 0 : place->weight_bytes;
-    uint64_t fixed = layout->wpe_count + layout->final_count;
-    tiers->bytes[TIER_DEVICE] += own * (place->block_slots * layout->block_count +
-                                        place->tile_slots * layout->tile_slot_count + fixed) +
-                                 4 * (place->gradient_slots * layout->block_count +
-                                      place->tile_gradient_slots * layout->tile_slot_count + fixed);
-}
-
-static void add_activations(const struct place *place, const struct where_counts *x_counts,
-                            const struct where_counts *inner_counts, struct tiers *tiers)
-{
-    uint64_t accum = place->spec.accum, rows = (uint64_t)place->spec.batch * place->spec.seq;
-    uint64_t x = pages(place->x_bytes), inner = pages(place->inner_bytes);
-    uint64_t *device = &tiers->bytes[TIER_DEVICE], *ram = &tiers->bytes[TIER_RAM];
-    bool ring = x_counts->layers[WHERE_DEVICE] < place->spec.config->layers;
-    uint64_t squares = (uint64_t)place->spec.layout->chunk_count * PLAN_SQUARES_PER_CHUNK * 8;
-    *device += x * (accum * x_counts->layers[WHERE_DEVICE] + (ring ? accum + 2 : 0) + 2 * accum);
-    *device += inner * (accum * inner_counts->layers[WHERE_DEVICE] + place->inner_slots);
-    *device += accum * (pages(rows * place->spec.config->channels * place->weight_bytes) +
-                        pages(rows * 2 * 4) * 2 + pages(rows * 3 * 4) + pages(rows * 4));
-    *device += pages(squares) + pages(place->scratch_bytes);
-    *ram += accum * (x * x_counts->layers[WHERE_RAM] + inner * inner_counts->layers[WHERE_RAM]);
-    *ram += place->activation_stages * MAX(x, inner);
-    if (place->separate_device)
-        *ram += accum * (pages(rows * 4) + pages(rows * 2 * 4)) + pages(squares);
-    tiers->bytes[TIER_NVME] +=
-        accum * (x * x_counts->layers[WHERE_NVME] + inner * inner_counts->layers[WHERE_NVME]);
-}
-
-bool place_measure(struct place *place, const struct place_choice *choice)
-{
-    struct tiers tiers = {0};
-    struct where_counts x, inner;
-    count_where(place, choice, &x, &inner);
-    set_rings(place, choice, &x, &inner);
-    add_state(place, choice, &tiers);
-    add_weights(place, &tiers);
-    add_activations(place, &x, &inner, &tiers);
-    uint64_t ram = tiers.bytes[TIER_RAM];
-    if (!place->separate_device) {
-        ram += tiers.bytes[TIER_DEVICE];
-        tiers.bytes[TIER_DEVICE] = 0;
-    }
-    place->vram_bytes = tiers.bytes[TIER_DEVICE];
-    /* On the CPU device the arena's page tables are the process's as well. */
-    bool arena = place->spec.profile == NULL || place->spec.profile->device.is_cpu;
-    place->ram_bytes = place->spec.overhead_bytes + ram + page_table_bytes(ram) +
-                       (arena ? page_table_bytes(place->vram_bytes) : 0);
-    place->nvme_bytes = place_state_bytes(&place->spec) + tiers.bytes[TIER_NVME];
-    return place->ram_bytes <= place->spec.ram_budget &&
-           (!place->separate_device || place->vram_bytes <= place->spec.vram_budget);
 }
 
 /* ---- Choices ----------------------------------------------------------------------------------
@@ -324,16 +71,16 @@ uint32_t place_knob_max(const struct place *place, enum place_knob knob)
     case KNOB_GRADIENT_SLOTS:
         return 1;
     case KNOB_STATE_STAGES:
-        return spec->nvme
-                   ? MAX(STATE_STAGES_MAX(drive_depth(spec)), STATE_STAGES_MIN) - STATE_STAGES_MIN
-                   : 0;
+        return spec->nvme ? MAX(STATE_STAGES_MAX(drive_depth(spec)), PLACE_STATE_STAGES_MIN) -
+                                PLACE_STATE_STAGES_MIN
+                          : 0;
     case KNOB_GRADIENT_RING:
         return separate || spec->nvme ? layout->block_chunks : 0;
     case KNOB_HI:
     case KNOB_LO:
     case KNOB_M:
     case KNOB_V:
-        if (spec->resident_planes != PLACE_RESIDENT_AUTO && spec->nvme)
+        if (spec->resident_planes >= 0 && spec->nvme)
             return knob - KNOB_HI < (enum place_knob)spec->resident_planes ? layout->chunk_count
                                                                            : 0;
         return layout->chunk_count;
@@ -356,6 +103,11 @@ uint32_t place_knob_max(const struct place *place, enum place_knob knob)
         return separate && layout->tied ? layout->wpe_first_chunk : 0;
     case KNOB_BLOCK_SLOTS:
         return spec->config->layers;
+    case KNOB_DEVICE:
+        return separate && spec->resident_planes < 0 &&
+                       (!spec->profile || spec->profile->device.count == 1)
+                   ? layout->chunk_count
+                   : 0;
     case KNOB_COUNT:
         break;
     }
@@ -363,30 +115,106 @@ uint32_t place_knob_max(const struct place *place, enum place_knob knob)
     return 0;
 }
 
-void place_least_choice(const struct place *place, struct place_choice *choice)
+static bool fits_device(struct place *place, struct place_choice *choice, uint32_t count)
+{
+    choice->knob[KNOB_DEVICE] = count;
+    place_measure(place, choice);
+    return place->vram_bytes <= place->spec.vram_budget;
+}
+
+static bool fits_ram(struct place *place, struct place_choice *choice, uint32_t count)
+{
+    choice->knob[KNOB_DEVICE] = count;
+    place_measure(place, choice);
+    return place->ram_bytes <= place->spec.ram_budget;
+}
+
+static bool fits_both(struct place *place, struct place_choice *choice, uint32_t count)
+{
+    choice->knob[KNOB_DEVICE] = count;
+    return place_measure(place, choice);
+}
+
+/* As many chunks as the device has room for. All of them may take less than almost all, where
+ * weights are then used in place. */
+static uint32_t most_on_device(struct place *place, struct place_choice *choice)
+{
+    uint32_t most = place_knob_max(place, KNOB_DEVICE), low = 0;
+    if (fits_device(place, choice, most))
+        return most;
+    for (uint32_t high = most - 1; low < high;) {
+        uint32_t middle = high - (high - low) / 2;
+        if (fits_device(place, choice, middle))
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* As few as `fits`: none do not, `high` do. */
+static uint32_t least_on_device(struct place *place, struct place_choice *choice, uint32_t high,
+                                bool (*fits)(struct place *, struct place_choice *, uint32_t))
+{
+    for (uint32_t low = 0; high - low > 1;) {
+        uint32_t middle = low + (high - low) / 2;
+        if (fits(place, choice, middle))
+            high = middle;
+        else
+            low = middle;
+    }
+    return high;
+}
+
+/* State that RAM has no room for may be on the device: the least of it that helps. Where nothing
+ * does, it is what makes the refusal name the smallest flag that does: where the device has room,
+ * as much as fits there, for the least RAM; where it has none either, the least that RAM wants. */
+static void move_to_device(struct place *place, struct place_choice *choice)
+{
+    uint32_t all = place_knob_max(place, KNOB_DEVICE), count = 0;
+    bool forced = place->spec.resident_planes == PLACE_RESIDENT_DEVICE;
+    if (!all || (fits_ram(place, choice, 0) && !forced))
+        return;
+    uint64_t before = place->ram_bytes;
+    if (place->vram_bytes > place->spec.vram_budget) {
+        if (fits_ram(place, choice, all))
+            count = least_on_device(place, choice, all, fits_ram);
+    } else {
+        count = most_on_device(place, choice);
+        if (fits_both(place, choice, count) && !forced)
+            count = least_on_device(place, choice, count, fits_both);
+        else if (place->ram_bytes >= before && !forced)
+            count = 0;
+    }
+    choice->knob[KNOB_DEVICE] = count;
+}
+
+void place_least_choice(struct place *place, struct place_choice *choice)
 {
     const struct place_spec *spec = &place->spec;
     *choice = (struct place_choice){{0}};
     choice->knob[KNOB_PREFETCH] = spec->prefetch ? spec->prefetch - 1 : 0;
     for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
-        if (!spec->nvme || (spec->resident_planes != PLACE_RESIDENT_AUTO &&
-                            k - KNOB_HI < (uint32_t)spec->resident_planes))
+        if (!spec->nvme ||
+            (spec->resident_planes >= 0 && k - KNOB_HI < (uint32_t)spec->resident_planes))
             choice->knob[k] = spec->layout->chunk_count;
-    if (spec->nvme)
-        return;
-    choice->knob[KNOB_GRADIENTS] = place_knob_max(place, KNOB_GRADIENTS);
-    choice->knob[KNOB_STASH] = place_knob_max(place, KNOB_STASH);
+    if (!spec->nvme) {
+        choice->knob[KNOB_GRADIENTS] = place_knob_max(place, KNOB_GRADIENTS);
+        choice->knob[KNOB_STASH] = place_knob_max(place, KNOB_STASH);
+    }
+    move_to_device(place, choice);
 }
 
-/* A plane is taken only where the planes before it are. */
+/* A plane is taken only where the planes before it are; chunks on the device need none in RAM. */
 static uint32_t limit(const struct place *place, const struct place_choice *choice,
                       enum place_knob knob, uint32_t most)
 {
+    uint32_t rest = place->spec.layout->chunk_count - choice->knob[KNOB_DEVICE];
     most = MIN(most, place_knob_max(place, knob));
-    if (knob > KNOB_HI && knob <= KNOB_V &&
-        choice->knob[knob - 1] < place->spec.layout->chunk_count)
+    if (knob > KNOB_HI && knob <= KNOB_V && choice->knob[knob - 1] < rest)
         return choice->knob[knob];
-    return most;
+    bool counts_rest = (knob >= KNOB_HI && knob <= KNOB_V) || knob == KNOB_GRADIENTS;
+    return counts_rest ? MIN(most, rest) : most;
 }
 
 /* Memory grows with a knob, but at the end of some, where the last layer that needs a ring is gone:
@@ -441,6 +269,8 @@ void place_spend(struct place *place, const struct place_limits *limits,
     place_grow(place, choice, KNOB_PREFETCH, most[KNOB_PREFETCH]);
     /* Of the layers that neither device nor RAM will have: what it takes are rings. */
     place_grow(place, choice, KNOB_INNER_NVME, most[KNOB_INNER_NVME]);
+    if (!limits->device_last)
+        place_grow(place, choice, KNOB_DEVICE, most[KNOB_DEVICE]);
     for (size_t i = 0; i < ARRAY_COUNT(before); i++)
         place_grow(place, choice, before[i], most[before[i]]);
     place_grow(place, choice, KNOB_BLOCK_SLOTS, limits->block_slots_first);
@@ -458,13 +288,14 @@ void place_spend(struct place *place, const struct place_limits *limits,
     place_grow(place, choice, KNOB_INNER_DEVICE, UINT32_MAX);
     place_grow(place, choice, KNOB_INNER_RAM, most[KNOB_INNER_RAM]);
     place_grow(place, choice, KNOB_BLOCK_SLOTS, most[KNOB_BLOCK_SLOTS]);
+    place_grow(place, choice, KNOB_DEVICE, most[KNOB_DEVICE]);
     for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
         place_grow(place, choice, k, UINT32_MAX);
 }
 
 void place_limits_init(const struct place *place, struct place_limits *limits)
 {
-    *limits = (struct place_limits){.inner_last = !compute_binds(place)};
+    *limits = (struct place_limits){.inner_last = !compute_binds(place), .device_last = true};
     for (uint32_t k = 0; k < KNOB_COUNT; k++)
         limits->most[k] = place_knob_max(place, k);
     limits->most[KNOB_PREFETCH] = MIN(limits->most[KNOB_PREFETCH], 1);
@@ -555,6 +386,7 @@ static void reserve(struct place *place)
     if (place->resident)
         return;
     place->resident = mem_alloc(layout->chunk_count, sizeof(*place->resident));
+    place->on_device = mem_alloc(layout->chunk_count, sizeof(*place->on_device));
     place->gradient_in_ram = mem_alloc(layout->chunk_count, sizeof(*place->gradient_in_ram));
     place->stash_in_ram = mem_alloc(layout->wpe_first_chunk, sizeof(*place->stash_in_ram));
     place->x_where = mem_alloc(place->spec.config->layers, sizeof(*place->x_where));
@@ -577,6 +409,8 @@ void place_apply(struct place *place, const struct place_choice *choice)
             before[p] = after;
         }
         place->resident[c] = (uint8_t)planes;
+        place->on_device[c] =
+            place_device_taken(place, choice, c + 1) > place_device_taken(place, choice, c);
         place->gradient_in_ram[c] =
             place_gradients_taken(place, choice, c + 1) > place_gradients_taken(place, choice, c);
     }
@@ -595,8 +429,11 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
     struct place_choice choice;
     struct place_limits limits;
     place_init(place, spec);
-    if (spec->resident_planes != PLACE_RESIDENT_AUTO && spec->resident_planes < PLANE_COUNT &&
-        !spec->nvme)
+    if (spec->resident_planes == PLACE_RESIDENT_DEVICE && !place_knob_max(place, KNOB_DEVICE))
+        return err_set(err, ERR_INPUT,
+                       "--resident device wants one device with memory of its own: a card, or "
+                       "--vram-budget");
+    if (spec->resident_planes >= 0 && spec->resident_planes < PLANE_COUNT && !spec->nvme)
         return err_set(err, ERR_INPUT,
                        "--resident keeps state out of RAM, but there is no drive for it: add "
                        "--nvme DIR");
@@ -620,6 +457,7 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
 void place_deinit(struct place *place)
 {
     mem_free(place->resident);
+    mem_free(place->on_device);
     mem_free(place->gradient_in_ram);
     mem_free(place->stash_in_ram);
     mem_free(place->x_where);

@@ -1,6 +1,12 @@
 /*
- * place: what sits where. Turns (model, batch, budgets, machine) into a placement: how many planes
- * of each chunk RAM holds, where activations and gradients wait, how deep the rings are.
+ * place: what sits where. Turns (model, batch, budgets, machine) into a placement: which chunks
+ * have their state on the device, how many planes of each other one RAM holds, where activations
+ * and gradients wait, how deep the rings are.
+ *
+ * A chunk on the device has all there: its four planes and the gradient that waits. It is updated
+ * there, and nothing of it moves in a step but what a commit writes. Only where the device has
+ * memory of its own; not where the user says what of the state RAM holds (resident_planes >= 0),
+ * nor with several devices, whose gradients meet in RAM.
  *
  * The placement never touches the mathematics: the plan built from any two placements computes the
  * same bits. place_choose refuses budgets that cannot work, naming what takes the most and the
@@ -21,8 +27,10 @@ struct plan_memory;
 
 enum place_recompute { RECOMPUTE_AUTO, RECOMPUTE_ALL, RECOMPUTE_NONE };
 
-/* How many planes are pinned in RAM: by the search, or by the user. */
-#define PLACE_RESIDENT_AUTO (-1)
+/* How many planes are pinned in RAM: by the search, or by the user; or as much of the state on the
+ * device as its memory takes. */
+#define PLACE_RESIDENT_AUTO   (-1)
+#define PLACE_RESIDENT_DEVICE (-2)
 
 struct place_spec {
     const struct config *config; /* borrowed */
@@ -40,7 +48,7 @@ struct place_spec {
     bool one_slot;       /* the state file has one slot, and no crash safety, instead of two */
     bool nvme;           /* there is a folder for the NVMe tier */
     bool clip;           /* gradients are clipped by their global norm */
-    int resident_planes; /* 0..4 forced, or PLACE_RESIDENT_AUTO */
+    int resident_planes; /* 0..4 forced, or PLACE_RESIDENT_... */
     uint32_t prefetch;   /* layers ahead; 0: chosen (1 where memory is short, else 2) */
     enum place_recompute recompute;
     /* What the device's kernels need of its memory (model/kernels.h: kernels_sizes); 0: what those
@@ -50,6 +58,11 @@ struct place_spec {
 };
 
 enum place_where { WHERE_DEVICE, WHERE_RAM, WHERE_NVME, WHERE_RECOMPUTE };
+
+/* Chunk states in flight beside KNOB_STATE_STAGES, where state streams from a drive. With less,
+ * read, update and write of different chunks wait for one another: 2 made the smallest placements
+ * 1.5 times as slow as the drive allows. */
+#define PLACE_STATE_STAGES_MIN 4
 
 /* What a placement is free to choose, each from 0 (the least memory) to place_knob_max. */
 enum place_knob {
@@ -71,6 +84,8 @@ enum place_knob {
     KNOB_GRADIENTS,   /* chunks whose stored gradient waits in RAM */
     KNOB_STASH,       /* chunks of wte whose head gradient waits in RAM */
     KNOB_BLOCK_SLOTS, /* blocks' weights held beyond those fetched ahead */
+    KNOB_DEVICE,      /* chunks whose state and gradient are on the device; HI to V and GRADIENTS
+                       * count chunks among the others, and all of them where there are fewer */
     KNOB_COUNT
 };
 extern const char *const place_knob_name[KNOB_COUNT];
@@ -79,9 +94,11 @@ struct place_choice {
     uint32_t knob[KNOB_COUNT];
 };
 
-/* A chunk's bytes that RAM does not hold, where a chunk stands for many (offload/coarse.h). */
+/* A chunk's bytes that neither RAM nor the device holds, where a chunk stands for many
+ * (offload/coarse.h). */
 struct place_share {
     uint64_t plane[PLANE_COUNT], gradient, stash;
+    uint64_t device; /* padded parameters whose state is on the device */
     uint32_t chunks; /* how many it stands for */
 };
 
@@ -95,11 +112,12 @@ struct place {
     uint64_t x_bytes, inner_bytes, scratch_bytes; /* of a micro-batch (and block) */
 
     uint8_t *resident;         /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
+    bool *on_device;           /* owned; [chunk]: its whole state is there, and resident is 0 */
     bool *gradient_in_ram;     /* owned; [chunk]; all false when updates are immediate */
     bool *stash_in_ram;        /* owned; [wte chunk] */
     uint8_t *x_where;          /* owned; [layer] enum place_where */
     uint8_t *inner_where;      /* owned; [layer] */
-    bool weights_in_place;     /* blocks compute straight from the resident hi plane */
+    bool weights_in_place;     /* blocks compute straight from the hi plane that is there */
     struct place_share *share; /* owned; [chunk], or NULL: chunks are wholly here or there */
     const uint32_t *tiles_each; /* borrowed, with share: [tile] how many it stands for */
 
@@ -123,13 +141,25 @@ static inline uint64_t place_state_bytes(const struct place_spec *spec)
     return place_slots(spec) * spec->layout->slot_bytes;
 }
 
-/* What of a chunk's plane, stored gradient or stashed gradient is not in RAM. */
+/* Padded parameters of a chunk whose state is on the device; and of those whose is not. */
+static inline uint64_t place_device_count(const struct place *place, uint32_t chunk)
+{
+    if (place->share)
+        return place->share[chunk].device;
+    return place->on_device[chunk] ? place->spec.layout->chunks[chunk].count : 0;
+}
+static inline uint64_t place_host_count(const struct place *place, uint32_t chunk)
+{
+    return place->spec.layout->chunks[chunk].count - place_device_count(place, chunk);
+}
+
+/* What of a chunk's plane, stored gradient or stashed gradient is on the drive. */
 static inline uint64_t place_plane_spilled(const struct place *place, uint32_t chunk,
                                            uint32_t plane)
 {
     if (place->share)
         return place->share[chunk].plane[plane];
-    bool resident = plane < place->resident[chunk];
+    bool resident = plane < place->resident[chunk] || place->on_device[chunk];
     return resident ? 0
                     : layout_plane_bytes(place->spec.layout,
                                          place->spec.layout->chunks[chunk].count, plane);
@@ -138,7 +168,7 @@ static inline uint64_t place_gradient_spilled(const struct place *place, uint32_
 {
     if (place->share)
         return place->share[chunk].gradient;
-    bool resident = place->immediate || place->gradient_in_ram[chunk];
+    bool resident = place->immediate || place->gradient_in_ram[chunk] || place->on_device[chunk];
     return resident ? 0 : place->spec.layout->chunks[chunk].count * place->gradient_bytes;
 }
 static inline uint64_t place_stash_spilled(const struct place *place, uint32_t chunk)
@@ -156,11 +186,12 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
 void place_deinit(struct place *place);
 
 /* The steps of place_choose, for its search and for tests. place_init: what follows from the spec
- * alone. place_least_choice: what takes the least memory. place_measure: what a choice takes of
+ * alone. place_least_choice: what takes the least memory; where RAM is too small for that and the
+ * device has room, state is there. place_measure: what a choice takes of
  * each tier, in closed form; true when it fits RAM and device. place_grow raises a knob as far as
  * that fits, up to `most`. place_apply makes the choice the placement. */
 void place_init(struct place *place, const struct place_spec *spec);
-void place_least_choice(const struct place *place, struct place_choice *choice);
+void place_least_choice(struct place *place, struct place_choice *choice);
 bool place_measure(struct place *place, const struct place_choice *choice);
 uint32_t place_knob_max(const struct place *place, enum place_knob knob);
 void place_grow(struct place *place, struct place_choice *choice, enum place_knob knob,
@@ -172,6 +203,7 @@ struct place_limits {
     uint32_t most[KNOB_COUNT];
     uint32_t block_slots_first; /* of KNOB_BLOCK_SLOTS, before activations take the device */
     bool inner_last;            /* inner activations only from what state leaves over */
+    bool device_last;           /* state on the device only from what all else leaves over */
 };
 void place_limits_init(const struct place *place, struct place_limits *limits);
 void place_spend(struct place *place, const struct place_limits *limits,
@@ -182,7 +214,10 @@ enum place_where place_x_where(const struct place *place, const struct place_cho
                                uint32_t layer);
 enum place_where place_inner_where(const struct place *place, const struct place_choice *choice,
                                    uint32_t layer);
-/* Chunks among the first `before` whose plane, or stored gradient, the choice puts into RAM. */
+/* Chunks among the first `before` whose state the choice puts on the device, or whose plane, or
+ * stored gradient, into RAM. */
+uint64_t place_device_taken(const struct place *place, const struct place_choice *choice,
+                            uint32_t before);
 uint64_t place_plane_taken(const struct place *place, const struct place_choice *choice,
                            uint32_t plane, uint32_t before);
 uint64_t place_gradients_taken(const struct place *place, const struct place_choice *choice,

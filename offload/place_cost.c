@@ -20,6 +20,12 @@ static uint64_t spilled(const struct place *place, uint32_t chunk, uint32_t plan
     return bytes;
 }
 
+/* Unpadded parameters of a chunk whose state is not on the device. */
+static uint64_t host_real(const struct place *place, uint32_t chunk)
+{
+    return MIN(place->spec.layout->chunks[chunk].real_count, place_host_count(place, chunk));
+}
+
 /* bf16 needs hi, fp32 hi and lo. */
 static uint64_t weight_spilled(const struct place *place, uint32_t chunk)
 {
@@ -36,7 +42,7 @@ static void add_weight(const struct place *place, uint32_t first, uint32_t count
     for (uint32_t c = first; c < first + count; c++) {
         cost->ssd += weight_spilled(place, c);
         if (place->separate_device)
-            cost->h2d += place->spec.layout->chunks[c].real_count * place->weight_bytes;
+            cost->h2d += host_real(place, c) * place->weight_bytes;
     }
 }
 
@@ -98,8 +104,11 @@ static void add_gradients(const struct place *place, bool update, bool backward,
         if (backward)
             least->ssd_write_bytes += away;
         if (backward && place->separate_device)
-            least->d2h_bytes += bytes;
+            least->d2h_bytes += host_real(place, c) * place->gradient_bytes;
     }
+    /* What the device has updated says whether it is still finite. */
+    if ((update || (place->immediate && backward)) && place->choice.knob[KNOB_DEVICE])
+        least->d2h_bytes += (uint64_t)layout->chunk_count * sizeof(uint32_t);
     if (!backward || !layout->tied || place->tile_gradient_slots >= layout->tile_count)
         return;
     for (uint32_t c = 0; c < layout->wpe_first_chunk; c++) {
@@ -220,11 +229,14 @@ void place_print_choice(const struct place *place, FILE *out)
                 100.0 * (double)place->resident_plane_chunks[p] / layout->chunk_count);
     uint32_t away = 0;
     for (uint32_t c = 0; c < layout->chunk_count; c++)
-        away += !place->gradient_in_ram[c];
+        away += !place->gradient_in_ram[c] && !place->on_device[c];
     if (place->immediate)
         fprintf(out, "; no gradients stored (--clip 0)\n");
     else
         fprintf(out, "; gradients spilled: %.0f %%\n", 100.0 * away / layout->chunk_count);
+    if (place->choice.knob[KNOB_DEVICE])
+        fprintf(out, "  state on the device, and updated there: %.3g %%\n",
+                100.0 * place->choice.knob[KNOB_DEVICE] / layout->chunk_count);
     static const char *const names[] = {"on the device", "in RAM", "on NVMe", "recomputed"};
     for (int i = 0; i < 2; i++) {
         fprintf(out, "  %s of %u layers:", i ? "inner activations" : "inputs", layers);

@@ -16,9 +16,11 @@
 /* Spendings drawn over all limits, before the descent, and how many of the best are descended from.
  * One start alone ended in valleys: freeing the device for activations in RAM needs two limits
  * moved at once (tests/offload/test_search.c). */
-#define SAMPLES     64
-#define DESCENTS    3
-#define SEARCH_SEED 1
+#define SAMPLES  64
+#define DESCENTS 3
+/* And with state on the device, which is tried when it is known what is best without. */
+#define DEVICE_DESCENTS 1
+#define SEARCH_SEED     1
 
 /* A choice that writes too much is worse than any step that could be waited for (seconds), and the
  * worse the more it writes: so a search that has found nothing better goes towards writing less. */
@@ -42,6 +44,7 @@ struct search {
     struct place_choice best;
     double best_score, best_s, best_per_day;
     double most_per_day; /* bytes that may be written */
+    bool with_device;    /* whether limits of state on the device are moved, too */
     /* Where the descent that goes on is. */
     struct place_limits limits;
     struct place_choice at;
@@ -52,7 +55,7 @@ struct search {
 static const enum place_knob moved[] = {
     KNOB_INNER_DEVICE, KNOB_HI,       KNOB_INNER_RAM,      KNOB_GRADIENTS,     KNOB_TILES,
     KNOB_X_DEVICE,     KNOB_PREFETCH, KNOB_GRADIENT_SLOTS, KNOB_GRADIENT_RING, KNOB_STASH,
-    KNOB_X_RAM,        KNOB_LO,       KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,
+    KNOB_X_RAM,        KNOB_LO,       KNOB_INNER_NVME,     KNOB_BLOCK_SLOTS,   KNOB_DEVICE,
 };
 
 static double simulate(struct search *search, const struct place_choice *choice, double *traffic_s,
@@ -146,6 +149,11 @@ static bool move_rest(struct search *search, uint32_t step)
     limits = search->limits;
     limits.block_slots_first = limits.block_slots_first ? 0 : step;
     try_limits(search, &limits);
+    if (search->with_device) {
+        limits = search->limits;
+        limits.device_last = !limits.device_last;
+        try_limits(search, &limits);
+    }
     return search->score < before;
 }
 
@@ -162,7 +170,8 @@ static void descend(struct search *search)
         for (uint32_t round = 0; better && round < 4; round++) {
             better = false;
             for (size_t k = 0; k < ARRAY_COUNT(moved); k++)
-                if (place_knob_max(search->place, moved[k]) >= parts[p] / 2)
+                if ((moved[k] != KNOB_DEVICE || search->with_device) &&
+                    place_knob_max(search->place, moved[k]) >= parts[p] / 2)
                     better |=
                         move_knob(search, moved[k], step_of(search->place, moved[k], parts[p]));
             better |= move_rest(search, step_of(search->place, KNOB_BLOCK_SLOTS, parts[p]));
@@ -205,7 +214,7 @@ static void try_sample(struct search *search, const struct place_limits *limits,
 {
     struct place_limits start = *limits;
     uint64_t draw = (uint64_t)sample * 64;
-    for (size_t k = 0; k < ARRAY_COUNT(moved); k++) {
+    for (size_t k = 0; k < ARRAY_COUNT(moved) && moved[k] != KNOB_DEVICE; k++) {
         uint64_t quarters = rng_below(SEARCH_SEED, RNG_STREAM_SAMPLE, draw++, 7);
         uint32_t most = place_knob_max(search->place, moved[k]);
         if (quarters <= 4)
@@ -215,6 +224,24 @@ static void try_sample(struct search *search, const struct place_limits *limits,
     if (rng_below(SEARCH_SEED, RNG_STREAM_SAMPLE, draw++, 2))
         start.block_slots_first = place_knob_max(search->place, KNOB_BLOCK_SLOTS) / 2;
     try_limits(search, &start);
+}
+
+/* State on the device, instead of what else would be there: some of it or all, in a spending that
+ * is as good as any without and in the one that begins the search. */
+static void try_device(struct search *search, const struct place_limits *limits)
+{
+    uint32_t most = place_knob_max(search->place, KNOB_DEVICE);
+    struct place_limits base[2] = {search->limits, *limits};
+    for (int b = 0; b < 2; b++) {
+        base[b].most[KNOB_DEVICE] = most;
+        base[b].device_last = true;
+        try_limits(search, &base[b]);
+        base[b].device_last = false;
+        for (uint32_t part = 1; part <= 4; part *= 2) {
+            base[b].most[KNOB_DEVICE] = MAX(1, most / part);
+            try_limits(search, &base[b]);
+        }
+    }
 }
 
 /* The best that was seen and not descended from yet. */
@@ -253,11 +280,16 @@ static bool try_trade(struct search *search, enum place_knob from, enum place_kn
     struct place *place = search->place;
     struct place_choice choice = search->at;
     uint32_t before = choice.knob[to];
+    if (from == KNOB_DEVICE && place->spec.resident_planes == PLACE_RESIDENT_DEVICE)
+        return false;
     if (!lower(&choice, from, step_of(place, from, parts)))
         return false;
     place_grow(place, &choice, to, UINT32_MAX);
     if (choice.knob[to] == before)
         return false;
+    /* Of the device's memory, state takes whatever there is: what it need not give up it keeps. */
+    if (from == KNOB_DEVICE)
+        place_grow(place, &choice, from, UINT32_MAX);
     for (size_t k = 0; k < ARRAY_COUNT(moved); k++)
         if (moved[k] != from && moved[k] != KNOB_INNER_NVME)
             place_grow(place, &choice, moved[k], UINT32_MAX);
@@ -282,6 +314,19 @@ static void trade(struct search *search)
             }
 }
 
+/* From so many of what was seen since the last descents, the best first. */
+static void descend_from_best(struct search *search, uint32_t count)
+{
+    uint32_t first_count = search->seen_count;
+    for (uint32_t i = 0; i < count && take_start(search); i++) {
+        for (uint32_t s = first_count; s < search->seen_count; s++)
+            search->seen[s].descended = true; /* the next start is not of this descent */
+        descend(search);
+    }
+    for (uint32_t s = 0; s < search->seen_count; s++)
+        search->seen[s].descended = true;
+}
+
 double place_search(struct place *place, const struct place_limits *limits, double most_per_day,
                     struct place_choice *choice)
 {
@@ -292,15 +337,17 @@ double place_search(struct place *place, const struct place_limits *limits, doub
     search->best_score = search->score = INFINITY;
     coarse_init(&search->coarse, place->spec.layout);
     search->best = *choice;
-    try_limits(search, limits);
-    try_starts(search, limits);
+    struct place_limits without = *limits;
+    without.most[KNOB_DEVICE] = 0;
+    try_limits(search, &without);
+    try_starts(search, &without);
     for (uint32_t i = 0; i < SAMPLES; i++)
-        try_sample(search, limits, i);
-    uint32_t first_count = search->seen_count;
-    for (uint32_t i = 0; i < DESCENTS && take_start(search); i++) {
-        for (uint32_t s = first_count; s < search->seen_count; s++)
-            search->seen[s].descended = true; /* the next start is a sample again */
-        descend(search);
+        try_sample(search, &without, i);
+    descend_from_best(search, DESCENTS);
+    if (place_knob_max(place, KNOB_DEVICE)) {
+        search->with_device = true;
+        try_device(search, limits);
+        descend_from_best(search, DEVICE_DESCENTS);
     }
     search->at = search->best;
     search->score = search->best_score;

@@ -22,6 +22,8 @@ const char *const plan_op_name[OP_KIND_COUNT] = {
     [OP_EMBED_BACKWARD] = "embed_backward",
     [OP_POSITION_BACKWARD] = "position_backward",
     [OP_GRADIENT_STORE] = "gradient_store",
+    [OP_DEVICE_UPDATE] = "device_update",
+    [OP_DEVICE_JOIN] = "device_join",
     [OP_COPY_H2D] = "copy_in",
     [OP_COPY_D2H] = "copy_out",
     [OP_READ] = "read",
@@ -33,6 +35,7 @@ const char *const plan_op_name[OP_KIND_COUNT] = {
     [OP_SUM] = "sum",
     [OP_CLIP] = "clip",
     [OP_CHECK] = "check",
+    [OP_CHECK_UPDATES] = "check_updates",
 };
 
 const char *const plan_content_name[CONTENT_COUNT] = {"state",       "weights", "gradients",
@@ -174,10 +177,15 @@ static int check_counts(const struct plan *plan, struct err *err)
     uint8_t *stores = updates + layout->chunk_count;
     int result = 0;
     for (uint32_t o = 0; o < plan->op_count; o++) {
-        if (plan->ops[o].kind == OP_UPDATE)
-            updates[plan->ops[o].chunk]++;
-        if (plan->ops[o].kind == OP_GRADIENT_STORE)
-            stores[plan->ops[o].chunk]++;
+        uint32_t kind = plan->ops[o].kind, chunk = plan->ops[o].chunk;
+        if (kind == OP_GRADIENT_STORE)
+            stores[chunk]++;
+        if (kind != OP_UPDATE && kind != OP_DEVICE_UPDATE)
+            continue;
+        updates[chunk]++;
+        if (plan->place->on_device[chunk] != (kind == OP_DEVICE_UPDATE))
+            result =
+                err_set(err, ERR_INPUT, "plan: op %u updates chunk %u where it is not", o, chunk);
     }
     bool update = plan->place->immediate ? plan->backward : plan->update;
     for (uint32_t c = 0; c < layout->chunk_count && result == 0; c++)

@@ -44,6 +44,8 @@ enum plan_op_kind {
     OP_EMBED_BACKWARD,
     OP_POSITION_BACKWARD,
     OP_GRADIENT_STORE,
+    OP_DEVICE_UPDATE, /* AdamW on one chunk whose state is on the device */
+    OP_DEVICE_JOIN,   /* its compute weights from hi (and lo) */
     /* copy lanes: uses[0] is the source, uses[1] the destination */
     OP_COPY_H2D,
     OP_COPY_D2H,
@@ -58,6 +60,7 @@ enum plan_op_kind {
     OP_SUM,    /* checksum of what will be written */
     OP_CLIP,   /* global norm and clip factor */
     OP_CHECK,  /* the loss, before updates that backward makes */
+    OP_CHECK_UPDATES, /* that what the device has updated is finite */
     OP_KIND_COUNT
 };
 extern const char *const plan_op_name[OP_KIND_COUNT];
@@ -92,6 +95,9 @@ struct plan_cells {
  * row of wte that is wider than a chunk is no longer GPT-2. */
 #define PLAN_SQUARES_PER_CHUNK 8
 
+/* The maps of 8-bit moments on the device: of m, then of v. */
+#define PLAN_MAPS_BYTES (2 * sizeof(struct moments_map))
+
 struct plan_memory {
     struct plan_cell *cells; /* owned */
     uint32_t cell_count, cell_max;
@@ -101,12 +107,17 @@ struct plan_memory {
     bool separate_device; /* false: device cells lie in the RAM arena and no copy lane exists */
 
     /* Where everything is: cell numbers. [n] says how many entries a run has. */
-    struct plan_cells plane_ram;      /* [chunk * 4 + plane]; 0 bytes unless resident */
-    struct plan_cells plane_nvme;     /* [chunk * 4 + plane] */
-    struct plan_cells gradient_ram;   /* [chunk]; 0 bytes when spilled */
-    struct plan_cells gradient_nvme;  /* [chunk]; 0 bytes when resident */
-    struct plan_cells gradient_stage; /* ring in RAM: gradients on their way to or from NVMe */
-    struct plan_cells gradient_out;   /* ring on the device: stored bf16 before the copy out */
+    struct plan_cells plane_ram;         /* [chunk * 4 + plane]; 0 bytes unless resident */
+    struct plan_cells plane_nvme;        /* [chunk * 4 + plane] */
+    struct plan_cells plane_device;      /* [chunk * 4 + plane]; 0 bytes unless on the device */
+    struct plan_cells gradient_device;   /* [chunk]; the same */
+    struct plan_cells update_flags;      /* 0 or 1: a word a chunk, not 0 once it is not finite */
+    struct plan_cells update_flags_host; /* 0 or 1: the same on the host */
+    struct plan_cells moment_maps;       /* 0 or 1: PLAN_MAPS_BYTES */
+    struct plan_cells gradient_ram;      /* [chunk]; 0 bytes when spilled */
+    struct plan_cells gradient_nvme;     /* [chunk]; 0 bytes when resident */
+    struct plan_cells gradient_stage;    /* ring in RAM: gradients on their way to or from NVMe */
+    struct plan_cells gradient_out;      /* ring on the device: stored bf16 before the copy out */
     struct plan_cells stash_ram; /* [wte chunk] FP32 gradient of the head until embed backward */
     struct plan_cells stash_nvme;
     struct plan_cells stash_stage;
@@ -200,8 +211,8 @@ void plan_deinit(struct plan *plan);
 
 /* Proves: every wait is on an earlier op; every conflicting pair of uses of a cell is ordered; no
  * two cells of a tier overlap and all lie within its bytes; with update (or with
- * backward, where updates are immediate), every chunk is updated exactly once; with backward, every
- * chunk's gradient is stored exactly once. Returns 0 or
+ * backward, where updates are immediate), every chunk is updated exactly once, and where its state
+ * is; with backward, every chunk's gradient is stored exactly once. Returns 0 or
  * ERR_INPUT with what is wrong (which is a bug: callers treat it as fatal). */
 int plan_check(const struct plan *plan, struct err *err);
 

@@ -7,18 +7,10 @@
  * up, and "not still held" in DESIGN section 2.3 is met exactly. The order is fixed: it never
  * depends on the number of slots, since sums over tiles follow it.
  */
-#include "offload/plan_emit.h"
+#include "offload/plan_state.h"
 
 #include "core/mem.h"
 #include "model/graph.h"
-
-#define SLOTS_MAX 4096
-
-/* Which weights a set of device slots holds; the least recently used one is given up. */
-struct slots {
-    uint32_t count, clock;
-    uint32_t key[SLOTS_MAX], used[SLOTS_MAX];
-};
 
 struct builder {
     struct emit emit; /* first: passes hand &b->emit on */
@@ -26,9 +18,8 @@ struct builder {
     const struct plan_memory *memory;
     const struct layout *layout;
     struct plan_request request;
-    struct slots blocks, tiles;
-    uint32_t next_stage, next_join, next_gradient_stage, next_gradient_out, next_stash_stage;
-    uint32_t next_x, next_inner, next_activation_stage;
+    struct plan_state state;
+    uint32_t next_stash_stage, next_x, next_inner, next_activation_stage;
     uint32_t *x_cell; /* [micro]: where the residual stream is now */
 };
 
@@ -42,186 +33,6 @@ static struct emit_about about_chunk(uint32_t chunk)
 static struct emit_about about_layer(uint32_t layer, uint32_t micro)
 {
     return (struct emit_about){layer, micro, PLAN_NONE};
-}
-
-static void slots_init(struct slots *slots, uint32_t count)
-{
-    ASSERT(count <= SLOTS_MAX);
-    slots->count = count;
-    slots->clock = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        slots->key[i] = PLAN_NONE;
-        slots->used[i] = 0;
-    }
-}
-
-/* The slot that holds key, or the least recently used one, which then belongs to key. */
-static uint32_t slots_take(struct slots *slots, uint32_t key, bool *held)
-{
-    ASSERT(slots->count > 0);
-    uint32_t best = 0;
-    for (uint32_t i = 0; i < slots->count; i++) {
-        if (slots->key[i] == key) {
-            best = i;
-            break;
-        }
-        if (slots->used[i] < slots->used[best])
-            best = i;
-    }
-    *held = slots->key[best] == key;
-    slots->key[best] = key;
-    slots->used[best] = ++slots->clock;
-    return best;
-}
-
-/* ---- Weights and updates -------------------------------------------------------------------- */
-
-/* The compute weights of a chunk into `target` on the device. stage holds the chunk's spilled
- * planes when an update has just made them; else what RAM does not hold is read. */
-static void load_chunk(struct builder *b, uint32_t chunk, struct plan_cells target,
-                       struct plan_cells stage)
-{
-    const struct place *place = b->place;
-    ASSERT(!place->weights_in_place);
-    uint64_t count = b->layout->chunks[chunk].count;
-    uint32_t planes = place->spec.precision == PRECISION_BF16 ? 1 : 2;
-    uint32_t resident = MIN(place->resident[chunk], planes);
-    bool bf16 = planes == 1;
-    if (resident < planes && !stage.count) {
-        struct plan_cells file =
-            emit_some(b->memory->plane_nvme, chunk * PLANE_COUNT + resident, planes - resident);
-        bool direct = bf16 && !b->memory->separate_device;
-        stage = direct ? target : emit_next(b->memory->state_stage, &b->next_stage);
-        uint64_t bytes = emit_planes(&b->emit, OP_READ, chunk, resident, planes - resident, stage);
-        emit_checksum(&b->emit, OP_VERIFY, stage, file, bytes);
-        struct plan_op *verify = emit_last(&b->emit);
-        verify->chunk = chunk;
-        verify->plane = (uint8_t)resident;
-        verify->plane_count = (uint8_t)(planes - resident);
-        /* At layer level a part of the chunk may be in RAM; of one chunk, all or nothing is. */
-        count -= direct ? bytes / 2 : 0;
-        if (!count)
-            return;
-    }
-    struct plan_cells planes_ram = emit_some(b->memory->plane_ram, chunk * PLANE_COUNT, resident);
-    if (resident == planes)
-        stage = emit_none;
-    if (bf16 && b->memory->separate_device) {
-        emit_copy(&b->emit, OP_COPY_H2D, resident ? planes_ram : stage, target, count * 2,
-                  about_chunk(chunk));
-        return;
-    }
-    struct plan_cells to = target;
-    if (b->memory->separate_device)
-        to = emit_next(b->memory->join_stage, &b->next_join);
-    struct plan_op *op = emit_start(&b->emit, OP_JOIN, LANE_CPU);
-    op->chunk = chunk;
-    op->bytes = count * (bf16 ? 4 : 8);
-    emit_reads(op, planes_ram);
-    emit_reads(op, stage);
-    emit_writes(op, to);
-    emit_finish(&b->emit);
-    if (b->memory->separate_device)
-        emit_copy(&b->emit, OP_COPY_H2D, to, target, count * 4, about_chunk(chunk));
-}
-
-/* Applies a gradient to a chunk and writes what is spilled (and, in a commit, what is not).
- * gradient is where backward has just put it, or no cells: then it is the pending one. Returns the
- * stage with the new spilled planes, or no cells. */
-static struct plan_cells update_chunk(struct builder *b, uint32_t chunk, struct plan_cells gradient)
-{
-    const struct place *place = b->place;
-    const struct plan_memory *memory = b->memory;
-    uint64_t count = b->layout->chunks[chunk].count;
-    uint32_t resident = place->resident[chunk];
-    struct plan_cells stage = emit_none;
-    if (resident < PLANE_COUNT) {
-        stage = emit_next(memory->state_stage, &b->next_stage);
-        emit_planes(&b->emit, OP_READ, chunk, resident, PLANE_COUNT - resident, stage);
-    }
-    if (!gradient.count && place->gradient_in_ram[chunk])
-        gradient = emit_one(memory->gradient_ram, chunk);
-    if (!gradient.count) {
-        gradient = emit_next(memory->gradient_stage, &b->next_gradient_stage);
-        emit_drive(&b->emit, OP_READ, emit_one(memory->gradient_nvme, chunk), gradient,
-                   place_gradient_spilled(place, chunk), about_nothing);
-        emit_last(&b->emit)->chunk = chunk;
-        emit_last(&b->emit)->gradient = true;
-    }
-    struct plan_op *op = emit_start(&b->emit, OP_UPDATE, LANE_CPU);
-    op->chunk = chunk;
-    op->bytes = 2 * layout_state_bytes(place->spec.layout, count) + count * place->gradient_bytes;
-    emit_writes(op, emit_some(memory->plane_ram, chunk * PLANE_COUNT, resident));
-    emit_writes(op, stage);
-    emit_reads(op, gradient);
-    if (place->immediate)
-        emit_reads(op, memory->losses_host); /* behind OP_CHECK */
-    emit_finish(&b->emit);
-    if (stage.count)
-        emit_planes(&b->emit, OP_WRITE, chunk, resident, PLANE_COUNT - resident, stage);
-    for (uint32_t p = 0; p < resident && b->request.commit; p++)
-        emit_committed(&b->emit, chunk, p);
-    return stage;
-}
-
-/* Brings chunks [first, first + count) to the device cells `target` (one each), updating them on
- * the way when gradients are pending. */
-static void bring(struct builder *b, uint32_t first, uint32_t count, struct plan_cells target,
-                  bool update)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        struct plan_cells stage = update ? update_chunk(b, first + i, emit_none) : emit_none;
-        if (!b->request.forward || b->place->weights_in_place)
-            continue;
-        load_chunk(b, first + i, emit_one(target, i), stage);
-    }
-}
-
-/* The cells in which kernels find the weights of chunks [first, first + count). In place, the hi
- * planes are read; the range covers the other planes of these chunks too, which nothing else
- * uses while the weights are. */
-static struct plan_cells in_place(const struct builder *b, uint32_t first, uint32_t count)
-{
-    return emit_some(b->memory->plane_ram, first * PLANE_COUNT, count * PLANE_COUNT);
-}
-
-static struct plan_cells block_weights(struct builder *b, uint32_t layer, bool update)
-{
-    uint32_t chunks = b->layout->block_chunks;
-    uint32_t first = b->layout->group_first_chunk[layer + 1];
-    struct plan_cells target = emit_none;
-    bool held = false;
-    if (!b->place->weights_in_place) {
-        uint32_t slot = slots_take(&b->blocks, layer, &held);
-        target = emit_some(b->memory->block_weights, slot * chunks, chunks);
-    }
-    ASSERT(!(held && update));
-    if (!held && (update || !b->place->weights_in_place))
-        bring(b, first, chunks, target, update);
-    return b->place->weights_in_place ? in_place(b, first, chunks) : target;
-}
-
-static struct plan_cells tile_weights(struct builder *b, uint32_t tile, bool update)
-{
-    const struct layout_tile *t = &b->layout->tiles[tile];
-    struct plan_cells target = emit_none;
-    bool held = false;
-    if (!b->place->weights_in_place) {
-        uint32_t slot = slots_take(&b->tiles, tile, &held);
-        target =
-            emit_some(b->memory->tile_weights, slot * b->layout->tile_chunks_max, t->chunk_count);
-    }
-    if (!held && (update || !b->place->weights_in_place))
-        bring(b, t->first_chunk, t->chunk_count, target, update);
-    return b->place->weights_in_place ? in_place(b, t->first_chunk, t->chunk_count) : target;
-}
-
-static struct plan_cells fixed_weights(struct builder *b, uint32_t first, uint32_t count,
-                                       struct plan_cells target, bool update)
-{
-    if (update || !b->place->weights_in_place)
-        bring(b, first, count, target, update);
-    return b->place->weights_in_place ? in_place(b, first, count) : target;
 }
 
 /* ---- Activations ---------------------------------------------------------------------------- */
@@ -315,7 +126,7 @@ static void build_embedding(struct builder *b)
         b->x_cell[m] = x_home(b, 0, m).first;
     }
     for (uint32_t t = 0; t < b->layout->tile_count; t++) {
-        struct plan_cells weights = tile_weights(b, t, b->request.update);
+        struct plan_cells weights = plan_state_tile(&b->state, t, b->request.update);
         for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
             struct plan_op *op = emit_start(&b->emit, OP_EMBED_FORWARD, LANE_COMPUTE);
             op->layer = t;
@@ -326,8 +137,9 @@ static void build_embedding(struct builder *b)
             emit_finish(&b->emit);
         }
     }
-    struct plan_cells wpe = fixed_weights(b, b->layout->wpe_first_chunk, b->layout->wpe_chunk_count,
-                                          memory->wpe_weights, b->request.update);
+    struct plan_cells wpe =
+        plan_state_fixed(&b->state, b->layout->wpe_first_chunk, b->layout->wpe_chunk_count,
+                         memory->wpe_weights, b->request.update);
     for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
         struct plan_cells x = {b->x_cell[m], 1};
         if (wpe.count) {
@@ -358,7 +170,7 @@ static struct plan_cells inner_home(struct builder *b, uint32_t layer, uint32_t 
 static void build_block_forward(struct builder *b, uint32_t layer)
 {
     const struct plan_memory *memory = b->memory;
-    struct plan_cells weights = block_weights(b, layer, b->request.update);
+    struct plan_cells weights = plan_state_block(&b->state, layer, b->request.update);
     for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
         struct plan_cells x_in = {b->x_cell[m], 1};
         struct plan_cells x_out = x_home(b, layer + 1, m);
@@ -382,12 +194,17 @@ static void build_block_forward(struct builder *b, uint32_t layer)
     }
 }
 
+/* All is updated. */
 static void build_commit(struct builder *b)
 {
+    if (b->request.update)
+        plan_state_check(&b->state);
     if (!b->request.commit)
         return;
     struct plan_op *op = emit_start(&b->emit, OP_COMMIT, LANE_CPU);
     emit_reads(op, b->memory->plane_nvme);
+    if (b->memory->update_flags_host.count)
+        emit_reads(op, b->memory->update_flags_host);
     emit_finish(&b->emit);
 }
 
@@ -398,7 +215,7 @@ static void build_head_forward(struct builder *b)
     bool tied = b->layout->tied;
     for (uint32_t i = 0; i < b->layout->tile_count && (b->request.forward || !tied); i++) {
         uint32_t t = layout_head_tile(b->layout, b->layout->tile_count - 1 - i);
-        struct plan_cells weights = tile_weights(b, t, b->request.update && !tied);
+        struct plan_cells weights = plan_state_tile(&b->state, t, b->request.update && !tied);
         for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
             struct plan_op *op = emit_start(&b->emit, OP_HEAD_FORWARD, LANE_COMPUTE);
             op->layer = t;
@@ -434,8 +251,8 @@ static void build_loss(struct builder *b)
 static struct plan_cells build_final_norm(struct builder *b)
 {
     const struct plan_memory *memory = b->memory;
-    struct plan_cells weights =
-        fixed_weights(b, b->layout->final_chunk, 1, memory->final_weights, b->request.update);
+    struct plan_cells weights = plan_state_fixed(&b->state, b->layout->final_chunk, 1,
+                                                 memory->final_weights, b->request.update);
     for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
         struct plan_op *op = emit_start(&b->emit, OP_NORM_FORWARD, LANE_COMPUTE);
         op->micro = m;
@@ -449,39 +266,6 @@ static struct plan_cells build_final_norm(struct builder *b)
 }
 
 /* ---- Backward ------------------------------------------------------------------------------- */
-
-/* A chunk's finished gradient, in the device cell `gradient`, to where it waits for the update. */
-static void store_gradient(struct builder *b, uint32_t chunk, struct plan_cells gradient)
-{
-    const struct place *place = b->place;
-    const struct plan_memory *memory = b->memory;
-    bool separate = memory->separate_device, bf16 = place->spec.precision == PRECISION_BF16;
-    uint64_t bytes = b->layout->chunks[chunk].count * place->gradient_bytes;
-    bool spilled = !place->gradient_in_ram[chunk];
-    struct plan_cells home = spilled ? emit_next(memory->gradient_stage, &b->next_gradient_stage)
-                                     : emit_one(memory->gradient_ram, chunk);
-    struct plan_cells stored = home;
-    if (separate)
-        stored = bf16 ? emit_next(memory->gradient_out, &b->next_gradient_out) : gradient;
-    struct plan_op *op = emit_start(&b->emit, OP_GRADIENT_STORE, LANE_COMPUTE);
-    op->chunk = chunk;
-    emit_reads(op, gradient);
-    emit_writes(op, stored);
-    emit_writes(op, memory->square_sums);
-    emit_finish(&b->emit);
-    if (separate)
-        emit_copy(&b->emit, OP_COPY_D2H, stored, home, bytes, about_chunk(chunk));
-    if (b->place->immediate)
-        update_chunk(b, chunk, home);
-    if (!spilled || b->place->immediate)
-        return;
-    struct plan_cells file = emit_one(memory->gradient_nvme, chunk);
-    emit_checksum(&b->emit, OP_SUM, home, file, place_gradient_spilled(place, chunk));
-    emit_last(&b->emit)->chunk = chunk;
-    emit_drive(&b->emit, OP_WRITE, home, file, place_gradient_spilled(place, chunk), about_nothing);
-    emit_last(&b->emit)->chunk = chunk;
-    emit_last(&b->emit)->gradient = true;
-}
 
 /* The head's gradient of a tile waits, in FP32, until the embedding's is added to it. */
 static bool tile_gradients_held(const struct builder *b)
@@ -500,7 +284,7 @@ static void store_tile(struct builder *b, uint32_t tile)
 {
     struct plan_cells gradient = tile_gradient(b, tile);
     for (uint32_t i = 0; i < gradient.count; i++)
-        store_gradient(b, b->layout->tiles[tile].first_chunk + i, emit_one(gradient, i));
+        plan_state_store(&b->state, b->layout->tiles[tile].first_chunk + i, emit_one(gradient, i));
 }
 
 static void stash_tile(struct builder *b, uint32_t tile)
@@ -558,7 +342,7 @@ static void build_head_backward(struct builder *b)
     const struct plan_memory *memory = b->memory;
     for (uint32_t i = 0; i < b->layout->tile_count; i++) {
         uint32_t t = layout_head_tile(b->layout, i);
-        struct plan_cells weights = tile_weights(b, t, false);
+        struct plan_cells weights = plan_state_tile(&b->state, t, false);
         for (uint32_t m = 0; m < accum(b); m++) {
             struct plan_op *op = emit_start(&b->emit, OP_HEAD_BACKWARD, LANE_COMPUTE);
             op->layer = t;
@@ -596,14 +380,14 @@ static void build_norm_backward(struct builder *b, struct plan_cells weights)
         emit_writes(op, memory->scratch);
         emit_finish(&b->emit);
     }
-    store_gradient(b, b->layout->final_chunk, memory->final_gradient);
+    plan_state_store(&b->state, b->layout->final_chunk, memory->final_gradient);
 }
 
 static void build_block_backward(struct builder *b, uint32_t layer)
 {
     const struct plan_memory *memory = b->memory;
     uint32_t chunks = b->layout->block_chunks;
-    struct plan_cells weights = block_weights(b, layer, false);
+    struct plan_cells weights = plan_state_block(&b->state, layer, false);
     struct plan_cells gradient =
         emit_some(memory->block_gradient, layer % b->place->gradient_slots * chunks, chunks);
     enum place_where where = b->place->inner_where[layer];
@@ -637,7 +421,8 @@ static void build_block_backward(struct builder *b, uint32_t layer)
         emit_finish(&b->emit);
     }
     for (uint32_t i = 0; i < chunks; i++)
-        store_gradient(b, b->layout->group_first_chunk[layer + 1] + i, emit_one(gradient, i));
+        plan_state_store(&b->state, b->layout->group_first_chunk[layer + 1] + i,
+                         emit_one(gradient, i));
 }
 
 static void build_embedding_backward(struct builder *b)
@@ -651,7 +436,8 @@ static void build_embedding_backward(struct builder *b)
         emit_finish(&b->emit);
     }
     for (uint32_t i = 0; i < b->layout->wpe_chunk_count; i++)
-        store_gradient(b, b->layout->wpe_first_chunk + i, emit_one(memory->wpe_gradient, i));
+        plan_state_store(&b->state, b->layout->wpe_first_chunk + i,
+                         emit_one(memory->wpe_gradient, i));
     for (uint32_t t = 0; t < b->layout->tile_count; t++) {
         if (!tile_gradients_held(b) && b->layout->tied)
             unstash_tile(b, t);
@@ -697,8 +483,7 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
     b->layout = place->spec.layout;
     b->request = *request;
     b->x_cell = mem_alloc(place->spec.accum, sizeof(*b->x_cell));
-    slots_init(&b->blocks, place->block_slots);
-    slots_init(&b->tiles, place->tile_slots);
+    plan_state_init(&b->state, &b->emit, request);
 
     build_embedding(b);
     for (uint32_t l = 0; l < layer_count(b); l++)
@@ -723,6 +508,8 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
         for (uint32_t i = 0; i < layer_count(b); i++)
             build_block_backward(b, layer_count(b) - 1 - i);
         build_embedding_backward(b);
+        if (place->immediate)
+            plan_state_check(&b->state);
     }
     emit_deinit(&b->emit);
     mem_free(b->x_cell);

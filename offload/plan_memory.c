@@ -7,7 +7,7 @@
  *    O_DIRECT transfer. Cells of one buffer that kernels see as one vector (a block's weights, its
  *    gradient, a plane of a block) are consecutive without gaps, because chunks are multiples of
  *    LAYOUT_PAD.
- * 3. The resident hi planes come first in RAM, in chunk order.
+ * 3. The resident hi planes come first in RAM, in chunk order; so do those on the device there.
  */
 #include "offload/plan.h"
 
@@ -90,9 +90,44 @@ static void add_planes(struct plan_memory *memory, const struct place *place)
                           layout_plane_offset(layout, layout->chunks[c].count, plane),
                 .bytes = bytes,
             };
-            if (plane >= place->resident[c])
+            if (plane >= place->resident[c] && !place->on_device[c])
                 memory->content_bytes[TIER_NVME][CONTENT_STATE] += bytes;
         }
+}
+
+/* Chunks whose state is on the device. Numbered and laid out as planes in RAM are. */
+static void add_device_state(struct plan_memory *memory, const struct place *place)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t first = memory->cell_count, chunks = layout->chunk_count;
+    bool any = false;
+    memory->plane_device = (struct plan_cells){first, chunks * PLANE_COUNT};
+    memory->cell_count += chunks * PLANE_COUNT;
+    ASSERT(memory->cell_count <= memory->cell_max);
+    for (uint32_t plane = 0; plane < PLANE_COUNT; plane++)
+        for (uint32_t c = 0; c < chunks; c++) {
+            bool here = place_device_count(place, c) > 0;
+            uint64_t bytes = here ? layout_plane_bytes(layout, layout->chunks[c].count, plane) : 0;
+            memory->cells[first + c * PLANE_COUNT + plane] = (struct plan_cell){
+                .tier = TIER_DEVICE,
+                .content = CONTENT_STATE,
+                .offset = memory->tier_bytes[TIER_DEVICE],
+                .bytes = bytes,
+            };
+            memory->tier_bytes[TIER_DEVICE] += bytes;
+            memory->content_bytes[TIER_DEVICE][CONTENT_STATE] += bytes;
+            any |= here;
+        }
+    ASSERT(!any || memory->separate_device);
+    uint64_t each = place->immediate ? 0 : place->gradient_bytes, flags = chunks * sizeof(uint32_t);
+    memory->gradient_device = (struct plan_cells){memory->cell_count, chunks};
+    for (uint32_t c = 0; c < chunks; c++)
+        add_cell(memory, TIER_DEVICE, CONTENT_GRADIENT,
+                 place_device_count(place, c) ? layout->chunks[c].count * each : 0);
+    memory->update_flags = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, any, flags);
+    memory->update_flags_host = add_ring(memory, TIER_RAM, CONTENT_OTHER, any, flags);
+    memory->moment_maps = add_ring(memory, TIER_DEVICE, CONTENT_OTHER,
+                                   any && layout->moments == MOMENTS_8BIT, PLAN_MAPS_BYTES);
 }
 
 static void add_gradients(struct plan_memory *memory, const struct place *place)
@@ -106,7 +141,7 @@ static void add_gradients(struct plan_memory *memory, const struct place *place)
     memory->gradient_nvme = (struct plan_cells){memory->cell_count, chunks};
     for (uint32_t c = 0; c < chunks; c++)
         add_cell(memory, TIER_NVME, CONTENT_GRADIENT,
-                 place->gradient_in_ram[c] || place->immediate
+                 place->gradient_in_ram[c] || place->immediate || place->on_device[c]
                      ? 0
                      : layout->chunks[c].count * place->gradient_bytes);
     memory->gradient_stage = add_ring(memory, TIER_RAM, CONTENT_STAGING, place->gradient_stages,
@@ -209,12 +244,12 @@ static uint32_t cell_bound(const struct place *place)
     const struct layout *layout = place->spec.layout;
     uint64_t layers = place->spec.config->layers, accum = place->spec.accum;
     uint64_t bound =
-        (uint64_t)layout->chunk_count * 14 + layers * accum * 6 + accum * 12 +
+        (uint64_t)layout->chunk_count * 19 + layers * accum * 6 + accum * 12 +
         (uint64_t)place->block_slots * layout->block_chunks +
         (uint64_t)place->gradient_slots * layout->block_chunks +
         (uint64_t)(place->tile_slots + place->tile_gradient_slots) * layout->tile_chunks_max +
         place->state_stages + place->join_stages + place->gradient_stages + place->gradient_outs +
-        place->stash_stages + place->inner_slots + place->activation_stages + 64;
+        place->stash_stages + place->inner_slots + place->activation_stages + 68;
     ASSERT(bound < UINT32_MAX);
     return (uint32_t)bound;
 }
@@ -229,6 +264,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
     };
     memory->cells = mem_alloc(memory->cell_max, sizeof(*memory->cells));
     add_planes(memory, place);
+    add_device_state(memory, place);
     add_gradients(memory, place);
     memory->state_stage = add_ring(memory, TIER_RAM, CONTENT_STAGING, place->state_stages,
                                    layout_state_bytes(layout, layout->chunk_count_max));

@@ -50,7 +50,8 @@ struct profile_device {
     uint64_t vram_bytes;       /* 0 on the CPU device */
     uint64_t reserve_bytes;    /* of VRAM: context, modules, what the desktop shows */
     uint64_t overhead_bytes;   /* of RAM: what the driver's libraries take of the process */
-    double stream_bytes_per_s; /* kernels bound by memory: norms, embeddings, gradient stores */
+    double stream_bytes_per_s; /* kernels bound by memory: norms, embeddings, gradient stores, and
+                                * updates of state that is on the device */
     double h2d_bytes_per_s, d2h_bytes_per_s;           /* one direction busy */
     double h2d_both_bytes_per_s, d2h_both_bytes_per_s; /* both directions busy */
     double copy_latency_s;

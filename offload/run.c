@@ -151,7 +151,7 @@ static int open_cpu(struct run *run, uint32_t threads, struct err *err)
     /* Opening has run the kernels, and so bound this thread to the first core: the lanes that it
      * starts would all sit there. */
     topo_unbind_thread();
-    return result ? result : device_cpu_open(&run->device, run->kernels, err);
+    return result ? result : device_cpu_open(&run->device, run->kernels, run->pool, err);
 }
 
 static int open_device(struct run *run, struct err *err)
@@ -272,7 +272,7 @@ static int build_plans(struct run *run, struct err *err)
 {
     plan_memory_init(&run->memory, &run->place);
     for (uint32_t c = 0; c < run->layout.chunk_count; c++)
-        run->spills_state |= run->place.resident[c] < PLANE_COUNT;
+        run->spills_state |= run->place.resident[c] < PLANE_COUNT && !run->place.on_device[c];
     uint32_t op_max = 0;
     for (uint32_t v = 0; v < VARIANT_COUNT; v++) {
         const struct plan_request *request = &run_variant[v];

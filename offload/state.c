@@ -11,11 +11,16 @@
 
 #define PIECE_PARAMETERS ((uint64_t)16384)
 
-/* Memory for one chunk's planes: home where resident, else a stage (the builder's first state stage
- * where there is one). */
+/* Memory for one chunk's planes: home where resident, else a stage (the builder's first state
+ * stage, which is there where anything is spilled or on the device). */
 struct image {
     uint8_t *plane[PLANE_COUNT];
 };
+
+static uint8_t *stage_of(const struct exec *exec)
+{
+    return exec_cell(exec, exec->memory->state_stage.first);
+}
 
 static struct image image_of(const struct exec *exec, uint32_t chunk)
 {
@@ -26,8 +31,7 @@ static struct image image_of(const struct exec *exec, uint32_t chunk)
             image.plane[p] =
                 exec_cell(exec, exec->memory->plane_ram.first + chunk * PLANE_COUNT + p);
         else
-            image.plane[p] = (uint8_t *)exec_cell(exec, exec->memory->state_stage.first) +
-                             layout_plane_offset(exec->layout, c->count, p);
+            image.plane[p] = stage_of(exec) + layout_plane_offset(exec->layout, c->count, p);
     return image;
 }
 
@@ -36,7 +40,7 @@ static uint64_t plane_bytes(const struct exec *exec, uint32_t chunk, uint32_t pl
     return layout_plane_bytes(exec->layout, exec->layout->chunks[chunk].count, plane);
 }
 
-/* Sums all planes of the image, writes the spilled ones. */
+/* Sums all planes of the image, writes the spilled ones, or sends all to the device. */
 static int keep_image(struct exec *exec, struct ring *ring, uint32_t chunk,
                       const struct image *image, struct err *err)
 {
@@ -48,7 +52,9 @@ static int keep_image(struct exec *exec, struct ring *ring, uint32_t chunk,
             tier_plane_sum(exec->layout, chunk, p, image->plane[p]);
         bytes += p >= resident ? plane_bytes(exec, chunk, p) : 0;
     }
-    if (!bytes)
+    if (exec->place->on_device[chunk])
+        exec_move_state(exec, LANE_H2D, chunk, image->plane[0]);
+    if (!bytes || exec->place->on_device[chunk])
         return 0;
     struct tier_location where = tier_write_at(exec->tier, first_cell + resident);
     return tier_transfer(exec->tier, ring, true, where, image->plane[resident], bytes, err);
@@ -174,6 +180,40 @@ int state_create(struct exec *exec, struct ring *ring, const struct tensors *ten
     return result;
 }
 
+/* Planes [0, planes) of a chunk, from the drive to where `image` says. */
+static int load_planes(struct exec *exec, struct ring *ring, uint32_t chunk, uint32_t planes,
+                       const struct image *image, struct err *err)
+{
+    struct tier *tier = exec->tier;
+    for (uint32_t p = 0; p < planes; p++) {
+        uint32_t i = chunk * PLANE_COUNT + p;
+        struct tier_location where = tier_read_at(tier, exec->memory->plane_nvme.first + i);
+        uint64_t bytes = plane_bytes(exec, chunk, p);
+        int result = tier_transfer(tier, ring, false, where, image->plane[p], bytes, err);
+        if (result)
+            return result;
+        if (tier_plane_sum(exec->layout, chunk, p, image->plane[p]) != tier->plane_sums[i])
+            return err_set(err, ERR_CORRUPT,
+                           "%s is damaged: at offset %" PRIu64
+                           " the checksum of chunk %u (%s) is wrong",
+                           where.path, where.offset, chunk, layout_plane_name[p]);
+    }
+    return 0;
+}
+
+static int load_chunk(struct exec *exec, struct ring *ring, uint32_t chunk, struct err *err)
+{
+    bool on_device = exec->place->on_device[chunk];
+    uint32_t planes = on_device ? PLANE_COUNT : exec->place->resident[chunk];
+    if (!planes)
+        return 0;
+    struct image image = image_of(exec, chunk);
+    int result = load_planes(exec, ring, chunk, planes, &image, err);
+    if (result == 0 && on_device)
+        exec_move_state(exec, LANE_H2D, chunk, image.plane[0]);
+    return result;
+}
+
 int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_manifest *manifest,
                struct err *err)
 {
@@ -184,22 +224,10 @@ int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_man
     memset(tier->chunk_slot, (int)manifest->slot, chunks);
     tier->committed_slot = (int)manifest->slot;
     exec->checkpoint->committed_step = manifest->step;
-    for (uint32_t c = 0; c < chunks; c++)
-        for (uint32_t p = 0; p < exec->place->resident[c]; p++) {
-            uint32_t i = c * PLANE_COUNT + p;
-            void *home = exec_cell(exec, exec->memory->plane_ram.first + i);
-            struct tier_location where = tier_read_at(tier, exec->memory->plane_nvme.first + i);
-            uint64_t bytes = plane_bytes(exec, c, p);
-            int result = tier_transfer(tier, ring, false, where, home, bytes, err);
-            if (result)
-                return result;
-            if (tier_plane_sum(exec->layout, c, p, home) != tier->plane_sums[i])
-                return err_set(err, ERR_CORRUPT,
-                               "%s is damaged: at offset %" PRIu64
-                               " the checksum of chunk %u (%s) is wrong",
-                               where.path, where.offset, c, layout_plane_name[p]);
-        }
-    return 0;
+    int result = 0;
+    for (uint32_t c = 0; c < chunks && result == 0; c++)
+        result = load_chunk(exec, ring, c, err);
+    return result;
 }
 
 int state_move(struct exec *exec, struct ring *ring, struct checkpoint_reader *reader,
@@ -222,21 +250,36 @@ int state_move(struct exec *exec, struct ring *ring, struct checkpoint_reader *r
     return 0;
 }
 
-int state_commit(struct exec *exec, struct ring *ring, uint64_t *written, struct err *err)
+/* What the drive does not have of a chunk, with its checksums. */
+static int commit_chunk(struct exec *exec, struct ring *ring, uint32_t chunk, uint64_t *written,
+                        struct err *err)
 {
     struct tier *tier = exec->tier;
+    bool on_device = exec->place->on_device[chunk];
+    uint32_t planes = on_device ? PLANE_COUNT : exec->place->resident[chunk];
+    struct image image;
+    if (planes)
+        image = image_of(exec, chunk);
+    if (on_device)
+        exec_move_state(exec, LANE_D2H, chunk, image.plane[0]);
+    for (uint32_t p = 0; p < planes; p++) {
+        uint32_t i = chunk * PLANE_COUNT + p;
+        uint64_t bytes = plane_bytes(exec, chunk, p);
+        tier->plane_sums[i] = tier_plane_sum(exec->layout, chunk, p, image.plane[p]);
+        struct tier_location where = tier_write_at(tier, exec->memory->plane_nvme.first + i);
+        int result = tier_transfer(tier, ring, true, where, image.plane[p], bytes, err);
+        if (result)
+            return result;
+        *written += bytes;
+    }
+    return 0;
+}
+
+int state_commit(struct exec *exec, struct ring *ring, uint64_t *written, struct err *err)
+{
+    int result = 0;
     *written = 0;
-    for (uint32_t c = 0; c < exec->layout->chunk_count; c++)
-        for (uint32_t p = 0; p < exec->place->resident[c]; p++) {
-            uint32_t i = c * PLANE_COUNT + p;
-            void *home = exec_cell(exec, exec->memory->plane_ram.first + i);
-            uint64_t bytes = plane_bytes(exec, c, p);
-            tier->plane_sums[i] = tier_plane_sum(exec->layout, c, p, home);
-            struct tier_location where = tier_write_at(tier, exec->memory->plane_nvme.first + i);
-            int result = tier_transfer(tier, ring, true, where, home, bytes, err);
-            if (result)
-                return result;
-            *written += bytes;
-        }
-    return checkpoint_commit(exec->checkpoint, tier, err);
+    for (uint32_t c = 0; c < exec->layout->chunk_count && result == 0; c++)
+        result = commit_chunk(exec, ring, c, written, err);
+    return result ? result : checkpoint_commit(exec->checkpoint, exec->tier, err);
 }

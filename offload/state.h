@@ -18,7 +18,8 @@ struct safetensors_tensor;
 int state_create(struct exec *exec, struct ring *ring, const struct tensors *tensors, uint64_t seed,
                  const struct safetensors *weights, struct err *err);
 
-/* A committed state that lies in tier's own file: resident planes are read, sums taken over. */
+/* A committed state that lies in tier's own file: planes in RAM and on the device are read, sums
+ * taken over. */
 int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_manifest *manifest,
                struct err *err);
 
@@ -26,8 +27,8 @@ int state_load(struct exec *exec, struct ring *ring, const struct checkpoint_man
 int state_move(struct exec *exec, struct ring *ring, struct checkpoint_reader *reader,
                struct err *err);
 
-/* Writes the resident planes into the open slot and commits. No gradient is pending. Returns the
- * bytes written in *written. */
+/* Writes what RAM and the device hold into the open slot and commits. No gradient is pending.
+ * Returns the bytes written in *written. */
 int state_commit(struct exec *exec, struct ring *ring, uint64_t *written, struct err *err);
 
 /* Checks names and shapes of a Hugging Face GPT-2 weight file against the model. */

@@ -125,10 +125,9 @@ static void fill_table(struct options *o, enum options_command command)
         add(o, "json", ARGS_FLAG, &o->json, NULL, "print the plan's figures as JSON");
         add(o, "ops", ARGS_FLAG, &o->dump, NULL, "list every op of a step");
     }
-    add(o, "resident", ARGS_STRING, &o->resident, "auto|none|LIST",
-        "parts of the state kept in RAM: hi; hi,lo; hi,lo,m; hi,lo,m,v (default: auto, as many as "
-        "fit; "
-        "for experiments)");
+    add(o, "resident", ARGS_STRING, &o->resident, "auto|none|LIST|device",
+        "parts of the state kept in RAM: hi; hi,lo; hi,lo,m; hi,lo,m,v; or all that fits on the "
+        "device (default: auto, where it is fastest; for experiments)");
     add(o, "prefetch", ARGS_U64, &o->prefetch, "N",
         "layers fetched ahead (default: 2, or 1 where memory is short)");
     add(o, "recompute", ARGS_STRING, &o->recompute, "auto|all|none",
@@ -306,7 +305,7 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
     static const char *const precisions[] = {"fp32", "bf16"};
     static const char *const recomputes[] = {"auto", "all", "none"};
     static const char *const residents[] = {"none",      "hi",   "hi,lo", "hi,lo,m",
-                                            "hi,lo,m,v", "auto", "all"};
+                                            "hi,lo,m,v", "auto", "all",   "device"};
     static const char *const packs[] = {"across", "within"};
     int precision = 0, recompute = 0, resident = 0, moments = 0, pack = 0;
     int result = devices_choose(o->device, s, &o->device, err);
@@ -322,12 +321,14 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
         result = choice("optimizer-state", o->optimizer_state, moments_name, MOMENTS_KIND_COUNT,
                         &moments, err);
     if (result == 0)
-        result = choice("resident", o->resident, residents, 7, &resident, err);
+        result = choice("resident", o->resident, residents, 8, &resident, err);
     s->precision = precision ? PRECISION_BF16 : PRECISION_FP32;
     s->moments = (enum moments_kind)moments;
     s->within_documents = pack == 1;
     s->recompute = (enum place_recompute)recompute;
-    s->resident_planes = resident == 5 ? PLACE_RESIDENT_AUTO : MIN(resident, PLANE_COUNT);
+    s->resident_planes = resident == 5   ? PLACE_RESIDENT_AUTO
+                         : resident == 7 ? PLACE_RESIDENT_DEVICE
+                                         : MIN(resident, PLANE_COUNT);
     return result;
 }
 

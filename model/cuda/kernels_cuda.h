@@ -20,6 +20,7 @@
 #define SPILLWAY_MODEL_CUDA_KERNELS_CUDA_H
 
 #include "model/cuda/gpu_adamw.h"
+#include "model/cuda/gpu_join.h"
 #include "model/kernels.h"
 #include <cuda_runtime_api.h>
 
@@ -78,5 +79,6 @@ int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cud
 
 /* AdamW on state in device memory; bits as on the CPU. */
 int kernels_cuda_adamw(struct kernels_cuda *k, const struct gpu_adamw *args, struct err *err);
+int kernels_cuda_join(struct kernels_cuda *k, const struct gpu_join *args, struct err *err);
 
 #endif

@@ -39,6 +39,8 @@ gradient-bound@gpu_gradient.cu@test_gpu_gradient@s/if \(at < count\)\n          
 gradient-order-of-moves@gpu_gradient.cu@test_gpu_gradient@s/first < blocks; first \*= 2/first < blocks; first = blocks/
 adamw-barrier-largest@gpu_adamw.cu@test_gpu_adamw@s/(scratch\[threadIdx.x \/ WARP\] = value;\n)    __syncthreads\(\);/$1/
 adamw-segment-end@gpu_adamw.cu@test_gpu_adamw@s/< p.segments\[s\].count\)/<= p.segments[s].count)/
+join-bound@gpu_join.cu@test_gpu_join@s/i < p.count/i <= p.count/
+join-sign@gpu_join.cu@test_gpu_join@s/\(uint32_t\)\(int32_t\)p.lo\[i\]/(uint16_t)p.lo[i]/
 attention-copy-wait@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/ptx_copy_wait<STAGES - 1>\(\);//
 attention-copy-commit@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/ptx_copy_commit\(\);\n        ptx_copy_wait/ptx_copy_wait/
 attention-barrier-arrive@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/(ptx_copy_wait<STAGES - 1>\(\);\n)        __syncthreads\(\);/$1/

@@ -26,18 +26,24 @@
 
 extern const struct gpu_plugin spillway_gpu_plugin;
 
+enum budgets { GIVEN, LEAST, PART }; /* PART: tiny_train_part */
+
 struct place_case {
     const char *name;
     bool nvme;
     int resident;
     enum place_recompute recompute;
-    bool least;
+    enum budgets budgets;
+    enum moments_kind moments;
+    bool unclipped;
 };
 static const struct place_case cases[] = {
-    {"all", false, PLACE_RESIDENT_AUTO, RECOMPUTE_AUTO, false},
-    {"recompute", false, PLACE_RESIDENT_AUTO, RECOMPUTE_ALL, false},
-    {"drive", true, 0, RECOMPUTE_NONE, true},
-    {"drive-hi", true, 1, RECOMPUTE_ALL, false},
+    {"all", false, PLACE_RESIDENT_AUTO, RECOMPUTE_AUTO, GIVEN, 0, false},
+    {"recompute", false, PLACE_RESIDENT_AUTO, RECOMPUTE_ALL, GIVEN, 0, false},
+    {"drive", true, 0, RECOMPUTE_NONE, LEAST, 0, false},
+    {"ram", false, PLANE_COUNT, RECOMPUTE_AUTO, GIVEN, 0, false},
+    {"part", false, PLACE_RESIDENT_DEVICE, RECOMPUTE_AUTO, PART, 0, false},
+    {"drive-hi", true, 1, RECOMPUTE_ALL, GIVEN, 0, false},
 };
 
 static void init_run(struct tiny_run *run, const char *name, enum precision precision)
@@ -69,10 +75,12 @@ static void check_losses(const struct tiny_run *gpu, const struct tiny_run *cpu,
     }
 }
 
-static void train(struct tiny_run *run, bool least)
+static void train(struct tiny_run *run, enum budgets budgets)
 {
-    if (least)
+    if (budgets == LEAST)
         tiny_train_least(run);
+    else if (budgets == PART)
+        tiny_train_part(run);
     else
         tiny_train(run);
     assert_string_equal(emulation_first_fault(), "");
@@ -88,7 +96,7 @@ static void check_against_cpu(enum precision precision, double tolerance)
     snprintf(name, sizeof(name), "gpu-%d", precision);
     emulation_reset(1);
     init_gpu_run(&gpu, name, precision);
-    train(&gpu, false);
+    train(&gpu, GIVEN);
     check_losses(&gpu, &cpu, tolerance);
 }
 
@@ -105,8 +113,16 @@ static char *placed_log(struct tiny_run *run, const struct place_case *c, uint64
     run->settings.nvme = train_nvme(c->nvme ? run->nvme_dir : NULL);
     run->settings.resident_planes = c->resident;
     run->settings.recompute = c->recompute;
-    train(run, c->least);
+    run->settings.moments = c->moments;
+    if (c->unclipped)
+        run->settings.optim.clip = 0;
+    train(run, c->budgets);
     char *log = tiny_log(run);
+    int share = tiny_device_share(run);
+    if (c->budgets == PART)
+        assert_true(share > 0); /* of the smallest model all fits */
+    else
+        assert_int_equal(share, c->resident < 0 ? 100 : 0);
     scratch_remove(run->run_dir);
     scratch_remove(run->nvme_dir);
     return log;
@@ -178,6 +194,30 @@ static void test_seeds_have_the_same_bits(void **state)
     free(expected[1]);
 }
 
+/* State of every kind on the card, and in RAM: the CPU updates it with the same bits. */
+static void test_updates_have_the_bits_of_the_cpu(void **state)
+{
+    (void)state;
+    for (unsigned kind = 0; kind < MOMENTS_KIND_COUNT; kind++)
+        for (int unclipped = 0; unclipped < (emulation_is_checked ? 1 : 2); unclipped++) {
+            struct place_case c = {.name = "moments",
+                                   .resident = PLACE_RESIDENT_DEVICE,
+                                   .moments = (enum moments_kind)kind,
+                                   .unclipped = unclipped};
+            enum precision precision = kind == MOMENTS_BF16 ? PRECISION_FP32 : PRECISION_BF16;
+            char *log[2];
+            for (int i = 0; i < 2; i++) {
+                struct tiny_run run;
+                init_placed(&run, &c, precision);
+                log[i] = placed_log(&run, &c, (uint64_t)i + 1);
+                c.resident = PLANE_COUNT;
+            }
+            assert_string_equal(log[0], log[1]);
+            free(log[0]);
+            free(log[1]);
+        }
+}
+
 /* ---- Failing calls ----------------------------------------------------------------------------
  */
 
@@ -235,6 +275,7 @@ int main(void)
         cmocka_unit_test(test_losses_are_those_of_the_cpu),
         cmocka_unit_test(test_placements_have_the_same_bits),
         cmocka_unit_test(test_seeds_have_the_same_bits),
+        cmocka_unit_test(test_updates_have_the_bits_of_the_cpu),
         cmocka_unit_test(test_failing_calls),
     };
     gpu_set_plugin(&spillway_gpu_plugin);

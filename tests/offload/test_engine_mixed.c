@@ -40,7 +40,7 @@ static const struct {
 } examples[] = {
     {PRECISION_FP32, 0, true},
     {PRECISION_BF16, 1, true},
-    {PRECISION_BF16, PLACE_RESIDENT_AUTO, false},
+    {PRECISION_BF16, PLANE_COUNT, false},
 };
 
 static const struct optim_settings optim = {

@@ -96,8 +96,9 @@ static void walk(struct tiny_box *box, struct outcome *outcome)
         plan_deinit(&plans[i]);
 }
 
-static void compute(const struct tiny_model *model, const struct place_spec *spec,
-                    struct outcome *outcome)
+/* Returns how many chunks were on the device. */
+static uint32_t compute(const struct tiny_model *model, const struct place_spec *spec,
+                        struct outcome *outcome)
 {
     /* One file serves all of its size: making one durable takes longer than a walk. */
     static uint64_t created;
@@ -110,7 +111,9 @@ static void compute(const struct tiny_model *model, const struct place_spec *spe
     if (state_create(&box.exec, box.ring, &model->tensors, SEED, NULL, &err) != 0)
         fail_msg("%s", err.message);
     walk(&box, outcome);
+    uint32_t on_device = box.place.choice.knob[KNOB_DEVICE];
     tiny_box_close(&box);
+    return on_device;
 }
 
 static void compare(const struct place_spec *spec, const struct outcome *found,
@@ -125,6 +128,33 @@ static void compare(const struct place_spec *spec, const struct outcome *found,
                  spec->resident_planes, (unsigned long long)spec->vram_budget, spec->recompute,
                  spec->prefetch, spec->accum, spec->clip, found->loss[0], found->loss[1],
                  found->loss[2], expected->loss[0], expected->loss[1], expected->loss[2]);
+}
+
+/* State on the device, from some of it to all. */
+static void sweep_device(const struct tiny_model *model, const struct place_spec *given,
+                         const struct outcome *expected)
+{
+    static const uint64_t spare_kib[] = {300, 1100, 100000};
+    uint32_t part = 0, whole = 0;
+    for (size_t i = 0; i < 2 * ARRAY_COUNT(spare_kib); i++) {
+        struct place_spec spec = *given;
+        struct outcome found;
+        spec.recompute = i % 2 ? RECOMPUTE_ALL : RECOMPUTE_NONE;
+        spec.prefetch = (uint32_t)i % 3 + 1;
+        spec.nvme = i < ARRAY_COUNT(spare_kib);
+        spec.vram_budget = 256 * MIB;
+        spec.resident_planes = PLACE_RESIDENT_AUTO;
+        tiny_spec_shrink(&spec);
+        spec.resident_planes = PLACE_RESIDENT_DEVICE;
+        spec.vram_budget += spare_kib[i % ARRAY_COUNT(spare_kib)] * KIB;
+        spec.ram_budget += 256 * KIB; /* for commits, and the flags of updates */
+        uint32_t chunks = compute(model, &spec, &found);
+        compare(&spec, &found, expected);
+        mem_free(found.state);
+        part += chunks > 0 && chunks < model->layout.chunk_count;
+        whole += chunks == model->layout.chunk_count;
+    }
+    assert_true(part >= 2 && whole >= 2);
 }
 
 /* Every placement of one kind of mathematics. */
@@ -158,6 +188,7 @@ static void sweep(const struct tiny_model *model, enum precision precision, uint
                 compare(&spec, &found, &expected);
                 mem_free(found.state);
             }
+    sweep_device(model, &spec, &expected);
     mem_free(expected.state);
 }
 

@@ -78,7 +78,7 @@ static enum plan_lane lane_of(enum plan_op_kind kind)
         return LANE_SSD_READ;
     case OP_WRITE:
         return LANE_SSD_WRITE;
-    default:
+    default: /* in the order of enum plan_op_kind */
         return kind >= OP_COMMIT ? LANE_CPU : LANE_COMPUTE;
     }
 }
@@ -102,7 +102,9 @@ static void check_transfer(const struct plan *plan, const struct plan_op *op)
     bool to_file = memory->cells[to.first].tier == TIER_NVME;
     assert_int_equal(from_file, op->kind == OP_READ);
     assert_int_equal(to_file, op->kind == OP_WRITE);
-    struct plan_cells file = from_file ? from : to, other = from_file ? to : from;
+    bool planes = op->kind == OP_COPY_D2H && op->plane_count;
+    struct plan_cells file = from_file || planes ? from : to;
+    struct plan_cells other = from_file || planes ? to : from;
     uint64_t start = 0;
     if (drive && op->plane_count) {
         assert_int_equal(cells_bytes(memory, file), op->bytes);
@@ -115,8 +117,8 @@ static void check_transfer(const struct plan *plan, const struct plan_op *op)
     assert_true(op->bytes <= cells_bytes(memory, file));
     assert_int_equal(other.count, 1);
     assert_true(start + op->bytes <= memory->cells[other.first].bytes);
-    if (!drive)
-        assert_int_equal(file.count, 1);
+    if (!drive) /* a commit brings a whole chunk's planes */
+        assert_int_equal(file.count, op->plane_count ? PLANE_COUNT : 1);
 }
 
 static bool within(uint32_t cell, struct plan_cells cells)
@@ -130,9 +132,10 @@ static bool lasts(const struct plan *plan, uint32_t cell)
 {
     const struct plan_memory *memory = plan->memory;
     return within(cell, memory->plane_ram) || within(cell, memory->plane_nvme) ||
-           within(cell, memory->tokens_host) ||
+           within(cell, memory->plane_device) || within(cell, memory->tokens_host) ||
            (plan->update &&
-            (within(cell, memory->gradient_ram) || within(cell, memory->gradient_nvme)));
+            (within(cell, memory->gradient_ram) || within(cell, memory->gradient_nvme) ||
+             within(cell, memory->gradient_device)));
 }
 
 static void check_ops(const struct plan *plan)
@@ -168,7 +171,8 @@ static void check_commit(const struct plan *plan)
         const struct plan_op *op = &plan->ops[o];
         commits += op->kind == OP_COMMIT;
         commit = op->kind == OP_COMMIT ? o : commit;
-        if (op->kind == OP_UPDATE || (op->kind == OP_WRITE && op->plane_count))
+        if (op->kind == OP_UPDATE || op->kind == OP_DEVICE_UPDATE || op->kind == OP_CHECK_UPDATES ||
+            (op->kind == OP_WRITE && op->plane_count))
             last = o;
     }
     assert_int_equal(commits, plan->commit);
@@ -362,7 +366,8 @@ static void sweep_moments(const char *kind, enum moments_kind moments, enum prec
     else
         tiny_model_init(&e.model, 3, 64, 300, 8192, 8192);
     tiny_model_set_moments(&e.model, moments);
-    for (int resident = PLACE_RESIDENT_AUTO; resident <= PLANE_COUNT; resident++)
+    for (int resident = separate ? PLACE_RESIDENT_DEVICE : PLACE_RESIDENT_AUTO;
+         resident <= PLANE_COUNT; resident++)
         for (uint32_t prefetch = 1; prefetch <= 3; prefetch++)
             for (int recompute = RECOMPUTE_AUTO; recompute <= RECOMPUTE_NONE; recompute++) {
                 struct place_spec spec;
@@ -379,6 +384,7 @@ static void sweep_moments(const char *kind, enum moments_kind moments, enum prec
                 spec.vram_budget = separate ? GIB : 0;
                 static const char *const flags[] = {"--ram-budget", "--vram-budget"};
                 uint64_t least[2] = {0};
+                size_t spare = (size_t)(resident + 1 + recompute) % ARRAY_COUNT(spare_kib);
                 for (int b = 0; b <= separate; b++) {
                     uint64_t before = *budgets[b];
                     *budgets[b] = 1;
@@ -386,9 +392,10 @@ static void sweep_moments(const char *kind, enum moments_kind moments, enum prec
                     place_deinit(&place);
                     least[b] = tiny_flag(err.message, flags[b]);
                     *budgets[b] = before;
+                    /* Of the device what this RAM wants: state may be in either. */
+                    if (b == 0)
+                        spec.ram_budget = least[0] + spare_kib[spare] * KIB;
                 }
-                size_t spare = (size_t)(resident + 1 + recompute) % ARRAY_COUNT(spare_kib);
-                spec.ram_budget = least[0] + spare_kib[spare] * KIB;
                 spare = (spare + prefetch) % ARRAY_COUNT(spare_kib);
                 spec.vram_budget = separate ? least[1] + spare_kib[spare] * KIB : 0;
                 check_plans(&e, &spec);
@@ -466,6 +473,9 @@ static const struct {
     {PRECISION_FP32, 0, 1, RECOMPUTE_NONE, 2, true, false},
     {PRECISION_BF16, 0, 4, RECOMPUTE_NONE, 1, false, false},
     {PRECISION_BF16, 3 * MIB, 0, RECOMPUTE_ALL, 2, true, false},
+    {PRECISION_FP32, 4 * MIB, PLACE_RESIDENT_DEVICE, RECOMPUTE_ALL, 2, true, true},
+    {PRECISION_BF16, 3 * MIB, PLACE_RESIDENT_DEVICE, RECOMPUTE_NONE, 1, true, false},
+    {PRECISION_BF16, 64 * MIB, PLACE_RESIDENT_DEVICE, RECOMPUTE_AUTO, 1, false, true},
 };
 
 /* Calls fn with each example's plan; the plan is as it was when fn returns. */
@@ -596,22 +606,24 @@ static void test_swapped_cells(void **state)
 /* Updates and stored gradients, dropped, doubled, and given to another chunk. */
 static void change_counts(struct example *e)
 {
-    static const enum plan_op_kind counted[] = {OP_UPDATE, OP_GRADIENT_STORE};
+    static const enum plan_op_kind counted[] = {OP_UPDATE, OP_GRADIENT_STORE, OP_DEVICE_UPDATE};
     struct plan *plan = &e->plan;
     uint32_t mutants = 0, chunks = e->model.layout.chunk_count;
     for (uint32_t o = 0; o < plan->op_count; o++) {
         struct plan_op *op = &plan->ops[o];
         uint8_t kind = op->kind;
         uint32_t chunk = op->chunk;
-        if (kind == OP_UPDATE || kind == OP_GRADIENT_STORE) {
-            op->kind = OP_JOIN;
+        if (kind == OP_UPDATE || kind == OP_GRADIENT_STORE || kind == OP_DEVICE_UPDATE) {
+            op->kind = kind == OP_UPDATE          ? OP_DEVICE_UPDATE
+                       : kind == OP_DEVICE_UPDATE ? OP_UPDATE
+                                                  : OP_JOIN;
             assert_true(refused(plan));
             op->kind = kind;
             op->chunk = (chunk + 1) % chunks;
             assert_true(refused(plan));
             mutants += 2;
         } else if (o % 16 == 0) {
-            op->kind = (uint8_t)counted[o / 16 % 2];
+            op->kind = (uint8_t)counted[o / 16 % 3];
             op->chunk = o % chunks;
             assert_true(refused(plan));
             mutants++;

@@ -29,7 +29,7 @@ struct kind {
 static const struct kind kinds[] = {
     {"none", true, 0, 1.0},    {"hi", true, 1, 1.0},
     {"all", true, 4, 1.0},     {"ram", false, PLACE_RESIDENT_AUTO, 1.0},
-    {"unclipped", true, 0, 0},
+    {"unclipped", true, 0, 0}, {"device", true, PLACE_RESIDENT_DEVICE, 1.0},
 };
 
 static void init(struct tiny_run *run, const struct kind *kind, bool one_slot)
@@ -40,6 +40,7 @@ static void init(struct tiny_run *run, const struct kind *kind, bool one_slot)
     struct train_settings *s = &run->settings;
     s->nvme = train_nvme(kind->nvme ? run->nvme_dir : NULL);
     s->resident_planes = kind->resident;
+    s->vram_budget = kind->resident == PLACE_RESIDENT_DEVICE ? 64 * MIB : 0;
     s->optim.clip = kind->clip;
     s->one_slot = one_slot;
     s->checkpoint_every = 3;
@@ -192,7 +193,8 @@ static void test_died(void **state)
         init(&calm, &kinds[i], false);
         snprintf(run.run_dir, sizeof(run.run_dir), "%s", scratch_path("run-died"));
         scratch_remove(run.run_dir);
-        bool in_ram = kinds[i].resident == 4 || !kinds[i].nvme;
+        bool in_ram = kinds[i].resident == 4 || kinds[i].resident == PLACE_RESIDENT_DEVICE ||
+                      !kinds[i].nvme; /* or on the device: not on the drive */
         kill_after(&run, 10, in_ram);
         if (!in_ram) {
             check_refused(&run, "another --out");

@@ -42,22 +42,31 @@ static int close_model(void **state)
     return 0;
 }
 
-/* Placements that differ in where planes are: none in RAM, some chunks, hi, all but v, all. */
-#define PLACEMENTS 6
+/* Placements that differ in where planes are: none in RAM, some chunks, hi, all but v, all; some
+ * chunks on the device, all there. */
+#define PLACEMENTS 8
 
 static void open_box(struct tiny_box *box, uint32_t placement, const char *name, bool create)
 {
-    static const int resident[PLACEMENTS] = {0, PLACE_RESIDENT_AUTO, 1, 2, 3, 4};
+    static const int resident[PLACEMENTS] = {
+        0, PLACE_RESIDENT_AUTO, 1, 2, 3, 4, PLACE_RESIDENT_DEVICE, PLACE_RESIDENT_DEVICE};
     struct place_spec spec;
     tiny_spec(&spec, &model);
     spec.resident_planes = resident[placement];
     spec.precision = placement % 2 ? PRECISION_BF16 : PRECISION_FP32;
-    spec.vram_budget = placement % 3 == 2 ? 64 * MIB : 0;
+    spec.vram_budget = placement % 3 == 2 || placement == 7 ? 64 * MIB : 0;
     if (placement == 1) {
         tiny_spec_shrink(&spec);
         spec.ram_budget += 800 * KIB;
     }
+    if (placement == 6)
+        spec.vram_budget = 2 * MIB;
     tiny_box_open(box, &model, &spec, name, create);
+    uint32_t on_device = box->place.choice.knob[KNOB_DEVICE], all = model.layout.chunk_count;
+    assert_in_range(on_device, placement == 7 ? all : placement == 6,
+                    placement == 7   ? all
+                    : placement == 6 ? all - 1
+                                     : 0);
 }
 
 static void must(int result, const struct err *err)
@@ -247,6 +256,10 @@ static uint8_t *randomize(struct tiny_box *box, uint64_t step)
             memcpy(exec_cell(&box->exec, box->memory.plane_ram.first + i), plane, bytes);
             continue;
         }
+        if (box->place.on_device[c]) {
+            memcpy(exec_cell(&box->exec, box->memory.plane_device.first + i), plane, bytes);
+            continue;
+        }
         struct tier_location at = tier_write_at(&box->tier, box->memory.plane_nvme.first + i);
         must(tier_transfer(&box->tier, box->ring, true, at, plane, bytes, &err), &err);
     }
@@ -342,7 +355,8 @@ static void test_committed_bytes(void **state)
         for (uint32_t c = 0; c < model.layout.chunk_count; c++)
             for (uint32_t i = 0; i < box.place.resident[c]; i++)
                 resident += layout_plane_bytes(&model.layout, model.layout.chunks[c].count, i);
-        assert_int_equal(written, resident);
+        uint64_t on_device = box.memory.content_bytes[TIER_DEVICE][CONTENT_STATE];
+        assert_int_equal(written, resident + on_device);
         assert_int_equal(resident, box.memory.content_bytes[TIER_RAM][CONTENT_STATE]);
         tiny_box_close(&box);
     }

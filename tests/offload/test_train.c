@@ -30,6 +30,10 @@
 /* ---- Placements -------------------------------------------------------------------------------
  */
 
+/* The placement's, the smallest that work (tiny_train_least), or such that a part of the state is
+ * on the device (tiny_train_part). */
+enum budgets { GIVEN, LEAST, PART };
+
 struct placement {
     const char *name;
     bool nvme;
@@ -38,26 +42,38 @@ struct placement {
     uint64_t prefetch;
     enum place_recompute recompute;
     uint64_t threads;
-    bool least; /* the smallest budgets that work, out of the refusals */
+    enum budgets budgets;
     uint64_t commit_every;
 };
 
 static const struct placement placements[] = {
-    {"all", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, false, 1},
-    {"recompute", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_ALL, 1, false, 9},
-    {"keep", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_NONE, 2, false, 9},
-    {"device", false, 64 * MIB, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, false, 9},
-    {"device-least", false, 64 * MIB, PLACE_RESIDENT_AUTO, 1, RECOMPUTE_NONE, 1, true, 9},
-    {"drive", true, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, false, 9},
-    {"drive-none", true, 0, 0, 1, RECOMPUTE_ALL, 1, true, 9},
-    {"drive-hi", true, 0, 1, 3, RECOMPUTE_NONE, 2, true, 9},
-    {"drive-lo", true, 0, 2, 2, RECOMPUTE_AUTO, 3, true, 9},
-    {"drive-m", true, 0, 3, 1, RECOMPUTE_NONE, 1, false, 9},
-    {"both", true, 64 * MIB, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 2, false, 9},
-    {"both-least", true, 64 * MIB, 0, 1, RECOMPUTE_NONE, 1, true, 1},
-    {"both-hi", true, 64 * MIB, 1, 3, RECOMPUTE_ALL, 3, true, 9},
-    {"both-all", true, 64 * MIB, 4, 3, RECOMPUTE_NONE, 1, true, 9},
+    {"all", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, GIVEN, 1},
+    {"recompute", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_ALL, 1, GIVEN, 9},
+    {"keep", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_NONE, 2, GIVEN, 9},
+    {"device", false, 64 * MIB, PLACE_RESIDENT_DEVICE, 0, RECOMPUTE_AUTO, 1, GIVEN, 9},
+    {"device-least", false, 64 * MIB, PLACE_RESIDENT_AUTO, 1, RECOMPUTE_NONE, 1, LEAST, 9},
+    {"drive", true, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, GIVEN, 9},
+    {"drive-none", true, 0, 0, 1, RECOMPUTE_ALL, 1, LEAST, 9},
+    {"drive-hi", true, 0, 1, 3, RECOMPUTE_NONE, 2, LEAST, 9},
+    {"drive-lo", true, 0, 2, 2, RECOMPUTE_AUTO, 3, LEAST, 9},
+    {"drive-m", true, 0, 3, 1, RECOMPUTE_NONE, 1, GIVEN, 9},
+    {"both", true, 64 * MIB, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 2, GIVEN, 9},
+    {"both-least", true, 64 * MIB, 0, 1, RECOMPUTE_NONE, 1, LEAST, 1},
+    {"both-hi", true, 64 * MIB, 1, 3, RECOMPUTE_ALL, 3, LEAST, 9},
+    {"both-all", true, 64 * MIB, 4, 3, RECOMPUTE_NONE, 1, LEAST, 9},
+    {"device-ram", false, 64 * MIB, 4, 0, RECOMPUTE_AUTO, 1, GIVEN, 9},
+    {"device-part", false, 64 * MIB, PLACE_RESIDENT_DEVICE, 0, RECOMPUTE_AUTO, 2, PART, 4},
 };
+
+static void train(struct tiny_run *run, const struct placement *p)
+{
+    if (p->budgets == LEAST)
+        tiny_train_least(run);
+    else if (p->budgets == PART)
+        tiny_train_part(run);
+    else
+        tiny_train(run);
+}
 
 static void apply(struct tiny_run *run, const struct placement *p)
 {
@@ -105,10 +121,7 @@ static void check_placements(enum precision precision, uint64_t accum)
         run.settings.accum = accum;
         run.settings.checkpoint_every = p->commit_every;
         apply(&run, p);
-        if (p->least)
-            tiny_train_least(&run);
-        else
-            tiny_train(&run);
+        train(&run, p);
         char *log = tiny_log(&run);
         if (i == 0) {
             expected = log;
@@ -118,9 +131,18 @@ static void check_placements(enum precision precision, uint64_t accum)
         free(log);
         /* It was a placement of its own indeed. */
         if (p->resident < PLANE_COUNT)
-            assert_int_equal(tiny_number(&run, 20, "ssd_read_bytes") > 0,
-                             p->resident != PLACE_RESIDENT_AUTO);
+            assert_int_equal(tiny_number(&run, 20, "ssd_read_bytes") > 0, p->resident >= 0);
         assert_int_equal(tiny_number(&run, 20, "h2d_bytes") > 0, p->vram_budget > 0);
+        int share = tiny_device_share(&run);
+        if (p->budgets == PART)
+            assert_in_range(share, 1, 99);
+        else if (p->resident == PLACE_RESIDENT_DEVICE)
+            assert_int_equal(share, 100);
+        else if (!p->vram_budget || p->resident >= 0)
+            assert_int_equal(share, 0);
+        /* Then nothing crosses but tokens, losses, sums of squares and flags. */
+        if (share == 100)
+            assert_true(tiny_number(&run, 20, "d2h_bytes") < 20000);
     }
     free(expected);
 }
@@ -168,7 +190,7 @@ static void test_clipping_matters(void **state)
 static void test_without_clipping(void **state)
 {
     (void)state;
-    static const uint32_t tried[] = {0, 6, 7, 10, 11, 12};
+    static const uint32_t tried[] = {0, 3, 6, 7, 10, 11, 12, 15};
     char *expected = NULL;
     for (size_t i = 0; i < ARRAY_COUNT(tried) + 1; i++) {
         const struct placement *p = &placements[tried[MAX(i, 1) - 1]];
@@ -183,10 +205,7 @@ static void test_without_clipping(void **state)
         for (uint64_t steps = 10; steps <= 20; steps += 10) {
             run.settings.steps = steps;
             run.settings.resume = steps > 10;
-            if (p->least)
-                tiny_train_least(&run);
-            else
-                tiny_train(&run);
+            train(&run, p);
         }
         char *log = tiny_log(&run);
         if (i == 0) {
@@ -206,7 +225,7 @@ static void test_without_clipping(void **state)
 static void test_tiles(void **state)
 {
     (void)state;
-    static const uint32_t tried[] = {0, 4, 6, 11, 13};
+    static const uint32_t tried[] = {0, 3, 4, 6, 11, 13, 15};
     char *expected = NULL;
     for (size_t i = 0; i < ARRAY_COUNT(tried); i++) {
         const struct placement *p = &placements[tried[i]];
@@ -219,10 +238,7 @@ static void test_tiles(void **state)
         run.settings.accum = 2;
         run.settings.steps = 3;
         apply(&run, p);
-        if (p->least)
-            tiny_train_least(&run);
-        else
-            tiny_train(&run);
+        train(&run, p);
         char *log = tiny_log(&run);
         if (expected) {
             assert_string_equal(log, expected);
@@ -307,16 +323,13 @@ static void check_wandering(enum precision precision, uint64_t accum, const char
         strcpy(drives[i], scratch_path(text));
     }
     for (uint64_t k = 0; k * 2 < 20; k++) {
-        const struct placement *p = &placements[(k * 5 + 3) % ARRAY_COUNT(placements)];
+        const struct placement *p = &placements[(k * 7 + 3) % ARRAY_COUNT(placements)];
         apply(&run, p);
         run.settings.ram_budget = GIB;
         run.settings.nvme = train_nvme(p->nvme ? drives[k % 2] : NULL);
         run.settings.steps = k * 2 + 2;
         run.settings.resume = k > 0;
-        if (p->least)
-            tiny_train_least(&run);
-        else
-            tiny_train(&run);
+        train(&run, p);
         /* The state has moved and left nothing behind. */
         assert_int_equal(files_in(drives[k % 2]), p->nvme);
         assert_int_equal(files_in(drives[1 - k % 2]), 0);
@@ -420,19 +433,20 @@ static void check_kept(const struct tiny_run *run, uint64_t step, const char *re
 static void test_evaluations_and_copies(void **state)
 {
     (void)state;
-    static const uint32_t tried[] = {0, 7, 11};
+    static const uint32_t tried[] = {0, 7, 11, 15};
     double val_loss = 0;
     for (size_t i = 0; i < ARRAY_COUNT(tried); i++) {
         struct tiny_run run;
         char name[64];
         snprintf(name, sizeof(name), "eval-%u", tried[i]);
         tiny_run_init(&run, name);
-        apply(&run, &placements[tried[i]]);
+        const struct placement *p = &placements[tried[i]];
+        apply(&run, p);
         snprintf(name, sizeof(name), "eval-reference-%u", tried[i]);
         char *reference = reference_log(&run, name);
         run.settings.eval_every = 5;
         run.settings.keep_every = 10;
-        tiny_train(&run);
+        train(&run, p);
         char *log = tiny_log(&run);
         check_log("eval", log, reference);
         assert_non_null(strstr(log, "commit 10 "));
@@ -465,12 +479,13 @@ static void train_alone(void *context)
     _exit(1);
 }
 
-static void test_not_finite(void **state)
+static void check_not_finite(const char *name, uint64_t vram_budget)
 {
-    (void)state;
     struct tiny_run run;
     uint64_t step, before;
-    tiny_run_init(&run, "infinite");
+    tiny_run_init(&run, name);
+    run.settings.vram_budget = vram_budget;
+    run.settings.resident_planes = vram_budget ? PLACE_RESIDENT_DEVICE : PLACE_RESIDENT_AUTO;
     run.settings.steps = 4;
     run.settings.checkpoint_every = 1;
     tiny_train(&run);
@@ -485,6 +500,13 @@ static void test_not_finite(void **state)
         fail_msg("%s", output);
     free(output);
     assert_true(tiny_hash(&run, &step) == before || step > 4);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    check_not_finite("infinite", 0);
+    check_not_finite("infinite-device", 64 * MIB);
 }
 
 /* ---- Memory -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ struct placement {
 
 static const struct placement placements[] = {
     {false, 0, PLACE_RESIDENT_AUTO, RECOMPUTE_AUTO, 1},
+    {false, 64 * MIB, PLACE_RESIDENT_DEVICE, RECOMPUTE_AUTO, 3},
     {true, 0, 0, RECOMPUTE_ALL, 2},
     {true, 0, 1, RECOMPUTE_NONE, 1},
     {true, 0, 3, RECOMPUTE_AUTO, 3},
@@ -89,7 +90,7 @@ static void test_without_clipping(void **state)
     (void)state;
     for (uint32_t kind = MOMENTS_BF16; kind < MOMENTS_KIND_COUNT; kind++) {
         char *expected = NULL;
-        for (size_t i = 0; i < 4; i++) {
+        for (size_t i = 0; i < 5; i++) {
             struct tiny_run run;
             char name[32];
             snprintf(name, sizeof(name), "clip-%zu", i);
@@ -162,7 +163,7 @@ static void test_drive_moves_less(void **state)
         struct err err;
         struct stat status;
         run_init(&run, "space", kind, PRECISION_FP32);
-        apply(&run, &placements[1]);
+        apply(&run, &placements[2]);
         tiny_train(&run);
         assert_int_equal(checkpoint_load(&manifest, run.run_dir, NULL, &err), 0);
         assert_int_equal(manifest.moments, kind);
@@ -188,7 +189,7 @@ static void test_another_kind_is_refused(void **state)
         struct err err;
         char option[64];
         run_init(&run, "refused", kind, PRECISION_FP32);
-        apply(&run, &placements[2]);
+        apply(&run, &placements[3]);
         run.settings.steps = 3;
         tiny_train(&run);
         run.settings.resume = true;

@@ -175,7 +175,7 @@ static void open_device(struct tiny_box *box, const struct place_spec *spec,
     }
     require(pool_open(&box->pool, "tiny", 1, false, &err), &err);
     require(kernels_cpu_open(&box->kernels, &setup.shape, setup.tensors, box->pool, &err), &err);
-    require(device_cpu_open(&box->device, box->kernels, &err), &err);
+    require(device_cpu_open(&box->device, box->kernels, box->pool, &err), &err);
 }
 
 void tiny_box_open_on(struct tiny_box *box, const struct tiny_model *model,
@@ -237,6 +237,12 @@ uint8_t *tiny_box_state(struct tiny_box *box)
             uint8_t *to = state + chunk->offset + layout_plane_offset(layout, chunk->count, p);
             if (p < box->place.resident[c]) {
                 memcpy(to, exec_cell(&box->exec, box->memory.plane_ram.first + i), bytes);
+                continue;
+            }
+            if (box->place.on_device[c]) {
+                uint8_t *stage = exec_cell(&box->exec, box->memory.state_stage.first);
+                exec_move_state(&box->exec, LANE_D2H, c, stage);
+                memcpy(to, stage + layout_plane_offset(layout, chunk->count, p), bytes);
                 continue;
             }
             struct tier_location at = tier_read_at(&box->tier, box->memory.plane_nvme.first + i);
@@ -366,6 +372,30 @@ void tiny_train_least(struct tiny_run *run)
             s->ram_budget = tiny_flag(err.message, "--ram-budget") + headroom();
     }
     fail_msg("no budget works: %s", err.message);
+}
+
+void tiny_train_part(struct tiny_run *run)
+{
+    struct train_settings *s = &run->settings;
+    struct err err;
+    s->resident_planes = PLACE_RESIDENT_DEVICE;
+    s->vram_budget = KIB;
+    if (train_run(s, &err) == 0)
+        fail_msg("%s: runs in no VRAM", run->run_dir);
+    s->vram_budget = tiny_flag(err.message, "--vram-budget") + MIB / 2;
+    tiny_train(run);
+}
+
+int tiny_device_share(const struct tiny_run *run)
+{
+    static const char label[] = "state on the device, and updated there: ";
+    struct err err;
+    char path[FILE_PATH_MAX];
+    require(file_join(path, run->run_dir, "plan.txt", &err), &err);
+    char *text = scratch_read(path), *found = strstr(text, label);
+    int share = found ? atoi(found + sizeof(label) - 1) : 0;
+    free(text);
+    return share;
 }
 
 /* Calls fn with every line of metrics.jsonl. */

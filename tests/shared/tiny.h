@@ -88,6 +88,10 @@ void tiny_train(struct tiny_run *run);
 /* Starts with budgets that are refused and takes what the refusals say until the run is accepted,
  * which must then succeed. settings.vram_budget 0 stays so. */
 void tiny_train_least(struct tiny_run *run);
+/* With a part of the state on the device: all that fits into little more VRAM than the least. */
+void tiny_train_part(struct tiny_run *run);
+/* How much of the state a run has on the device, in percent, by its plan.txt. */
+int tiny_device_share(const struct tiny_run *run);
 
 /* What a run has logged, as text: one line per step "step loss grad_norm", one per commit "commit
  * weights_hash", in the order of the file; freed with free. */

@@ -52,7 +52,7 @@ run "${big[@]}" --batch 65536 --out "$work/refused"
 refused "a micro-batch of more tokens than any" 1 '--batch 4096 or less'
 # What a tiny model needs is mostly the program itself, which differs by some 100 KiB from one start
 # to the next, and 95 % of that is too close to tell: refused and works, no more.
-refusal_of --ram-budget "gpt-tiny with an arena" "${tiny[@]}" --vram-budget 64M --ram-budget 1M
+refusal_of --ram-budget "gpt-tiny with an arena" "${tiny[@]}" --vram-budget 10M --ram-budget 1M
 tiny_least=$least
 
 # in_group NAME RAM VRAM ARGUMENT...: runs to the end inside a cgroup of RAM + VRAM.
@@ -78,7 +78,7 @@ in_group() {
     rm -rf "$run_dir"
 }
 [ -z "$tiny_least" ] ||
-    in_group "gpt-tiny at its least RAM in a cgroup" "$tiny_least" 64M "${tiny[@]}"
+    in_group "gpt-tiny at its least RAM in a cgroup" "$tiny_least" 10M "${tiny[@]}"
 [ -z "$mini_arena" ] || [ -z "$mini_least" ] ||
     in_group "gpt-mini at its least arena in a cgroup" "$mini_least" "$mini_arena" "${mini[@]}"
 

@@ -66,7 +66,7 @@ within=1
 traffic_case "fp32" --resident none --vram-budget 64M --precision fp32
 traffic_case "everything recomputed" --resident none --vram-budget 64M --recompute all
 # The smallest budgets spill gradients and activations too, and a little more keeps some of the state.
-for arguments in "--vram-budget 64M" "--vram-budget 8M --accum 3" "--precision fp32" "--recompute none"; do
+for arguments in "--vram-budget 10M" "--vram-budget 8M --accum 3" "--precision fp32" "--recompute none"; do
     run "${common[@]}" --nvme "$work/nvme" --out "$work/refused" $arguments --ram-budget 1M
     least=$(least_flag --ram-budget)
     traffic_case "least RAM, $arguments" $arguments --ram-budget "$least"

@@ -131,7 +131,7 @@ static void test_tmpfs(void **state)
 static void test_tiny(void **state)
 {
     (void)state;
-    run_in_little(TINY " --gpu rtx3060 --steps 2 --accum 2");
+    run_in_little(TINY " --gpu rtx3060 --vram-budget 14M --steps 2 --accum 2");
     assert_true(says("RTX 3060") && says("default figures"));
     assert_true(says("\npredicted ") && says("\n1  ") && says("\n2  ") && !says("\n3  "));
     assert_true(says("\nmedian ") && says("RAM held "));
@@ -141,12 +141,12 @@ static void test_tiny(void **state)
         assert_null(strstr(command_err(), "warning"));
 }
 
-static void test_precision_and_all_in_ram(void **state)
+static void test_precision_and_all_on_the_device(void **state)
 {
     (void)state;
-    run_in_little(TINY " --gpu rtx4090 --steps 1 --precision fp32");
+    run_in_little(TINY " --gpu rtx4090 --vram-budget 19M --steps 1 --precision fp32");
     command_must(bench_main, TINY " --gpu rtx4090 --steps 1 --ram-budget 1G");
-    assert_true(says("v 100 %") && !says("\nssd_read "));
+    assert_true(says("updated there: 100 %") && !says("\nssd_read "));
     check_drive_is_empty();
 }
 
@@ -193,7 +193,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_words), cmocka_unit_test(test_what_is_not_there),
         cmocka_unit_test(test_budgets),   cmocka_unit_test(test_tmpfs),
-        cmocka_unit_test(test_tiny),      cmocka_unit_test(test_precision_and_all_in_ram),
+        cmocka_unit_test(test_tiny),      cmocka_unit_test(test_precision_and_all_on_the_device),
         cmocka_unit_test(test_llama),     cmocka_unit_test(test_figures),
     };
     return cmocka_run_group_tests(tests, setup, NULL);

@@ -1,0 +1,351 @@
+#include "offload/plan_state.h"
+
+static const struct emit_about about_nothing = {PLAN_NONE, PLAN_NONE, PLAN_NONE};
+
+static struct emit_about about_chunk(uint32_t chunk)
+{
+    return (struct emit_about){PLAN_NONE, PLAN_NONE, chunk};
+}
+
+/* ---- Slots ---------------------------------------------------------------------------------- */
+
+static void slots_init(struct plan_slots *slots, uint32_t count)
+{
+    ASSERT(count <= PLAN_SLOTS_MAX);
+    slots->count = count;
+    slots->clock = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        slots->key[i] = PLAN_NONE;
+        slots->used[i] = 0;
+    }
+}
+
+/* The slot that holds key, or the least recently used one, which then belongs to key. */
+static uint32_t slots_take(struct plan_slots *slots, uint32_t key, bool *held)
+{
+    ASSERT(slots->count > 0);
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < slots->count; i++) {
+        if (slots->key[i] == key) {
+            best = i;
+            break;
+        }
+        if (slots->used[i] < slots->used[best])
+            best = i;
+    }
+    *held = slots->key[best] == key;
+    slots->key[best] = key;
+    slots->used[best] = ++slots->clock;
+    return best;
+}
+
+/* ---- Weights and updates -------------------------------------------------------------------- */
+
+/* The weights of a chunk whose state is on the device. */
+static void join_on_device(struct plan_state *state, uint32_t chunk, struct plan_cells target)
+{
+    uint32_t planes = state->place->spec.precision == PRECISION_BF16 ? 1 : 2;
+    struct plan_op *op = emit_start(state->emit, OP_DEVICE_JOIN, LANE_COMPUTE);
+    op->chunk = chunk;
+    emit_reads(op, emit_some(state->memory->plane_device, chunk * PLANE_COUNT, planes));
+    emit_writes(op, target);
+    emit_finish(state->emit);
+}
+
+/* The weights of any other. stage holds the chunk's spilled planes when an update has just made
+ * them; else what RAM does not hold is read. */
+static void load_from_host(struct plan_state *state, uint32_t chunk, struct plan_cells target,
+                           struct plan_cells stage)
+{
+    const struct place *place = state->place;
+    uint64_t count = place_host_count(place, chunk);
+    uint32_t planes = place->spec.precision == PRECISION_BF16 ? 1 : 2;
+    uint32_t resident = MIN(place->resident[chunk], planes);
+    bool bf16 = planes == 1;
+    if (resident < planes && !stage.count) {
+        struct plan_cells file =
+            emit_some(state->memory->plane_nvme, chunk * PLANE_COUNT + resident, planes - resident);
+        bool direct = bf16 && !state->memory->separate_device;
+        stage = direct ? target : emit_next(state->memory->state_stage, &state->next_stage);
+        uint64_t bytes =
+            emit_planes(state->emit, OP_READ, chunk, resident, planes - resident, stage);
+        emit_checksum(state->emit, OP_VERIFY, stage, file, bytes);
+        struct plan_op *verify = emit_last(state->emit);
+        verify->chunk = chunk;
+        verify->plane = (uint8_t)resident;
+        verify->plane_count = (uint8_t)(planes - resident);
+        /* At layer level a part of the chunk may be in RAM; of one chunk, all or nothing is. */
+        count -= direct ? bytes / 2 : 0;
+        if (!count)
+            return;
+    }
+    struct plan_cells planes_ram =
+        emit_some(state->memory->plane_ram, chunk * PLANE_COUNT, resident);
+    if (resident == planes)
+        stage = emit_none;
+    if (bf16 && state->memory->separate_device) {
+        emit_copy(state->emit, OP_COPY_H2D, resident ? planes_ram : stage, target, count * 2,
+                  about_chunk(chunk));
+        return;
+    }
+    struct plan_cells to = target;
+    if (state->memory->separate_device)
+        to = emit_next(state->memory->join_stage, &state->next_join);
+    struct plan_op *op = emit_start(state->emit, OP_JOIN, LANE_CPU);
+    op->chunk = chunk;
+    op->bytes = count * (bf16 ? 4 : 8);
+    emit_reads(op, planes_ram);
+    emit_reads(op, stage);
+    emit_writes(op, to);
+    emit_finish(state->emit);
+    if (state->memory->separate_device)
+        emit_copy(state->emit, OP_COPY_H2D, to, target, count * 4, about_chunk(chunk));
+}
+
+/* The compute weights of a chunk into `target` on the device. What the copy lane brings does not
+ * wait for what the compute lane does. */
+static void load_chunk(struct plan_state *state, uint32_t chunk, struct plan_cells target,
+                       struct plan_cells stage)
+{
+    ASSERT(!state->place->weights_in_place);
+    if (place_host_count(state->place, chunk))
+        load_from_host(state, chunk, target, stage);
+    if (place_device_count(state->place, chunk))
+        join_on_device(state, chunk, target);
+}
+
+/* A chunk's state on the device, through a stage, to the slot that a commit is made of. */
+static void commit_from_device(struct plan_state *state, uint32_t chunk)
+{
+    struct plan_cells planes =
+        emit_some(state->memory->plane_device, chunk * PLANE_COUNT, PLANE_COUNT);
+    struct plan_cells file = emit_some(state->memory->plane_nvme, chunk * PLANE_COUNT, PLANE_COUNT);
+    struct plan_cells stage = emit_next(state->memory->state_stage, &state->next_stage);
+    uint64_t bytes = emit_bytes(state->emit, planes);
+    emit_copy(state->emit, OP_COPY_D2H, planes, stage, bytes, about_chunk(chunk));
+    emit_last(state->emit)->plane_count = PLANE_COUNT;
+    emit_checksum(state->emit, OP_SUM, stage, file, bytes);
+    emit_last(state->emit)->chunk = chunk;
+    emit_last(state->emit)->plane_count = PLANE_COUNT;
+    emit_drive(state->emit, OP_WRITE, stage, file, bytes, about_chunk(chunk));
+    emit_last(state->emit)->plane_count = PLANE_COUNT;
+    emit_last(state->emit)->flags = OP_COMMITTED;
+}
+
+/* Applies a gradient on the device; no cells: the pending one. */
+static void update_on_device(struct plan_state *state, uint32_t chunk, struct plan_cells gradient)
+{
+    const struct plan_memory *memory = state->memory;
+    struct plan_op *op = emit_start(state->emit, OP_DEVICE_UPDATE, LANE_COMPUTE);
+    op->chunk = chunk;
+    emit_writes(op, emit_some(memory->plane_device, chunk * PLANE_COUNT, PLANE_COUNT));
+    emit_reads(op, gradient.count ? gradient : emit_one(memory->gradient_device, chunk));
+    emit_writes(op, memory->update_flags);
+    if (state->place->immediate)
+        emit_reads(op, memory->losses_host); /* behind OP_CHECK */
+    emit_finish(state->emit);
+    if (state->request.commit)
+        commit_from_device(state, chunk);
+}
+
+/* Applies a gradient where the rest of the state is, and writes what is spilled (and, in a commit,
+ * what is not). gradient is where backward has just put it, or no cells: then it is the pending
+ * one. Returns the stage with the new spilled planes, or no cells. */
+static struct plan_cells update_on_host(struct plan_state *state, uint32_t chunk,
+                                        struct plan_cells gradient)
+{
+    const struct place *place = state->place;
+    const struct plan_memory *memory = state->memory;
+    uint64_t count = place_host_count(place, chunk);
+    uint32_t resident = place->resident[chunk];
+    struct plan_cells stage = emit_none;
+    if (resident < PLANE_COUNT) {
+        stage = emit_next(memory->state_stage, &state->next_stage);
+        emit_planes(state->emit, OP_READ, chunk, resident, PLANE_COUNT - resident, stage);
+    }
+    if (!gradient.count && place->gradient_in_ram[chunk])
+        gradient = emit_one(memory->gradient_ram, chunk);
+    if (!gradient.count) {
+        gradient = emit_next(memory->gradient_stage, &state->next_gradient_stage);
+        emit_drive(state->emit, OP_READ, emit_one(memory->gradient_nvme, chunk), gradient,
+                   place_gradient_spilled(place, chunk), about_nothing);
+        emit_last(state->emit)->chunk = chunk;
+        emit_last(state->emit)->gradient = true;
+    }
+    struct plan_op *op = emit_start(state->emit, OP_UPDATE, LANE_CPU);
+    op->chunk = chunk;
+    op->bytes = 2 * layout_state_bytes(place->spec.layout, count) + count * place->gradient_bytes;
+    emit_writes(op, emit_some(memory->plane_ram, chunk * PLANE_COUNT, resident));
+    emit_writes(op, stage);
+    emit_reads(op, gradient);
+    if (place->immediate)
+        emit_reads(op, memory->losses_host); /* behind OP_CHECK */
+    emit_finish(state->emit);
+    if (stage.count)
+        emit_planes(state->emit, OP_WRITE, chunk, resident, PLANE_COUNT - resident, stage);
+    for (uint32_t p = 0; p < resident && state->request.commit; p++)
+        emit_committed(state->emit, chunk, p);
+    return stage;
+}
+
+/* The pending gradient of a chunk. Returns the stage with the new spilled planes, or no cells. */
+static struct plan_cells update_chunk(struct plan_state *state, uint32_t chunk)
+{
+    struct plan_cells stage = emit_none;
+    if (place_host_count(state->place, chunk))
+        stage = update_on_host(state, chunk, emit_none);
+    if (place_device_count(state->place, chunk))
+        update_on_device(state, chunk, emit_none);
+    return stage;
+}
+
+/* Brings chunks [first, first + count) to the device cells `target` (one each), updating them on
+ * the way when gradients are pending. */
+static void bring(struct plan_state *state, uint32_t first, uint32_t count,
+                  struct plan_cells target, bool update)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct plan_cells stage = update ? update_chunk(state, first + i) : emit_none;
+        if (!state->request.forward || state->place->weights_in_place)
+            continue;
+        load_chunk(state, first + i, emit_one(target, i), stage);
+    }
+}
+
+/* The cells in which kernels find the weights of chunks [first, first + count). In place, the hi
+ * planes are read; the range covers the other planes of these chunks too, which nothing else
+ * uses while the weights are. */
+static struct plan_cells in_place(const struct plan_state *state, uint32_t first, uint32_t count)
+{
+    const struct plan_memory *memory = state->memory;
+    return emit_some(memory->separate_device ? memory->plane_device : memory->plane_ram,
+                     first * PLANE_COUNT, count * PLANE_COUNT);
+}
+
+struct plan_cells plan_state_block(struct plan_state *state, uint32_t layer, bool update)
+{
+    uint32_t chunks = state->layout->block_chunks;
+    uint32_t first = state->layout->group_first_chunk[layer + 1];
+    struct plan_cells target = emit_none;
+    bool held = false;
+    if (!state->place->weights_in_place) {
+        uint32_t slot = slots_take(&state->blocks, layer, &held);
+        target = emit_some(state->memory->block_weights, slot * chunks, chunks);
+    }
+    ASSERT(!(held && update));
+    if (!held && (update || !state->place->weights_in_place))
+        bring(state, first, chunks, target, update);
+    return state->place->weights_in_place ? in_place(state, first, chunks) : target;
+}
+
+struct plan_cells plan_state_tile(struct plan_state *state, uint32_t tile, bool update)
+{
+    const struct layout_tile *t = &state->layout->tiles[tile];
+    struct plan_cells target = emit_none;
+    bool held = false;
+    if (!state->place->weights_in_place) {
+        uint32_t slot = slots_take(&state->tiles, tile, &held);
+        target = emit_some(state->memory->tile_weights, slot * state->layout->tile_chunks_max,
+                           t->chunk_count);
+    }
+    if (!held && (update || !state->place->weights_in_place))
+        bring(state, t->first_chunk, t->chunk_count, target, update);
+    return state->place->weights_in_place ? in_place(state, t->first_chunk, t->chunk_count)
+                                          : target;
+}
+
+struct plan_cells plan_state_fixed(struct plan_state *state, uint32_t first, uint32_t count,
+                                   struct plan_cells target, bool update)
+{
+    if (update || !state->place->weights_in_place)
+        bring(state, first, count, target, update);
+    return state->place->weights_in_place ? in_place(state, first, count) : target;
+}
+
+/* ---- Gradients ------------------------------------------------------------------------------ */
+
+/* Where a chunk's gradient waits, or is on its way to: in RAM. */
+static struct plan_cells host_gradient(struct plan_state *state, uint32_t chunk)
+{
+    return state->place->gradient_in_ram[chunk]
+               ? emit_one(state->memory->gradient_ram, chunk)
+               : emit_next(state->memory->gradient_stage, &state->next_gradient_stage);
+}
+
+/* Where the device stores a chunk's gradient; home: where it goes in RAM, or no cells. */
+static struct plan_cells stored_gradient(struct plan_state *state, uint32_t chunk,
+                                         struct plan_cells gradient, struct plan_cells home)
+{
+    if (!state->memory->separate_device)
+        return home;
+    if (!home.count && !state->place->immediate)
+        return emit_one(state->memory->gradient_device, chunk);
+    if (state->place->spec.precision != PRECISION_BF16)
+        return gradient;
+    return emit_next(state->memory->gradient_out, &state->next_gradient_out);
+}
+
+static void spill_gradient(struct plan_state *state, uint32_t chunk, struct plan_cells home)
+{
+    uint64_t bytes = place_gradient_spilled(state->place, chunk);
+    struct plan_cells file = emit_one(state->memory->gradient_nvme, chunk);
+    emit_checksum(state->emit, OP_SUM, home, file, bytes);
+    emit_last(state->emit)->chunk = chunk;
+    emit_drive(state->emit, OP_WRITE, home, file, bytes, about_nothing);
+    emit_last(state->emit)->chunk = chunk;
+    emit_last(state->emit)->gradient = true;
+}
+
+void plan_state_store(struct plan_state *state, uint32_t chunk, struct plan_cells gradient)
+{
+    const struct place *place = state->place;
+    const struct plan_memory *memory = state->memory;
+    uint64_t host = place_host_count(place, chunk), device = place_device_count(place, chunk);
+    struct plan_cells home = host ? host_gradient(state, chunk) : emit_none;
+    struct plan_cells stored = stored_gradient(state, chunk, gradient, home);
+    struct plan_op *op = emit_start(state->emit, OP_GRADIENT_STORE, LANE_COMPUTE);
+    op->chunk = chunk;
+    emit_reads(op, gradient);
+    emit_writes(op, stored);
+    emit_writes(op, memory->square_sums);
+    if (host && device && !place->immediate)
+        emit_writes(op, emit_one(memory->gradient_device, chunk)); /* of a coarse plan */
+    emit_finish(state->emit);
+    if (host && memory->separate_device)
+        emit_copy(state->emit, OP_COPY_D2H, stored, home, host * place->gradient_bytes,
+                  about_chunk(chunk));
+    if (place->immediate && host)
+        update_on_host(state, chunk, home);
+    if (place->immediate && device)
+        update_on_device(state, chunk, stored);
+    if (host && !place->immediate && !place->gradient_in_ram[chunk])
+        spill_gradient(state, chunk, home);
+}
+
+void plan_state_check(struct plan_state *state)
+{
+    const struct plan_memory *memory = state->memory;
+    if (!memory->update_flags.count)
+        return;
+    emit_copy(state->emit, OP_COPY_D2H, memory->update_flags, memory->update_flags_host,
+              (uint64_t)state->layout->chunk_count * sizeof(uint32_t), about_nothing);
+    struct plan_op *op = emit_start(state->emit, OP_CHECK_UPDATES, LANE_CPU);
+    /* As good as written, so that a commit waits for the verdict. */
+    emit_writes(op, memory->update_flags_host);
+    emit_finish(state->emit);
+}
+
+void plan_state_init(struct plan_state *state, struct emit *emit,
+                     const struct plan_request *request)
+{
+    const struct place *place = emit->place;
+    state->emit = emit;
+    state->place = place;
+    state->memory = emit->memory;
+    state->layout = emit->layout;
+    state->request = *request;
+    state->next_stage = state->next_join = state->next_gradient_stage = state->next_gradient_out =
+        0;
+    slots_init(&state->blocks, place->block_slots);
+    slots_init(&state->tiles, place->tile_slots);
+}
