@@ -390,7 +390,7 @@ void prep_state_close(struct prep *prep, bool ok)
     if (!ok && !prep->saved)
         file_remove_tree(prep->unfinished);
     else if (!ok && prep->begun)
-        log_line("What is done is kept. To go on: %s", prep->command);
+        fprintf(stderr, "What is done is kept. To go on: %s\n", prep->command); /* of any length */
     json_free(state->root);
     json_free(state->arguments);
     mem_free(state->stamps);
@@ -414,7 +414,7 @@ static int mark_files(struct prep *prep, struct prep_mark *mark, struct err *err
     for (int side = 0; code == 0 && side < SPLIT_SIDE_COUNT; side++)
         if (prep->writers[side] != NULL)
             code = shard_writer_mark(prep->writers[side], &mark->shards[side], err);
-    return code;
+    return code == 0 ? file_sync_dir(prep->out, err) : code;
 }
 
 static void mark_numbers(struct prep *prep, struct prep_mark *mark)
