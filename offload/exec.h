@@ -1,8 +1,8 @@
 /*
  * exec: what each op of a plan does: the table from op kinds to the device's kernels and copies,
- * and to updates and checksums on the CPU. Owns the arenas. Called by engine_real's lane threads,
- * one op of a lane at a time; two ops that run at the same moment never touch the same cell,
- * because the plan says so.
+ * and to updates and checksums on the CPU. Owns the arenas. Called by engine_real's threads, one op
+ * of a lane at a time; two ops that run at the same moment never touch the same cell, because the
+ * plan says so.
  */
 #ifndef SPILLWAY_OFFLOAD_EXEC_H
 #define SPILLWAY_OFFLOAD_EXEC_H

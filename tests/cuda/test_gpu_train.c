@@ -96,8 +96,10 @@ static void check_against_cpu(enum precision precision, double tolerance)
     snprintf(name, sizeof(name), "gpu-%d", precision);
     emulation_reset(1);
     init_gpu_run(&gpu, name, precision);
+    gpu.settings.replay = true; /* of times by the card's clock */
     train(&gpu, GIVEN);
     check_losses(&gpu, &cpu, tolerance);
+    assert_true(tiny_number(&gpu, STEPS, "replayed_s") > 0);
 }
 
 static void test_losses_are_those_of_the_cpu(void **state)
