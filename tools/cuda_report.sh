@@ -4,7 +4,7 @@
 # taken from PATH or CUDA_HOME/bin; without them that part says so.
 set -euo pipefail
 folder=$1 cuda=$2
-PATH=$PATH:$cuda/bin:$(echo build/cuda-tools/nvidia/*/bin) # tests/cuda/disassembler.sh
+PATH=$PATH:$cuda/bin:$(echo build/cuda-tools/nvidia/*/bin) # tools/cuda_disassembler.sh
 
 # "ARCH KERNEL REGISTERS STACK SPILL_STORES SPILL_LOADS" a line, names as a person writes them.
 kernels() {

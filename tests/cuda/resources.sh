@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 build=$(dirname "${SPILLWAY:-build/release/spillway}")
 objects=$build/cuda/nvcc/model/cuda
-PATH=$PATH:/usr/local/cuda/bin:$(echo build/cuda-tools/nvidia/*/bin) # disassembler.sh
+PATH=$PATH:/usr/local/cuda/bin:$(echo build/cuda-tools/nvidia/*/bin) # tools/cuda_disassembler.sh
 passed=0 failed=0 skipped=0
 
 result() {
@@ -43,7 +43,7 @@ else
     [ "$(grep -h -c 'bytes stack frame' "$objects"/gpu_attention.cu.o.ptxas)" -ge 7 ] && [ "$(spills)" -eq 0 ]
     result $? "no kernel spills or has a stack"
     if ! command -v cuobjdump >/dev/null || ! command -v nvdisasm >/dev/null; then
-        skip "cuobjdump or nvdisasm is not installed (tests/cuda/disassembler.sh): the machine code was not looked at"
+        skip "cuobjdump or nvdisasm is not installed (tools/cuda_disassembler.sh): the machine code was not looked at"
     else
         missing=
         for arch in sm_86 sm_90; do
