@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# cuda_disassembler.sh: CUDA's cuobjdump and nvdisasm for tests/cuda/resources.sh and tools/cuda_report.sh, where nvcc came without them: from
-# PyPI into build/cuda-tools. Does nothing where they are there already or there is no nvcc.
+# cuda_disassembler.sh: CUDA's cuobjdump and nvdisasm, for tests/cuda/resources.sh and tools/cuda_report.sh,
+# where nvcc came without them: from PyPI into build/cuda-tools. Does nothing where they are there already or
+# there is no nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin:$(echo build/cuda-tools/nvidia/*/bin)
