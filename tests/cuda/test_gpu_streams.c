@@ -127,7 +127,7 @@ static void walk_step(struct walk *w, struct outcome *outcome)
     outcome->loss = exec_loss(exec);
     outcome->norm = exec->gradient_norm;
     for (enum plan_lane lane = LANE_COMPUTE; lane <= LANE_D2H; lane++)
-        assert_in_range(result.busy_ns[lane], 1, result.end_ns - result.start_ns);
+        assert_true(result.busy_ns[lane] <= result.end_ns - result.start_ns);
     outcome->state = tiny_box_state(&w->box);
 }
 

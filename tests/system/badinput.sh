@@ -107,7 +107,10 @@ head -c 256M /dev/zero | tr '\0' '\1' >"$work/long.bin"
 "$spillway" prep "$work/long.bin" --format nanogpt --tokenizer "$work/data" --out "$work/d10" --save-every 0s \
     >"$work/out" 2>"$work/err" </dev/null &
 pid=$!
-until [ -e "$work/d10/train.tok.tmp" ] || ! kill -0 $pid 2>/dev/null; do :; done
+size=0
+until [ "${size:-0}" -gt 1000000 ] || ! kill -0 $pid 2>/dev/null; do
+    size=$(stat -c %s "$work/d10/train.tok.tmp" 2>/dev/null)
+done
 : >"$work/long.bin"
 status=0
 wait $pid || status=$?
