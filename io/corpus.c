@@ -364,7 +364,8 @@ int corpus_open(struct corpus *corpus, const struct corpus_settings *settings, s
         (struct corpus){.settings = *settings, .fd = -1, .total_known = true, .first_pass = true};
     corpus->unpack = unpack_new(&unpack);
     corpus->buffer = mem_alloc(BUFFER_BYTES, 1);
-    int code = tree_open(&corpus->tree, settings->inputs, settings->input_count, err);
+    int code =
+        tree_open(&corpus->tree, settings->inputs, settings->input_count, settings->leave_out, err);
     if (code == 0 && settings->spool_dir == NULL && names_stdin(&corpus->tree))
         code = err_set(err, ERR_INPUT, "standard input can be read only once");
     if (code == 0 && corpus->tree.has_folders)
@@ -554,6 +555,10 @@ static int next_of_spool(struct corpus *corpus, struct corpus_piece *piece, stru
 {
     struct spool_piece kept;
     int code = spool_read(corpus->spool, &kept, err);
+    if (code == 1 && kept.input >= corpus->settings.input_count)
+        return err_set(err, ERR_CORRUPT,
+                       "the text that was kept in %s is damaged: begin anew with --restart",
+                       corpus->settings.spool_dir);
     if (code == 1)
         *piece = (struct corpus_piece){kept.text, kept.bytes, kept.input, kept.first, kept.last};
     return code;
@@ -664,7 +669,7 @@ int corpus_seek(struct corpus *corpus, const struct corpus_position *position, s
 
 int corpus_sync(struct corpus *corpus, struct err *err)
 {
-    return corpus->spool != NULL && !corpus->reading_spool ? spool_sync(corpus->spool, err) : 0;
+    return corpus->spool != NULL ? spool_sync(corpus->spool, err) : 0;
 }
 
 static void restore_counts(struct corpus *corpus, const struct corpus_counts *counts,

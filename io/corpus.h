@@ -49,6 +49,7 @@ enum corpus_format {
 struct corpus_settings {
     const char *const *inputs; /* borrowed, with what they point to */
     size_t input_count;
+    const char *leave_out; /* a folder within an input that is no text (tree.h); NULL: none */
     enum corpus_format format;
     enum corpus_split split;
     const char *text_field; /* of JSON lines; NULL: "text" */

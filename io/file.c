@@ -242,7 +242,7 @@ int file_lock(int *fd, const char *dir, struct err *err)
 {
     char path[FILE_PATH_MAX], holder[64];
     *fd = -1;
-    if (file_join(path, dir, "lock", err) < 0)
+    if (file_join(path, dir, ".lock", err) < 0)
         return err->code;
     int lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (lock_fd < 0)

@@ -38,7 +38,7 @@ int file_open_direct(int *fd, const char *path, bool create, bool writable, stru
  * is met here and not in the middle of a run. */
 int file_allocate(int fd, const char *path, uint64_t bytes, struct err *err);
 
-/* Takes an exclusive lock on dir/lock that lives as long as the process (or until file_unlock).
+/* Takes an exclusive lock on dir/.lock that lives as long as the process (or until file_unlock).
  * Says which process holds it otherwise. */
 int file_lock(int *fd, const char *dir, struct err *err);
 void file_unlock(int fd); /* -1 is legal */

@@ -632,7 +632,8 @@ static int reopen_part(const char *path, uint64_t bytes, uint64_t at, int *fd, s
     struct stat status;
     int code = open_part(path, 0, fd, err);
     if (code == 0 && (fstat(*fd, &status) != 0 || (uint64_t)status.st_size < bytes))
-        code = err_set(err, ERR_CORRUPT, "%s is shorter than it was", path);
+        code =
+            err_set(err, ERR_CORRUPT, "%s is shorter than it was: begin anew with --restart", path);
     if (code == 0 && (ftruncate(*fd, (off_t)bytes) != 0 || lseek(*fd, (off_t)at, SEEK_SET) < 0))
         code = err_set_errno(err, errno, "cannot cut %s", path);
     return code;

@@ -84,8 +84,9 @@ int spool_reopen(struct spool **out, const char *dir, const char *name, uint64_t
         return fd;
     int code = 0;
     if (fstat(fd, &status) != 0 || (uint64_t)status.st_size < bytes)
-        code =
-            err_set(err, ERR_CORRUPT, "the text that was kept in %s is shorter than it was", dir);
+        code = err_set(
+            err, ERR_CORRUPT,
+            "the text that was kept in %s is shorter than it was: begin anew with --restart", dir);
     else if (ftruncate(fd, (off_t)bytes) != 0)
         code = err_set_errno(err, errno, "cannot cut the text that was kept in %s", dir);
     if (code != 0) {
@@ -161,8 +162,7 @@ int spool_write(struct spool *spool, const struct spool_piece *piece, struct err
 
 int spool_sync(struct spool *spool, struct err *err)
 {
-    ASSERT(!spool->reading);
-    int code = write_out(spool, err);
+    int code = spool->reading ? 0 : write_out(spool, err);
     if (code == 0 && fdatasync(spool->fd) != 0)
         code =
             err_set_errno(err, errno, "cannot bring the text kept in %s to the drive", spool->dir);
@@ -234,7 +234,10 @@ int spool_read(struct spool *spool, struct spool_piece *piece, struct err *err)
     if (code != 0)
         return code;
     memcpy(&header, spool->buffer + spool->start, sizeof(header));
-    ASSERT(header.bytes <= SPOOL_PIECE_MAX);
+    if (header.bytes > SPOOL_PIECE_MAX)
+        return err_set(err, ERR_CORRUPT,
+                       "the text that was kept in %s is damaged: begin anew with --restart",
+                       spool->dir);
     code = need(spool, sizeof(header) + header.bytes, err);
     if (code != 0)
         return code;

@@ -79,6 +79,13 @@ static int add_entry(struct tree *tree, struct folders *folders, const char *dir
     return 0;
 }
 
+static bool is_left_out(const struct tree *tree, int fd)
+{
+    struct stat status;
+    return tree->leave_inode != 0 && fstat(fd, &status) == 0 &&
+           status.st_dev == tree->leave_device && status.st_ino == tree->leave_inode;
+}
+
 static int read_folder(struct tree *tree, struct folders *folders, size_t index, uint32_t input,
                        struct err *err)
 {
@@ -90,10 +97,16 @@ static int read_folder(struct tree *tree, struct folders *folders, size_t index,
     }
     if (stream == NULL)
         return err_set_errno(err, errno, "cannot read the folder %s", dir);
-    int code = 0;
+    bool leave = is_left_out(tree, dirfd(stream));
+    int code = leave && index == 0
+                   ? err_set(err, ERR_INPUT,
+                             "%s is the folder that is written to: its own files would be taken "
+                             "for text; give another one to --out",
+                             dir)
+                   : 0;
     struct dirent *entry;
     errno = 0;
-    while (code == 0 && (entry = readdir(stream)) != NULL) {
+    while (code == 0 && !leave && (entry = readdir(stream)) != NULL) {
         code = add_entry(tree, folders, dir, entry, input, err);
         errno = 0;
     }
@@ -160,9 +173,15 @@ static int add_input(struct tree *tree, const char *path, uint32_t input, struct
     return 0;
 }
 
-int tree_open(struct tree *tree, const char *const *inputs, size_t input_count, struct err *err)
+int tree_open(struct tree *tree, const char *const *inputs, size_t input_count,
+              const char *leave_out, struct err *err)
 {
+    struct stat status;
     *tree = (struct tree){0};
+    if (leave_out != NULL && stat(leave_out, &status) == 0) {
+        tree->leave_device = status.st_dev;
+        tree->leave_inode = status.st_ino;
+    }
     int code = 0;
     for (size_t i = 0; code == 0 && i < input_count; i++)
         code = add_input(tree, inputs[i], (uint32_t)i, err);

@@ -117,10 +117,10 @@ static void set_segments(struct gpu_adamw *adamw, const struct update *update)
 {
     for (uint32_t s = 0; s < update->segment_count; s++) {
         const struct update_segment *from = &update->segments[s];
-        struct gpu_adamw_segment *last = &adamw->segments[adamw->segment_count - 1];
+        struct gpu_adamw_segment *last =
+            adamw->segment_count ? &adamw->segments[adamw->segment_count - 1] : NULL;
         adamw->count = (uint32_t)(from->first + from->count);
-        if (adamw->segment_count && last->first + last->count == from->first &&
-            last->decay == from->decay) {
+        if (last && last->first + last->count == from->first && last->decay == from->decay) {
             last->count += (uint32_t)from->count;
             continue;
         }

@@ -98,6 +98,17 @@ static double score_of(struct search *search, const struct place_limits *limits,
     return score;
 }
 
+/* Whether RAM and device hold all state and gradients, as they must where there is no drive. */
+static bool holds_all(const struct place *place, const struct place_choice *choice)
+{
+    uint32_t rest = place->spec.layout->chunk_count - choice->knob[KNOB_DEVICE];
+    for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
+        if (choice->knob[k] < rest)
+            return false;
+    return choice->knob[KNOB_GRADIENTS] >= MIN(place_knob_max(place, KNOB_GRADIENTS), rest) &&
+           choice->knob[KNOB_STASH] >= place_knob_max(place, KNOB_STASH);
+}
+
 /* Moves to a choice when it is better than where we are; whether it was. */
 static bool try_choice(struct search *search, const struct place_limits *limits,
                        const struct place_choice *choice)
@@ -105,6 +116,8 @@ static bool try_choice(struct search *search, const struct place_limits *limits,
     /* A drive that is too small for it is no choice, where another takes less of it. */
     place_measure(search->place, choice);
     if (search->place->nvme_bytes > search->place->spec.nvme_budget)
+        return false;
+    if (!search->place->spec.nvme && !holds_all(search->place, choice))
         return false;
     double score = score_of(search, limits, choice);
     if (score >= search->score * (1 - BETTER))
@@ -227,7 +240,7 @@ static void try_sample(struct search *search, const struct place_limits *limits,
 }
 
 /* State on the device, instead of what else would be there: some of it or all, in a spending that
- * is as good as any without and in the one that begins the search. */
+ * the descents ended in and in the one that begins the search. */
 static void try_device(struct search *search, const struct place_limits *limits)
 {
     uint32_t most = place_knob_max(search->place, KNOB_DEVICE);

@@ -15,8 +15,9 @@
 
 #include "offload/place.h"
 
-/* Simulations at most; the search ends before on any model that was tried. */
-#define PLACE_SEARCH_EVALUATIONS_MAX 400
+/* Simulations at most, of which most models need less than 400: what is tried last, trades, is what
+ * it cuts off. */
+#define PLACE_SEARCH_EVALUATIONS_MAX 600
 
 /* place has been place_init'ed and has a profile. choice: in: one that fits; out: the best of those
  * that write no more than most_per_day bytes (INFINITY: no limit), or, where none of them was

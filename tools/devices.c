@@ -62,7 +62,7 @@ int devices_card(const struct train_settings *settings, const struct profile *pr
         return result;
     if (profile->card.point_count && strcmp(profile->card.name, info.name) == 0) {
         *card = profile->card;
-        log_line("predictions begin from what bench measured of the %s", info.name);
+        log_line("predictions begin from this machine's profile of the %s", info.name);
         return 0;
     }
     const char *part = machine_card(info.name, info.vram_bytes, card);

@@ -142,7 +142,7 @@ static int finish_writers(struct prep *prep, struct err *err)
         struct shard_writer *writer = prep->writers[side];
         prep->writers[side] = NULL;
         if (side == SPLIT_VAL && !prep->has_val)
-            shard_writer_abort(writer);
+            shard_writer_leave(writer); /* until the mark says that all is written */
         else
             code = shard_writer_finish(writer, err);
     }
@@ -324,6 +324,7 @@ static int open_corpus(struct prep *prep, struct err *err)
         .split = prep->corpus_split,
         .text_field = prep->text_field,
         .pool = prep->pool,
+        .leave_out = prep->out,
         .spool_dir = prep->unfinished,
         .spool_name = prep_state_spool(prep),
         .ram_budget = prep->ram_budget,

@@ -209,8 +209,6 @@ static size_t quote(char *to, const char *word)
         if (*c == '\'')
             used += (size_t)sprintf(to + used, "'\\'");
         to[used++] = *c;
-        if (*c == '\'')
-            to[used++] = '\'';
     }
     if (!plain)
         to[used++] = '\'';

@@ -76,18 +76,18 @@ static void print_count(const char *label, uint64_t value, const char *note)
 static void warn_tally(const struct corpus_tally *tally, const char *one, const char *many)
 {
     if (tally->count > 0)
-        log_warn("%" PRIu64 " %s left out: %s", tally->count, tally->count == 1 ? one : many,
-                 tally->example);
+        log_warn("%" PRIu64 " %s left out%s: %s", tally->count, tally->count == 1 ? one : many,
+                 tally->count == 1 ? "" : ", such as", tally->example);
 }
 
 static void print_skipped(const struct corpus *corpus)
 {
-    warn_tally(&corpus->left[CORPUS_EMPTY], "empty file was", "empty files were, such as");
+    warn_tally(&corpus->left[CORPUS_EMPTY], "empty file was", "empty files were");
     warn_tally(&corpus->left[CORPUS_SKIPPED], "file is no text and was",
-               "files are no text and were, such as");
+               "files are no text and were");
     warn_tally(&corpus->left[CORPUS_UNREADABLE], "file cannot be read and was",
-               "files cannot be read and were, such as");
-    warn_tally(&corpus->left[CORPUS_DAMAGED], "rest of a file was", "rests of files were, such as");
+               "files cannot be read and were");
+    warn_tally(&corpus->left[CORPUS_DAMAGED], "rest of a file was", "rests of files were");
     if (corpus->fetch_failed)
         log_warn(
             "files were read one by one: this kernel has no io_uring, or an old one, or forbids "

@@ -9,6 +9,7 @@
 #include "io/stamp.h"
 #include "tools/commands.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,10 +37,22 @@ static void on_signal(int number)
     stop_signal = number;
 }
 
-/* A second one ends the program at once, as if there were no handler. */
-static void catch_signals(void)
+/* Standard input ends here: whoever waits for it would not look at the signal before there is more
+ * of it. Both calls may be made in a handler. */
+static void on_signal_at_stdin(int number)
 {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    int error = errno, nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (nothing >= 0)
+        (void)dup2(nothing, STDIN_FILENO);
+    stop_signal = number;
+    errno = error;
+}
+
+/* A second one ends the program at once, as if there were no handler. */
+static void catch_signals(bool reads_stdin)
+{
+    struct sigaction action = {.sa_handler = reads_stdin ? on_signal_at_stdin : on_signal,
+                               .sa_flags = (int)SA_RESETHAND};
     sigemptyset(&action.sa_mask);
     stop_signal = 0;
     sigaction(SIGINT, &action, NULL);
@@ -184,6 +197,8 @@ static void set_inputs(struct json_value *object, const struct prep *prep)
         snprintf(name, sizeof(name), "weight %zu", i + 1);
         if (prep->weights != NULL)
             set_text(object, name, "%.17g", prep->weights[i]);
+        else
+            json_set_string(object, name, "none");
     }
     set_text(object, "number of inputs", "%zu", prep->input_count);
 }
@@ -213,6 +228,7 @@ static struct json_value *arguments_of(const struct prep *prep)
 struct comparison {
     const struct prep *prep;
     const struct json_value *before;
+    bool learned; /* what words were counted in no longer matters */
     struct err *err;
 };
 
@@ -220,7 +236,8 @@ static int compare_argument(void *context, const char *name, const struct json_v
 {
     const struct comparison *comparison = context;
     const char *now = json_string(value), *was = json_get_string(comparison->before, name, "none");
-    return strcmp(was, now) == 0
+    bool may_differ = comparison->learned && strcmp(name, "--ram-budget") == 0;
+    return may_differ || strcmp(was, now) == 0
                ? 0
                : err_set(
                      comparison->err, ERR_INPUT,
@@ -266,7 +283,9 @@ static int compare_input(const struct prep *prep, size_t index, const struct jso
 
 static int compare(const struct prep *prep, const struct json_value *body, struct err *err)
 {
-    struct comparison comparison = {prep, json_get(body, "arguments"), err};
+    int64_t phase = json_get_int(json_get(body, "mark"), "phase", 0);
+    struct comparison comparison = {prep, json_get(body, "arguments"),
+                                    prep->tokenizer_path != NULL || phase >= PREP_TOKENIZING, err};
     int code = json_each(prep->state->arguments, compare_argument, &comparison);
     for (size_t i = 0; code == 0 && i < prep->input_count; i++)
         code = compare_input(prep, i, json_at(json_get(body, "inputs"), i), err);
@@ -282,7 +301,7 @@ static int take_stamps(struct prep *prep, struct err *err)
         stamp_take(state->stamps, prep->input_count, &prep->corpus.tree, prep->pool);
         return 0;
     }
-    int code = tree_open(&tree, prep->inputs, prep->input_count, err);
+    int code = tree_open(&tree, prep->inputs, prep->input_count, prep->out, err);
     if (code == 0)
         stamp_take(state->stamps, prep->input_count, &tree, prep->pool);
     tree_close(&tree);
@@ -347,10 +366,10 @@ int prep_state_open(struct prep *prep, struct err *err)
 {
     char path[FILE_PATH_MAX];
     struct prep_state *state = prep->state = mem_alloc(1, sizeof(*prep->state));
-    catch_signals();
     state->saved_ns = clock_ns();
     state->arguments = arguments_of(prep);
     prep->cannot_go_on = prep_state_spool(prep) == NULL;
+    catch_signals(prep->cannot_go_on);
     int code = state_path(prep, path, err);
     prep->saved = code == 0 && file_exists(path);
     if (code == 0)
@@ -384,11 +403,25 @@ int prep_state_tokenizer(struct prep *prep, struct err *err)
     return code;
 }
 
+/* The state first: what it speaks of may only be missing when it is gone. Nothing but what prep
+ * itself puts there, whoever else uses the folder's name. */
+static void remove_unfinished(const struct prep *prep)
+{
+    static const char *const parts[] = {STATE_FILE, STATE_FILE ".tmp", SPOOL_FILE,
+                                        DATASET_TOKENIZER_FILE, DATASET_TOKENIZER_FILE ".tmp"};
+    char path[FILE_PATH_MAX];
+    struct err ignored;
+    for (size_t i = 0; i < ARRAY_COUNT(parts); i++)
+        if (file_join(path, prep->unfinished, parts[i], &ignored) == 0)
+            (void)unlink(path);
+    (void)rmdir(prep->unfinished);
+}
+
 void prep_state_close(struct prep *prep, bool ok)
 {
     struct prep_state *state = prep->state;
     if (!ok && !prep->saved)
-        file_remove_tree(prep->unfinished);
+        remove_unfinished(prep);
     else if (!ok && prep->begun)
         fprintf(stderr, "What is done is kept. To go on: %s\n", prep->command); /* of any length */
     json_free(state->root);
@@ -509,7 +542,7 @@ void prep_state_discard(struct prep *prep)
                                         DATASET_VAL_FILE ".tmp", DATASET_VAL_FILE ".tmp.index"};
     char path[FILE_PATH_MAX];
     struct err ignored;
-    file_remove_tree(prep->unfinished);
+    remove_unfinished(prep);
     for (size_t i = 0; i < ARRAY_COUNT(parts); i++)
         if (file_join(path, prep->out, parts[i], &ignored) == 0)
             (void)unlink(path);

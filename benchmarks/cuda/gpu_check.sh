@@ -120,7 +120,7 @@ build_all() {
         wanted=("CUDA_WANTED=$arch")
     fi
     # Without what a make that runs this script hands down: it would build one file at a time.
-    limited 240 env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS make all cuda-real ${wanted[@]+"${wanted[@]}"} >>"$log" 2>&1
+    limited 240 env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS NO_INSTALL="${NO_INSTALL-1}" make all cuda-real ${wanted[@]+"${wanted[@]}"} >>"$log" 2>&1
     row "build with nvcc${arch:+ for sm_$arch}" "$(($(date +%s) - begin)) s" "" "" "$(verdict "see gpu-check.log")"
     [ "$status" -eq 0 ] || { tail -n 20 "$log" >&2 && close_table && exit 1; }
 }

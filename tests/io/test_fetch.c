@@ -55,7 +55,7 @@ static void test_all(void **state)
     scratch_write("many/005", large);
     mem_free(large);
     const char *inputs[] = {scratch_path("many"), scratch_path("many/001")};
-    assert_int_equal(tree_open(&tree, inputs, 2, &err), 0);
+    assert_int_equal(tree_open(&tree, inputs, 2, NULL, &err), 0);
     assert_int_equal(tree.file_count, FILES + 1);
     assert_int_equal(unlink(scratch_path("many/300")), 0);
     if (fetch_open(&fetch, &tree, &err) != 0) {

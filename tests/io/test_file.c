@@ -291,7 +291,7 @@ static void test_lock(void **state)
     close(pipe_fds[0]);
     close(pipe_fds[1]);
     assert_true(file_lock(&second, "/nonexistent", &err) < 0);
-    check_sentence(&err, ERR_SYSTEM, "/nonexistent/lock");
+    check_sentence(&err, ERR_SYSTEM, "/nonexistent/.lock");
 }
 
 /* ---- Whole files ---- */

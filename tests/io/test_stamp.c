@@ -21,7 +21,7 @@ static void take(struct stamp stamps[2], struct pool *pool)
     struct err err;
     struct tree tree;
     const char *const inputs[2] = {scratch_path("folder"), scratch_path("file")};
-    assert_int_equal(tree_open(&tree, inputs, 2, &err), 0);
+    assert_int_equal(tree_open(&tree, inputs, 2, NULL, &err), 0);
     stamp_take(stamps, 2, &tree, pool);
     tree_close(&tree);
 }

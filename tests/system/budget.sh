@@ -82,6 +82,17 @@ in_group() {
 [ -z "$mini_arena" ] || [ -z "$mini_least" ] ||
     in_group "gpt-mini at its least arena in a cgroup" "$mini_least" "$mini_arena" "${mini[@]}"
 
+# Without a drive RAM holds all state: just above the least that it takes, where giving state up for speed
+# would tempt the placement most.
+mini_alone=(plan --model gpt-mini --seq 256 --batch 4)
+run "${mini_alone[@]}" --ram-budget 100M
+refused "gpt-mini without a drive refuses a small --ram-budget" 1 '--ram-budget [0-9.]+[KMGT]?$'
+least=$(least_flag --ram-budget)
+for percent in 100 103 108 115 125; do
+    run "${mini_alone[@]}" --ram-budget $(($(bytes_of "$least") * percent / 100))
+    same "gpt-mini without a drive is placed in $percent % of the least RAM" $status 0
+done
+
 # The model whose state (1.4 GiB) fits into neither budget: a few short steps, and long ones in a soak.
 full=(train --data "$work/data" --nvme "$work/nvme" --model gpt2-124m)
 in_group "gpt2-124m in 900M + 500M" 900M 500M "${full[@]}" --seq 64 --batch 1 --steps 3

@@ -47,7 +47,7 @@ check "a run that moves takes its file along" test "$(ls "$work/nvme" | wc -l)" 
 # Another text and tokenizer: refused before anything of the run is touched.
 make_text "$work/text2" 150
 must prep "$work/text2" --out "$work/data2" --vocab-size 400
-sums() { (cd "$work/renamed" && find . -type f ! -name lock -exec sha256sum {} + | sort); }
+sums() { (cd "$work/renamed" && find . -type f ! -name .lock -exec sha256sum {} + | sort); }
 before=$(sums)
 run train --model gpt-tiny --data "$work/data2" --out "$work/renamed" --seq 32 --batch 2 --steps 8
 refused "a run is not begun anew by accident" 1 'already holds a run'

@@ -11,7 +11,7 @@ kills=${KILLS:-$([ -n "${SOAK:-}" ] && echo 50 || echo 6)}
 RANDOM=${SEED:-11}
 
 # The same files in both folders, and nothing else, but for the lock.
-same_data() { diff -r --exclude=lock "$1" "$2" >"$work/out"; }
+same_data() { diff -r --exclude=.lock "$1" "$2" >"$work/out"; }
 every=(0s 0.02s 0s 10s)
 
 # kill_case NAME ARGUMENT...
