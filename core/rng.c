@@ -148,19 +148,27 @@ AVX512 static void many_avx512(uint64_t seed, uint64_t stream, uint64_t first, u
 }
 #endif
 
+bool rng_many_by(enum rng_way way, uint64_t seed, uint64_t stream, uint64_t first,
+                 uint32_t words[4 * RNG_MANY])
+{
+    if (way == RNG_PLAIN)
+        many_plain(seed, stream, first, words);
+#if defined(__x86_64__)
+    else if (way == RNG_AVX2 && __builtin_cpu_supports("avx2"))
+        many_avx2(seed, stream, first, words);
+    else if (way == RNG_AVX512 && __builtin_cpu_supports("avx512dq"))
+        many_avx512(seed, stream, first, words);
+#endif
+    else
+        return false;
+    return true;
+}
+
 void rng_many(uint64_t seed, uint64_t stream, uint64_t first, uint32_t words[4 * RNG_MANY])
 {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512dq")) {
-        many_avx512(seed, stream, first, words);
-        return;
-    }
-    if (__builtin_cpu_supports("avx2")) {
-        many_avx2(seed, stream, first, words);
-        return;
-    }
-#endif
-    many_plain(seed, stream, first, words);
+    for (int way = RNG_WAYS; way-- > 0;)
+        if (rng_many_by((enum rng_way)way, seed, stream, first, words))
+            return;
 }
 
 double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index)

@@ -6,6 +6,7 @@
 #ifndef SPILLWAY_CORE_RNG_H
 #define SPILLWAY_CORE_RNG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Streams keep the purposes apart. A tensor's initial values use RNG_STREAM_INIT + its index. */
@@ -24,6 +25,10 @@ uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t index);
  * of chance at every turn: some ten times as fast, by vectors. */
 #define RNG_MANY 64
 void rng_many(uint64_t seed, uint64_t stream, uint64_t first, uint32_t words[4 * RNG_MANY]);
+/* The same, in one of the ways that it chooses from; false where this CPU cannot. For tests. */
+enum rng_way { RNG_PLAIN, RNG_AVX2, RNG_AVX512, RNG_WAYS };
+bool rng_many_by(enum rng_way way, uint64_t seed, uint64_t stream, uint64_t first,
+                 uint32_t words[4 * RNG_MANY]);
 
 /* Uniform in [0, 1) with 53 random bits. */
 double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index);

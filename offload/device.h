@@ -62,6 +62,8 @@ struct device_join {
     void *weights;
     uint64_t count; /* padded parameters */
 };
+/* How the CPU makes one part (LAYOUT_PART_PARAMETERS) of it, any thread. */
+void device_cpu_join_part(const struct device_join *args, uint32_t part);
 
 struct device_copy {
     enum plan_lane lane; /* LANE_H2D or LANE_D2H */

@@ -49,16 +49,20 @@ static void update(struct device *device, const struct device_update *args)
              update_part_count(&args->update));
 }
 
-static void join_task(void *context, uint32_t part, uint32_t worker)
+void device_cpu_join_part(const struct device_join *args, uint32_t part)
 {
-    (void)worker;
-    const struct device_join *args = context;
     uint64_t first = part * LAYOUT_PART_PARAMETERS;
     uint64_t count = MIN(LAYOUT_PART_PARAMETERS, args->count - first);
     if (args->lo)
         float_join_many(args->hi + first, args->lo + first, (float *)args->weights + first, count);
     else
         memcpy((uint16_t *)args->weights + first, args->hi + first, count * sizeof(*args->hi));
+}
+
+static void join_task(void *context, uint32_t part, uint32_t worker)
+{
+    (void)worker;
+    device_cpu_join_part(context, part);
 }
 
 static void join(struct device *device, const struct device_join *args)

@@ -62,4 +62,20 @@ struct engine {
     uint64_t (*now_ns)(struct engine *engine);
 };
 
+/* What an op of a chained lane waits for on other such lanes: of each lane the last, which comes
+ * after the others; PLAN_NONE: nothing. */
+static inline void engine_find_behind(const struct engine *engine, const struct plan *plan,
+                                      uint32_t number, uint32_t behind[LANE_COUNT])
+{
+    const struct plan_op *op = &plan->ops[number];
+    for (uint32_t l = 0; l < LANE_COUNT; l++)
+        behind[l] = PLAN_NONE;
+    for (uint32_t i = 0; i < op->wait_count && engine->chained[op->lane]; i++) {
+        uint32_t on = plan->waits[op->first_wait + i], lane = plan->ops[on].lane;
+        if (engine->chained[lane] && lane != op->lane &&
+            (behind[lane] == PLAN_NONE || behind[lane] < on))
+            behind[lane] = on;
+    }
+}
+
 #endif

@@ -77,21 +77,6 @@ static void start(struct engine_model *model, uint32_t lane)
         start_work(model, op);
 }
 
-static void find_behind(const struct engine_model *model, struct engine_model_op *new)
-{
-    const struct plan *plan = model->plan;
-    const struct plan_op *op = &plan->ops[new->op];
-    const bool *chained = model->engine.chained;
-    for (uint32_t l = 0; l < LANE_COUNT; l++)
-        new->behind[l] = PLAN_NONE;
-    for (uint32_t i = 0; i < op->wait_count && chained[op->lane]; i++) {
-        uint32_t on = plan->waits[op->first_wait + i], lane = plan->ops[on].lane;
-        if (chained[lane] && lane != op->lane &&
-            (new->behind[lane] == PLAN_NONE || new->behind[lane] < on))
-            new->behind[lane] = on;
-    }
-}
-
 static void submit(struct engine *engine, uint32_t op)
 {
     struct engine_model *model = (struct engine_model *)engine;
@@ -101,7 +86,7 @@ static void submit(struct engine *engine, uint32_t op)
     struct engine_model_op *new =
         &lane->queue[(lane->first + lane->count) % ENGINE_MODEL_DEPTH_MAX];
     *new = (struct engine_model_op){.op = op};
-    find_behind(model, new);
+    engine_find_behind(engine, model->plan, op, new->behind);
     if (model->replay) {
         new->left_s = model->replay[op].work_s;
         new->cost.latency_s = model->replay[op].late_s;

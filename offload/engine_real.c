@@ -179,21 +179,11 @@ static void submit_transfer(struct engine_real *real, uint32_t number)
     ring_submit(real->ring, &transfer);
 }
 
-/* What is still in flight of what the op waits for on other chained lanes: of each lane the last,
- * which comes after the others. */
+/* What is still in flight of what the op waits for on other chained lanes. */
 static void find_after(const struct engine_real *real, struct feed *feed)
 {
-    const struct plan *plan = real->plan;
-    const struct plan_op *op = &plan->ops[feed->op];
     uint32_t last[LANE_COUNT];
-    for (uint32_t l = 0; l < LANE_COUNT; l++)
-        last[l] = PLAN_NONE;
-    for (uint32_t i = 0; i < op->wait_count; i++) {
-        uint32_t on = plan->waits[op->first_wait + i], lane = plan->ops[on].lane;
-        if (real->engine.chained[lane] && lane != op->lane &&
-            (last[lane] == PLAN_NONE || last[lane] < on))
-            last[lane] = on;
-    }
+    engine_find_behind(&real->engine, real->plan, feed->op, last);
     feed->after_count = 0;
     for (uint32_t l = 0; l < LANE_COUNT; l++) {
         const struct lane *lane = &real->lanes[l];

@@ -453,20 +453,10 @@ static void run_update(struct exec *exec, const struct plan_op *op)
         sums[p] = tier_join_sums(number, p, job.after.sums[p], parts);
 }
 
-struct join_job {
-    const uint16_t *hi;
-    const int16_t *lo;
-    float *out;
-    uint64_t count;
-};
-
-static void join_part(void *context, uint32_t task, uint32_t worker)
+static void join_task(void *context, uint32_t part, uint32_t worker)
 {
     (void)worker;
-    const struct join_job *job = context;
-    uint64_t first = task * LAYOUT_PART_PARAMETERS,
-             end = MIN(first + LAYOUT_PART_PARAMETERS, job->count);
-    float_join_many(job->hi + first, job->lo + first, job->out + first, end - first);
+    device_cpu_join_part(context, part);
 }
 
 static void run_join(struct exec *exec, const struct plan_op *op)
@@ -478,9 +468,9 @@ static void run_join(struct exec *exec, const struct plan_op *op)
         memcpy(at(exec, op, 2), planes[PLANE_HI], count * 2);
         return;
     }
-    struct join_job job = {(const uint16_t *)planes[PLANE_HI], (const int16_t *)planes[PLANE_LO],
-                           at(exec, op, 2), count};
-    pool_run(exec->cpu_pool, join_part, &job, (uint32_t)div_up(count, LAYOUT_PART_PARAMETERS));
+    struct device_join job = {(const uint16_t *)planes[PLANE_HI], (const int16_t *)planes[PLANE_LO],
+                              at(exec, op, 2), count};
+    pool_run(exec->cpu_pool, join_task, &job, (uint32_t)div_up(count, LAYOUT_PART_PARAMETERS));
 }
 
 static void run_verify(struct exec *exec, const struct plan_op *op)

@@ -222,36 +222,32 @@ static struct plan_cells in_place(const struct plan_state *state, uint32_t first
                      first * PLANE_COUNT, count * PLANE_COUNT);
 }
 
+/* The weights of these chunks in the slot of `slots` that is key's, in cells of `stride` a slot. */
+static struct plan_cells in_slot(struct plan_state *state, struct plan_slots *slots, uint32_t key,
+                                 struct plan_cells cells, uint32_t stride, uint32_t first,
+                                 uint32_t count, bool update)
+{
+    bool held;
+    if (state->place->weights_in_place)
+        return plan_state_fixed(state, first, count, emit_none, update);
+    uint32_t slot = slots_take(slots, key, &held);
+    struct plan_cells target = emit_some(cells, slot * stride, count);
+    ASSERT(!(held && update));
+    return held ? target : plan_state_fixed(state, first, count, target, update);
+}
+
 struct plan_cells plan_state_block(struct plan_state *state, uint32_t layer, bool update)
 {
     uint32_t chunks = state->layout->block_chunks;
-    uint32_t first = state->layout->group_first_chunk[layer + 1];
-    struct plan_cells target = emit_none;
-    bool held = false;
-    if (!state->place->weights_in_place) {
-        uint32_t slot = slots_take(&state->blocks, layer, &held);
-        target = emit_some(state->memory->block_weights, slot * chunks, chunks);
-    }
-    ASSERT(!(held && update));
-    if (!held && (update || !state->place->weights_in_place))
-        bring(state, first, chunks, target, update);
-    return state->place->weights_in_place ? in_place(state, first, chunks) : target;
+    return in_slot(state, &state->blocks, layer, state->memory->block_weights, chunks,
+                   state->layout->group_first_chunk[layer + 1], chunks, update);
 }
 
 struct plan_cells plan_state_tile(struct plan_state *state, uint32_t tile, bool update)
 {
     const struct layout_tile *t = &state->layout->tiles[tile];
-    struct plan_cells target = emit_none;
-    bool held = false;
-    if (!state->place->weights_in_place) {
-        uint32_t slot = slots_take(&state->tiles, tile, &held);
-        target = emit_some(state->memory->tile_weights, slot * state->layout->tile_chunks_max,
-                           t->chunk_count);
-    }
-    if (!held && (update || !state->place->weights_in_place))
-        bring(state, t->first_chunk, t->chunk_count, target, update);
-    return state->place->weights_in_place ? in_place(state, t->first_chunk, t->chunk_count)
-                                          : target;
+    return in_slot(state, &state->tiles, tile, state->memory->tile_weights,
+                   state->layout->tile_chunks_max, t->first_chunk, t->chunk_count, update);
 }
 
 struct plan_cells plan_state_fixed(struct plan_state *state, uint32_t first, uint32_t count,

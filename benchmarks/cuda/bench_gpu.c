@@ -88,9 +88,9 @@ static void give_back(void)
         cudaFree(pieces[--piece_count]);
 }
 
-static int wait_stream(void *context, struct err *err)
+static int wait_stream(void *waiting, struct err *err)
 {
-    (void)context;
+    (void)waiting;
     (void)err;
     must(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
     return 0;
@@ -102,7 +102,8 @@ static void time_pass(const char *name, bool bf16, int (*run)(void *, struct err
 {
     struct err err;
     double seconds;
-    must_do(gpu_rates_time(&(struct gpu_rates_work){run, wait_stream, args}, &seconds, &err), &err);
+    must_do(gpu_rates_time(&(struct gpu_rates_work){run, args, wait_stream, NULL}, &seconds, &err),
+            &err);
     tell(name, precision(bf16), bytes / seconds, "GB/s", memory_limit, "a copy within the card");
     give_back();
 }

@@ -76,9 +76,9 @@ static void box_empty(struct box *box)
     }
 }
 
-static int wait_box(void *context, struct err *err)
+static int wait_box(void *waiting, struct err *err)
 {
-    struct box *box = context;
+    struct box *box = waiting;
     cudaError_t error = cudaStreamSynchronize(box->stream);
     if (!error)
         error = cudaStreamSynchronize(box->other);
@@ -151,7 +151,7 @@ static int time_queue(const struct gpu_rates_work *work, uint32_t calls, double 
     for (uint32_t i = 0; i < calls && result == 0; i++)
         result = work->run(work->context, err);
     if (result == 0)
-        result = work->wait(work->context, err);
+        result = work->wait(work->waiting, err);
     *seconds = seconds_since(start_ns);
     return result;
 }
@@ -173,6 +173,36 @@ int gpu_rates_time(const struct gpu_rates_work *work, double *seconds, struct er
         best = fmin(best, span);
     }
     *seconds = best / calls;
+    return result;
+}
+
+static struct gpu_rates_work work_of(struct box *box, int (*run)(void *, struct err *),
+                                     void *context)
+{
+    return (struct gpu_rates_work){run, context, wait_box, box};
+}
+
+static int time_work(struct box *box, int (*run)(void *, struct err *), void *context,
+                     double *seconds, struct err *err)
+{
+    const struct gpu_rates_work work = work_of(box, run, context);
+    return gpu_rates_time(&work, seconds, err);
+}
+
+/* Takes twice as much memory for the work, and again, until it takes long enough. */
+static int size_up(struct box *box, int (*take_all)(void *, uint64_t, struct err *),
+                   const struct gpu_rates_work *work, struct err *err)
+{
+    int result = 0;
+    for (uint64_t bytes = BYTES_MIN; result == 0; bytes *= 2) {
+        double seconds = 0;
+        box_empty(box);
+        result = take_all(work->context, bytes, err);
+        if (result == 0)
+            result = time_queue(work, 1, &seconds, err);
+        if (seconds >= GPU_RATES_CALL_S || bytes >= BYTES_MAX)
+            break;
+    }
     return result;
 }
 
@@ -206,13 +236,9 @@ static int run_one_copy(void *context, struct err *err)
     return result ? result : wait_box(c->box, err);
 }
 
-static int wait_copies(void *context, struct err *err)
+static int take_copies(void *context, uint64_t bytes, struct err *err)
 {
-    return wait_box(((struct copies *)context)->box, err);
-}
-
-static int take_copies(struct copies *c, uint64_t bytes, struct err *err)
-{
+    struct copies *c = context;
     c->bytes = bytes;
     for (uint32_t i = 0; i < 2; i++) {
         c->device[i] = take(c->box, bytes, VALUES_FLOAT, err);
@@ -234,39 +260,20 @@ static int time_copies(struct copies *c, bool h2d, bool d2h, double *bytes_per_s
     double seconds;
     c->h2d = h2d;
     c->d2h = d2h;
-    int result =
-        gpu_rates_time(&(struct gpu_rates_work){run_copies, wait_copies, c}, &seconds, err);
+    int result = time_work(c->box, run_copies, c, &seconds, err);
     *bytes_per_s = (double)c->bytes / seconds;
-    return result;
-}
-
-/* Sizes are doubled until one copy up takes long enough. */
-static int size_copies(struct copies *c, struct err *err)
-{
-    int result = 0;
-    for (uint64_t bytes = BYTES_MIN; result == 0; bytes *= 2) {
-        double seconds = 0;
-        box_empty(c->box);
-        result = take_copies(c, bytes, err);
-        c->h2d = true;
-        c->d2h = false;
-        if (result == 0)
-            result =
-                time_queue(&(struct gpu_rates_work){run_copies, wait_copies, c}, 1, &seconds, err);
-        if (seconds >= GPU_RATES_CALL_S || bytes >= BYTES_MAX)
-            break;
-    }
     return result;
 }
 
 static int measure_link(struct gpu_rates_link *link, struct err *err)
 {
     struct box box;
-    struct copies copies = {.box = &box};
+    struct copies copies = {.box = &box, .h2d = true};
+    const struct gpu_rates_work up = work_of(&box, run_copies, &copies);
     int result = box_open(&box, err);
     *link = (struct gpu_rates_link){0};
     if (result == 0)
-        result = size_copies(&copies, err);
+        result = size_up(&box, take_copies, &up, err);
     if (result == 0)
         result = time_copies(&copies, true, false, &link->h2d_bytes_per_s, err);
     if (result == 0)
@@ -279,8 +286,7 @@ static int measure_link(struct gpu_rates_link *link, struct err *err)
     copies.h2d = true;
     copies.d2h = false;
     if (result == 0)
-        result = gpu_rates_time(&(struct gpu_rates_work){run_one_copy, wait_copies, &copies},
-                                &link->latency_s, err);
+        result = time_work(&box, run_one_copy, &copies, &link->latency_s, err);
     box_close(&box);
     return result;
 }
@@ -293,11 +299,6 @@ struct stream {
     double *sums;
     uint64_t bytes;
 };
-
-static int wait_stream(void *context, struct err *err)
-{
-    return wait_box(((struct stream *)context)->box, err);
-}
 
 static int run_inner_copy(void *context, struct err *err)
 {
@@ -326,8 +327,9 @@ static int run_launch(void *context, struct err *err)
     return error ? failed(error, "gpu_narrow", err) : 0;
 }
 
-static int take_stream(struct stream *s, uint64_t bytes, struct err *err)
+static int take_stream(void *context, uint64_t bytes, struct err *err)
 {
+    struct stream *s = context;
     s->bytes = bytes;
     s->from = take(s->box, bytes, VALUES_FLOAT, err);
     s->to = s->from ? take(s->box, bytes, VALUES_NONE, err) : NULL;
@@ -337,40 +339,22 @@ static int take_stream(struct stream *s, uint64_t bytes, struct err *err)
     return s->sums ? 0 : err->code;
 }
 
-static int size_stream(struct stream *s, struct err *err)
-{
-    int result = 0;
-    for (uint64_t bytes = BYTES_MIN; result == 0; bytes *= 2) {
-        double seconds = 0;
-        box_empty(s->box);
-        result = take_stream(s, bytes, err);
-        if (result == 0)
-            result = time_queue(&(struct gpu_rates_work){run_inner_copy, wait_stream, s}, 1,
-                                &seconds, err);
-        if (seconds >= GPU_RATES_CALL_S || bytes >= BYTES_MAX)
-            break;
-    }
-    return result;
-}
-
 static int measure_memory(struct gpu_rates_memory *memory, struct err *err)
 {
     struct box box;
     struct stream stream = {.box = &box};
+    const struct gpu_rates_work inner = work_of(&box, run_inner_copy, &stream);
     double copy_s = 1, store_s = 1;
     int result = box_open(&box, err);
     *memory = (struct gpu_rates_memory){0};
     if (result == 0)
-        result = size_stream(&stream, err);
+        result = size_up(&box, take_stream, &inner, err);
     if (result == 0)
-        result = gpu_rates_time(&(struct gpu_rates_work){run_inner_copy, wait_stream, &stream},
-                                &copy_s, err);
+        result = gpu_rates_time(&inner, &copy_s, err);
     if (result == 0)
-        result = gpu_rates_time(&(struct gpu_rates_work){run_store, wait_stream, &stream}, &store_s,
-                                err);
+        result = time_work(&box, run_store, &stream, &store_s, err);
     if (result == 0)
-        result = gpu_rates_time(&(struct gpu_rates_work){run_launch, wait_stream, &stream},
-                                &memory->launch_s, err);
+        result = time_work(&box, run_launch, &stream, &memory->launch_s, err);
     memory->copy_bytes_per_s = 2 * (double)stream.bytes / copy_s;
     memory->stream_bytes_per_s = 1.5 * (double)stream.bytes / store_s;
     box_close(&box);
@@ -385,11 +369,6 @@ struct square {
     struct gpu_product *product;
     void *a, *b, *c;
 };
-
-static int wait_square(void *context, struct err *err)
-{
-    return wait_box(((struct square *)context)->box, err);
-}
 
 static int run_square(void *context, struct err *err)
 {
@@ -431,7 +410,7 @@ static int time_square(uint32_t edge, bool bf16, double *flops_per_s, bool *last
     struct box box;
     struct square square = {.box = &box};
     double once = 0, each = 1;
-    const struct gpu_rates_work work = {run_square, wait_square, &square};
+    const struct gpu_rates_work work = work_of(&box, run_square, &square);
     int result = box_open(&box, err);
     if (result == 0)
         result = take_square(&square, edge, bf16, err);
@@ -471,11 +450,6 @@ struct rig {
     float *x_in, *x_out, *dx, *dy, *gradient, *tile_gradient, *running, *log_sum, *delta;
     uint32_t *targets;
 };
-
-static int wait_rig(void *context, struct err *err)
-{
-    return wait_box(((struct rig *)context)->box, err);
-}
 
 static int run_block_forward(void *context, struct err *err)
 {
@@ -660,8 +634,7 @@ static int time_rig(struct rig *r, struct gpu_rates_kernels *kernels, struct err
     double seconds[ARRAY_COUNT(runs)];
     double rows = r->rows, width = r->class->channels;
     for (size_t i = 0; i < ARRAY_COUNT(runs); i++) {
-        int result =
-            gpu_rates_time(&(struct gpu_rates_work){runs[i], wait_rig, r}, &seconds[i], err);
+        int result = time_work(r->box, runs[i], r, &seconds[i], err);
         if (result)
             return result;
     }

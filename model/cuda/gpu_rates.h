@@ -64,8 +64,9 @@ extern const struct gpu_rates_table gpu_rates_table;
  * the first call is not counted. */
 struct gpu_rates_work {
     int (*run)(void *context, struct err *err);
-    int (*wait)(void *context, struct err *err);
     void *context;
+    int (*wait)(void *waiting, struct err *err);
+    void *waiting;
 };
 int gpu_rates_time(const struct gpu_rates_work *work, double *seconds, struct err *err);
 

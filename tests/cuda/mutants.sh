@@ -72,7 +72,7 @@ stream-set-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/stream = gpu->stream
 stream-told-unreached@offload/engine_real.c@test_gpu_streams@s/lane->device->ops->reach\(lane->device, &mark, &time\);/time = (struct device_time){clock_ns(), clock_ns()};/
 stream-reached-at-begin@offload/gpu.c@test_gpu_streams@s/must_at\(cudaEventSynchronize\(events->end\)/must_at(cudaEventSynchronize(events->begin)/
 stream-told-before-given@offload/engine_real.c@test_gpu_streams@s/        device->ops->begin\(device, &feed->mark\);/        sem_post(&real->lanes[op->lane].work);\n$&/; s/(device->ops->end\(device, &feed->mark\);)\s*sem_post\(&real->lanes\[op->lane\].work\);/$1/
-stream-first-wait-alone@offload/engine_real.c@test_gpu_streams@s/last\[lane\] < on/last[lane] > on/
+stream-first-wait-alone@offload/engine.h:offload/engine_real.c@test_gpu_streams@s/behind\[lane\] < on/behind[lane] > on/
 stream-one-lane-alone@offload/engine_real.c@test_gpu_streams@s/feed->after\[feed->after_count\+\+\]/feed->after_count = 1, feed->after[0]/
 stream-marks-too-few@offload/engine_real.c@test_gpu_streams@s/(struct device_mark\)\{lane->which, )number/$1number % 2/
 sched-host-is-chained@offload/sched.c@test_gpu_streams@s/engine->chained\[from\] && engine->chained\[to\]/engine->chained[from]/

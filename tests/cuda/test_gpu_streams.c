@@ -26,16 +26,6 @@
 
 extern const struct gpu_plugin spillway_gpu_plugin;
 
-static const struct optim_settings optim = {.lr = 1e-2,
-                                            .min_lr = 1e-3,
-                                            .warmup_steps = 1,
-                                            .total_steps = 8,
-                                            .beta1 = 0.9,
-                                            .beta2 = 0.95,
-                                            .eps = 1e-8,
-                                            .weight_decay = 0.1,
-                                            .clip = 0.5};
-
 /* What streams have to do with: copies of activations or none, one micro-batch or two. */
 struct stream_case {
     uint32_t layers, accum, prefetch;
@@ -52,16 +42,11 @@ static const struct stream_case cases[] = {
 /* Tokens, and gradients of the step before. */
 static void load(struct tiny_box *box)
 {
-    const struct place_spec *spec = &box->place.spec;
     const struct plan_cells gradients = box->memory.gradient_ram;
-    uint32_t rows = spec->batch * spec->seq;
     for (uint32_t c = 0; c < gradients.count; c++)
         memset(exec_cell(&box->exec, gradients.first + c), 0x3b,
                box->memory.cells[gradients.first + c].bytes);
-    for (uint32_t m = 0; m < spec->accum; m++)
-        for (uint32_t i = 0; i < 2 * rows; i++)
-            exec_tokens(&box->exec, m)[i] =
-                (uint32_t)rng_below(7, RNG_STREAM_SAMPLE, m * 1000 + i, spec->config->vocab);
+    tiny_box_load_tokens(box, 7, 0);
 }
 
 struct outcome {
@@ -122,7 +107,7 @@ static void walk_step(struct walk *w, struct outcome *outcome)
     if (state_create(exec, w->box.ring, &w->model.tensors, 4, NULL, &err) != 0)
         fail_msg("%s", err.message);
     load(&w->box);
-    optim_step_init(&exec->step, &optim, 0, 0.25f);
+    optim_step_init(&exec->step, &tiny_optim, 0, 0.25f);
     sched_run(&w->sched, &w->plan, engine_real_engine(w->real), NULL, &result);
     outcome->loss = exec_loss(exec);
     outcome->norm = exec->gradient_norm;

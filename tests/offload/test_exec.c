@@ -22,32 +22,10 @@
 #define STEPS 3
 #define SEED  4
 
-static const struct optim_settings optim = {.lr = 1e-2,
-                                            .min_lr = 1e-3,
-                                            .warmup_steps = 1,
-                                            .total_steps = 8,
-                                            .beta1 = 0.9,
-                                            .beta2 = 0.95,
-                                            .eps = 1e-8,
-                                            .weight_decay = 0.1,
-                                            .clip = 0.5};
-
 struct outcome {
     double loss[STEPS], norm[STEPS];
     uint8_t *state; /* owned */
 };
-
-static void load_tokens(struct tiny_box *box, uint32_t step)
-{
-    const struct place_spec *spec = &box->place.spec;
-    uint32_t rows = spec->batch * spec->seq;
-    for (uint32_t m = 0; m < spec->accum; m++) {
-        uint32_t *tokens = exec_tokens(&box->exec, m);
-        for (uint32_t i = 0; i < 2 * rows; i++)
-            tokens[i] = (uint32_t)rng_below(SEED, RNG_STREAM_SAMPLE, (step * 8 + m) * 1000 + i,
-                                            spec->config->vocab);
-    }
-}
 
 /* The plans of a run: the first step, later ones, what is left at the end. */
 enum { FIRST, STEADY, FLUSH, PLAN_COUNT };
@@ -74,19 +52,19 @@ static void walk(struct tiny_box *box, struct outcome *outcome)
     engine_real_reserve(real, op_max);
     sched_init(&sched, op_max);
     for (uint32_t step = 0; step < STEPS; step++) {
-        load_tokens(box, step);
+        tiny_box_load_tokens(box, SEED, step);
         if (!deferred)
-            optim_step_init(&box->exec.step, &optim, step, 1);
+            optim_step_init(&box->exec.step, &tiny_optim, step, 1);
         else if (step)
-            optim_step_init(&box->exec.step, &optim, step - 1,
-                            optim_clip_factor(&optim, outcome->norm[step - 1]));
+            optim_step_init(&box->exec.step, &tiny_optim, step - 1,
+                            optim_clip_factor(&tiny_optim, outcome->norm[step - 1]));
         sched_run(&sched, &plans[step ? STEADY : FIRST], engine_real_engine(real), NULL, &result);
         outcome->loss[step] = exec_loss(&box->exec);
         outcome->norm[step] = box->exec.gradient_norm;
     }
     if (deferred) {
-        optim_step_init(&box->exec.step, &optim, STEPS - 1,
-                        optim_clip_factor(&optim, outcome->norm[STEPS - 1]));
+        optim_step_init(&box->exec.step, &tiny_optim, STEPS - 1,
+                        optim_clip_factor(&tiny_optim, outcome->norm[STEPS - 1]));
         sched_run(&sched, &plans[FLUSH], engine_real_engine(real), NULL, &result);
     }
     outcome->state = tiny_box_state(box);
@@ -171,7 +149,7 @@ static void sweep(const struct tiny_model *model, enum precision precision, uint
     spec.ram_budget = GIB;
     compute(model, &spec, &expected);
     assert_true(expected.loss[0] > 5 && expected.loss[0] < 6.5);
-    assert_true(expected.loss[1] != expected.loss[0] && expected.norm[0] > optim.clip);
+    assert_true(expected.loss[1] != expected.loss[0] && expected.norm[0] > tiny_optim.clip);
     spec.nvme = true;
     for (int resident = PLACE_RESIDENT_AUTO; resident <= PLANE_COUNT; resident++)
         for (int recompute = RECOMPUTE_ALL; recompute <= RECOMPUTE_NONE; recompute++)

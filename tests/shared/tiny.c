@@ -224,6 +224,28 @@ void tiny_box_close(struct tiny_box *box)
     place_deinit(&box->place);
 }
 
+const struct optim_settings tiny_optim = {.lr = 1e-2,
+                                          .min_lr = 1e-3,
+                                          .warmup_steps = 1,
+                                          .total_steps = 8,
+                                          .beta1 = 0.9,
+                                          .beta2 = 0.95,
+                                          .eps = 1e-8,
+                                          .weight_decay = 0.1,
+                                          .clip = 0.5};
+
+void tiny_box_load_tokens(struct tiny_box *box, uint64_t seed, uint32_t step)
+{
+    const struct place_spec *spec = &box->place.spec;
+    uint32_t rows = spec->batch * spec->seq;
+    for (uint32_t m = 0; m < spec->accum; m++) {
+        uint32_t *tokens = exec_tokens(&box->exec, m);
+        for (uint32_t i = 0; i < 2 * rows; i++)
+            tokens[i] = (uint32_t)rng_below(seed, RNG_STREAM_SAMPLE, (step * 8 + m) * 1000 + i,
+                                            spec->config->vocab);
+    }
+}
+
 uint8_t *tiny_box_state(struct tiny_box *box)
 {
     const struct layout *layout = &box->model->layout;

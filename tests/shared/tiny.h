@@ -67,6 +67,11 @@ void tiny_box_open_on(struct tiny_box *box, const struct tiny_model *model,
                       const struct gpu_plugin *plugin);
 void tiny_box_close(struct tiny_box *box);
 
+/* What a few steps of a box are made of: settings that clip, and tokens by seed and step in all of
+ * its micro-batches. */
+extern const struct optim_settings tiny_optim;
+void tiny_box_load_tokens(struct tiny_box *box, uint64_t seed, uint32_t step);
+
 /* The current state, wherever its planes are: slot_bytes in the order of a slot of the state file.
  * Freed with mem_free. */
 uint8_t *tiny_box_state(struct tiny_box *box);

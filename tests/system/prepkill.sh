@@ -71,6 +71,7 @@ cp -r "$work/calm" "$work/tokens"
 kill_case "a compressed file and a folder with weights" "$work/lines.jsonl.gz:0.7" "$work/many:0.3" "${common[@]}"
 kill_case "a folder, with a tokenizer and another trainer's files" "$work/many" "$work/few" \
     --tokenizer "$work/tokens" --shard-format megatron --val-fraction 0.2
+kill_case "nothing to validate with" "$work/lines.jsonl" --vocab-size 600 --val-fraction 0
 kill_case "tokens of another trainer" "$work/tokens/train.bin" "$work/tokens/val.bin" --format nanogpt \
     --tokenizer "$work/tokens"
 
@@ -118,6 +119,30 @@ run $command
 check "the command that was printed ends well" test $status -eq 0
 check "and goes on where it was" grep -q "^Going on where a prep was ended" "$work/err"
 check "$last_name: as if nothing had been" same_data "$work/calm2" "$work/data"
+
+# Weights that are left out, a name with an apostrophe, and a folder of the same name as prep's own.
+weighted=("$work/lines.jsonl.gz" "$work/many")
+begin "${weighted[0]}:0.7" "${weighted[1]}:0.3" "${common[@]}"
+run prep "${weighted[@]}" "${common[@]}" --out "$work/data"
+refused "weights that are left out" 1 "weight 1 was 0.[0-9]* there and is none.*--restart"
+cp "$work/lines.jsonl" "$work/it's.jsonl"
+begin "$work/it's.jsonl" "${common[@]}"
+eval "run $(sed -n 's/^.*To go on: spillway //p' "$work/err")"
+check "a command with an apostrophe goes on" test $status -eq 0
+rm -rf "$work/data"
+mkdir -p "$work/data/unfinished"
+echo mine >"$work/data/unfinished/mine"
+must prep "${lines[@]}" --out "$work/data"
+check "what somebody else keeps in a folder named unfinished stays" grep -q mine "$work/data/unfinished/mine"
+# The folder that is written to may lie in the one that is read, and holds no text.
+mkdir "$work/whole" && cp "$work/lines.jsonl" "$work/whole"
+must prep "$work/whole" "${common[@]}" --out "$work/calm3"
+for again in first second; do
+    run prep "$work/whole" "${common[@]}" --out "$work/whole/data" --force
+    check "its own folder is no text of a prep, $again time" same_data "$work/calm3/train.tok" "$work/whole/data/train.tok"
+done
+run prep "$work/whole" "${common[@]}" --out "$work/whole"
+refused "the folder that is read is not written to" 1 "give another one to --out"
 
 # Replacing: what was there stays whole until there is something else.
 begin "$work/many" --force "${common[@]}"
