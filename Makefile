@@ -69,7 +69,7 @@ run: all
 	@tools/packages.sh demo
 	@tools/demo.sh $(B)/spillway $(B)/demo
 #: make test            all tests; make test TESTS=tests/core/test_pool.c runs some
-test: $(TEST_BINARIES) $(CUDA_BINARIES) $(CUDA_SCRIPTED) all
+test: $(TEST_BINARIES) $(CUDA_BINARIES) $(CUDA_SCRIPTED) $(BENCHMARK_BINARIES) all
 	@$(RUN_TESTS) $(CUDA_RUNS) $(TEST_RUNS)
 tests: $(TEST_BINARIES) $(CUDA_BINARIES) $(CUDA_SCRIPTED)
 #: make asan            all tests under the address and undefined-behaviour sanitizers

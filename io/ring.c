@@ -663,6 +663,8 @@ void ring_wake(struct ring *ring)
 
 /* ---- Small files ---- */
 
+#define WORKERS_MIN 64
+
 enum { STEP_OPEN, STEP_READ, STEP_CLOSE, STEPS };
 
 struct ring_files {
@@ -670,6 +672,7 @@ struct ring_files {
     struct ring_file *batch; /* borrowed */
     uint32_t count_max;
     uint32_t due; /* answers that are still to come */
+    bool widened; /* the thread that submits may have WORKERS_MIN */
 };
 
 int ring_files_open(struct ring_files **out, uint32_t count_max, struct err *err)
@@ -723,8 +726,25 @@ static void queue_file(struct ring_files *files, uint32_t index)
     files->due += STEPS;
 }
 
+/* Files whose folder is not cached are opened by the kernel's threads for the thread that submits:
+ * 4 a core, if not told otherwise, which is too few for a drive that answers many at once (2 cores
+ * and 8 threads: 30,000 cold files a second; 64: 52,000). Only a wish: it works without. */
+static void widen(struct ring_files *files)
+{
+    unsigned int workers[2] = {0, 0}; /* zeros ask; the second is for what is no file */
+    files->widened = true;
+    if (io_uring_register_iowq_max_workers(&files->uring, workers) != 0 ||
+        workers[0] >= WORKERS_MIN)
+        return;
+    workers[0] = WORKERS_MIN;
+    workers[1] = 0;
+    io_uring_register_iowq_max_workers(&files->uring, workers);
+}
+
 static void submit_files(struct ring_files *files)
 {
+    if (!files->widened)
+        widen(files);
     for (uint32_t failures = 0; io_uring_sq_ready(&files->uring) > 0; failures++) {
         int result = io_uring_submit(&files->uring);
         if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
