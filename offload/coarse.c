@@ -185,6 +185,10 @@ static void fill_chunk(const struct coarse *coarse, const struct place *fine,
     share->device = parameters_taken(
         coarse->fine, first, end, place_device_taken(fine, choice, first),
         place_device_taken(fine, choice, end - 1), place_device_taken(fine, choice, end));
+    share->streamed = parameters_taken(
+        coarse->fine, first, end, place_streamed_taken(fine, choice, first),
+        place_streamed_taken(fine, choice, end - 1), place_streamed_taken(fine, choice, end));
+    place->streamed[chunk] = share->streamed == c->count;
     place->on_device[chunk] = share->device == c->count;
     place->resident[chunk] = place->on_device[chunk] ? 0 : (uint8_t)resident;
     uint64_t taken = share->device + parameters_taken(coarse->fine, first, end,
@@ -216,6 +220,7 @@ void coarse_place(const struct coarse *coarse, const struct place *fine,
     uint32_t layers = place->spec.config->layers;
     place->resident = mem_alloc(layout->chunk_count, sizeof(*place->resident));
     place->on_device = mem_alloc(layout->chunk_count, sizeof(*place->on_device));
+    place->streamed = mem_alloc(layout->chunk_count, sizeof(*place->streamed));
     place->gradient_in_ram = mem_alloc(layout->chunk_count, sizeof(*place->gradient_in_ram));
     place->stash_in_ram = mem_alloc(layout->wpe_first_chunk, sizeof(*place->stash_in_ram));
     place->share = mem_alloc(layout->chunk_count, sizeof(*place->share));
@@ -242,6 +247,8 @@ void coarse_place(const struct coarse *coarse, const struct place *fine,
     if (place->state_stages)
         place->state_stages =
             MIN(measured.state_stages, MAX(3, (measured.state_stages + each / 2) / each));
+    if (place->stream_stages) /* for the same reason */
+        place->stream_stages = MAX(3, (measured.stream_stages + each / 2) / each);
     place->tiles_each = coarse->tiles_each;
     /* Tiles are fewer here: held is held, and else two are. */
     uint32_t tiles = layout_tile_count(layout), all = layout_tile_count(coarse->fine);

@@ -50,6 +50,14 @@ static double update_bytes(const struct about *a, double count)
     return count * (2 * state / whole + (double)a->plan->place->gradient_bytes);
 }
 
+/* Parameters of the op's chunk that the device updates or joins in the op. */
+static double device_count(const struct about *a)
+{
+    const struct place *place = a->plan->place;
+    return (double)(a->op->lane == LANE_COMPUTE ? place_device_count(place, a->op->chunk)
+                                                : place_streamed_count(place, a->op->chunk));
+}
+
 /* What a kernel that is bound by memory moves on the device. */
 static double stream_bytes(const struct about *a)
 {
@@ -74,10 +82,9 @@ static double stream_bytes(const struct about *a)
         return (double)layout->chunks[op->chunk].count *
                (4 + (double)a->plan->place->gradient_bytes);
     case OP_DEVICE_UPDATE:
-        return update_bytes(a, (double)place_device_count(a->plan->place, op->chunk));
+        return update_bytes(a, device_count(a));
     case OP_DEVICE_JOIN:
-        return (double)place_device_count(a->plan->place, op->chunk) * 2 *
-               (double)a->plan->place->weight_bytes;
+        return device_count(a) * 2 * (double)a->plan->place->weight_bytes;
     default:
         return 0;
     }
@@ -106,8 +113,7 @@ static double compute_s(const struct about *a)
         return flops / flops_per_s(a, PROFILE_HEAD_BACKWARD);
     case OP_DEVICE_UPDATE:
         if (a->profile->device.is_cpu)
-            return (double)place_device_count(a->plan->place, a->op->chunk) /
-                   update_rate(&a->profile->cpu, a->spec->layout->moments);
+            return device_count(a) / update_rate(&a->profile->cpu, a->spec->layout->moments);
         return stream_bytes(a) / a->profile->device.stream_bytes_per_s;
     default:
         return stream_bytes(a) / a->profile->device.stream_bytes_per_s;
@@ -123,6 +129,10 @@ static void cost_compute(struct cost *cost, const struct about *a)
         return;
     cost->cores = a->profile->cpu.cores;
     cost->ram_bytes = stream_bytes(a);
+    if (a->op->lane != LANE_COMPUTE) { /* a CPU's lane without its pool */
+        cost->work_s *= cost->cores;
+        cost->cores = 1;
+    }
 }
 
 static void cost_copy(struct cost *cost, const struct about *a)
@@ -169,7 +179,8 @@ static void cost_update(struct cost *cost, const struct about *a)
 {
     const struct place *place = a->plan->place;
     const struct profile_cpu *cpu = &a->profile->cpu;
-    double count = (double)place_host_count(place, a->op->chunk);
+    double count =
+        (double)(place_host_count(place, a->op->chunk) - place_streamed_count(place, a->op->chunk));
     double gradient = (double)place->gradient_bytes;
     cost->work_s = count / update_rate(cpu, a->spec->layout->moments) + checksums_s(a);
     cost->work_s += (double)place_gradient_spilled(place, a->op->chunk) / cpu->checksum_bytes_per_s;
@@ -225,10 +236,14 @@ static double ops_each(const struct about *a)
         return 1;
     double count = (double)a->spec->layout->chunks[op->chunk].count, whole = (double)op->bytes;
     double device = (double)place_device_count(place, op->chunk) / count;
+    double streamed = (double)place_streamed_count(place, op->chunk) / count;
+    bool copied = op->lane == LANE_H2D || op->lane == LANE_D2H;
     if (op->kind == OP_DEVICE_UPDATE || op->kind == OP_DEVICE_JOIN)
-        return place->share[op->chunk].chunks * device;
+        return place->share[op->chunk].chunks * device_count(a) / count;
     if (op->kind == OP_UPDATE)
-        return place->share[op->chunk].chunks * (1 - device);
+        return place->share[op->chunk].chunks * (1 - device - streamed);
+    if (op->plane_count && copied)
+        return place->share[op->chunk].chunks * streamed;
     if (op->plane_count) {
         /* Where a plane is on the drive, those after it are. */
         uint32_t last = op->plane + op->plane_count - 1u;
@@ -267,7 +282,7 @@ void cost_of(struct cost *cost, const struct profile *profile, const struct plan
     };
     *cost = (struct cost){0};
     ASSERT(op->lane < LANE_COUNT);
-    if (op->lane == LANE_COMPUTE)
+    if (op->lane == LANE_COMPUTE || op->kind == OP_DEVICE_UPDATE || op->kind == OP_DEVICE_JOIN)
         cost_compute(cost, &about);
     else if (op->lane == LANE_CPU)
         cost_cpu(cost, &about);

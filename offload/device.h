@@ -50,6 +50,7 @@ struct device_store {
 /* An update of a chunk whose state and gradient are the device's: the pointers in `update` to
  * planes and gradient are to its memory. Every device gives the bits that update_part gives. */
 struct device_update {
+    enum plan_lane lane; /* LANE_COMPUTE or LANE_D2H */
     struct update update;
     const void *maps; /* PLAN_MAPS_BYTES on the device; NULL unless moments are of 8 bits */
     uint32_t *flag;   /* on the device: set to 1 when something is no longer finite, never to 0 */
@@ -57,6 +58,7 @@ struct device_update {
 
 /* The compute weights of such a chunk: of hi alone its copy, with lo what both are in FP32. */
 struct device_join {
+    enum plan_lane lane; /* as of the update */
     const uint16_t *hi;
     const int16_t *lo; /* or NULL */
     void *weights;

@@ -34,6 +34,19 @@ static void gradient_store(struct device *device, const struct device_store *arg
            (args->padded_count - args->count) * args->element_bytes);
 }
 
+/* The pool is the compute lane's; another lane works by itself. */
+static void run_parts(struct device *device, enum plan_lane lane,
+                      void (*task)(void *context, uint32_t part, uint32_t worker), void *context,
+                      uint32_t count)
+{
+    if (lane == LANE_COMPUTE) {
+        pool_run(((struct device_cpu *)device)->pool, task, context, count);
+        return;
+    }
+    for (uint32_t part = 0; part < count; part++)
+        task(context, part, 0);
+}
+
 static void update_task(void *context, uint32_t part, uint32_t worker)
 {
     (void)worker;
@@ -45,8 +58,7 @@ static void update_task(void *context, uint32_t part, uint32_t worker)
 static void update(struct device *device, const struct device_update *args)
 {
     struct device_update job = *args;
-    pool_run(((struct device_cpu *)device)->pool, update_task, &job,
-             update_part_count(&args->update));
+    run_parts(device, args->lane, update_task, &job, update_part_count(&args->update));
 }
 
 void device_cpu_join_part(const struct device_join *args, uint32_t part)
@@ -68,8 +80,8 @@ static void join_task(void *context, uint32_t part, uint32_t worker)
 static void join(struct device *device, const struct device_join *args)
 {
     struct device_join job = *args;
-    pool_run(((struct device_cpu *)device)->pool, join_task, &job,
-             (uint32_t)div_up(args->count, LAYOUT_PART_PARAMETERS));
+    run_parts(device, args->lane, join_task, &job,
+              (uint32_t)div_up(args->count, LAYOUT_PART_PARAMETERS));
 }
 
 static void copy(struct device *device, const struct device_copy *args)

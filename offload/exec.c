@@ -52,9 +52,9 @@ static void fill_device(const struct exec *exec)
     const struct plan_memory *memory = exec->memory;
     const struct moments *moments = &exec->moments;
     struct device_copy copy = {.lane = LANE_H2D};
-    if (memory->update_flags.count) {
-        copy.to = exec_cell(exec, memory->update_flags.first);
-        copy.from = exec_cell(exec, memory->update_flags_host.first); /* a new arena's zeros */
+    for (uint32_t i = 0; i < memory->update_flags.count; i++) {
+        copy.to = exec_cell(exec, memory->update_flags.first + i);
+        copy.from = exec_cell(exec, memory->update_flags_host.first + i); /* a new arena's zeros */
         copy.bytes = exec->layout->chunk_count * sizeof(uint32_t);
         copy_and_wait(exec, &copy);
     }
@@ -307,45 +307,58 @@ static void run_gradient_store(struct exec *exec, const struct plan_op *op)
     exec->device->ops->gradient_store(exec->device, &args);
 }
 
+/* A plane of a chunk in the cells of the op's n-th use: one a plane, or one for its image, in which
+ * they lie back to back. */
+static uint8_t *plane_at(const struct exec *exec, const struct plan_op *op, uint32_t use,
+                         uint32_t plane)
+{
+    const struct plan_cells *cells = &op->uses[use].cells;
+    uint64_t count = exec->layout->chunks[op->chunk].count;
+    if (cells->count > 1)
+        return exec_cell(exec, cells->first + plane - op->plane);
+    return (uint8_t *)at(exec, op, use) + layout_plane_offset(exec->layout, count, plane);
+}
+
 static void run_device_update(struct exec *exec, const struct plan_op *op)
 {
     const struct plan_memory *memory = exec->memory;
     uint32_t chunk = op->chunk;
     struct device_update args = {
+        .lane = (enum plan_lane)op->lane,
         .update = update_of(exec, chunk),
         .maps = memory->moment_maps.count ? exec_cell(exec, memory->moment_maps.first) : NULL,
         .flag = (uint32_t *)at(exec, op, 2) + chunk,
     };
     for (uint32_t p = 0; p < PLANE_COUNT; p++)
-        args.update.plane[p] = exec_cell(exec, op->uses[0].cells.first + p);
+        args.update.plane[p] = plane_at(exec, op, 0, p);
     args.update.gradient = at(exec, op, 1);
     exec->device->ops->update(exec->device, &args);
 }
 
 static void run_device_join(struct exec *exec, const struct plan_op *op)
 {
-    uint32_t hi = op->uses[0].cells.first;
+    bool bf16 = exec->place->spec.precision == PRECISION_BF16;
     struct device_join args = {
-        .hi = exec_cell(exec, hi),
-        .lo = op->uses[0].cells.count > 1 ? exec_cell(exec, hi + 1) : NULL,
+        .lane = (enum plan_lane)op->lane,
+        .hi = (const uint16_t *)plane_at(exec, op, 0, PLANE_HI),
+        .lo = bf16 ? NULL : (const int16_t *)plane_at(exec, op, 0, PLANE_LO),
         .weights = at(exec, op, 1),
         .count = exec->layout->chunks[op->chunk].count,
     };
     exec->device->ops->join(exec->device, &args);
 }
 
-/* Planes lie apart on the device, and back to back in the image of the chunk. */
+/* Planes lie apart where they stay, and back to back in the image of the chunk that a stage holds.
+ */
 static void run_copy_planes(struct exec *exec, const struct plan_op *op)
 {
     uint64_t count = exec->layout->chunks[op->chunk].count;
-    uint8_t *image = at(exec, op, 1);
-    ASSERT(op->kind == OP_COPY_D2H && op->uses[0].cells.count == op->plane_count);
-    for (uint32_t i = 0; i < op->plane_count; i++) {
+    for (uint32_t p = op->plane; p < (uint32_t)op->plane + op->plane_count; p++) {
         struct device_copy args = {
-            .lane = LANE_D2H,
-            .to = image + layout_plane_offset(exec->layout, count, op->plane + i),
-            .from = exec_cell(exec, op->uses[0].cells.first + i),
-            .bytes = layout_plane_bytes(exec->layout, count, op->plane + i),
+            .lane = (enum plan_lane)op->lane,
+            .to = plane_at(exec, op, 1, p),
+            .from = plane_at(exec, op, 0, p),
+            .bytes = layout_plane_bytes(exec->layout, count, p),
         };
         exec->device->ops->copy(exec->device, &args);
     }
@@ -468,8 +481,13 @@ static void run_join(struct exec *exec, const struct plan_op *op)
         memcpy(at(exec, op, 2), planes[PLANE_HI], count * 2);
         return;
     }
-    struct device_join job = {(const uint16_t *)planes[PLANE_HI], (const int16_t *)planes[PLANE_LO],
-                              at(exec, op, 2), count};
+    struct device_join job = {
+        .lane = LANE_CPU,
+        .hi = (const uint16_t *)planes[PLANE_HI],
+        .lo = (const int16_t *)planes[PLANE_LO],
+        .weights = at(exec, op, 2),
+        .count = count,
+    };
     pool_run(exec->cpu_pool, join_task, &job, (uint32_t)div_up(count, LAYOUT_PART_PARAMETERS));
 }
 
@@ -499,10 +517,9 @@ static void run_sum(struct exec *exec, const struct plan_op *op)
         exec->tier->cell_sums[cell] = tier_cell_sum(cell, data, op->bytes);
         return;
     }
-    uint64_t count = exec->layout->chunks[op->chunk].count;
     for (uint32_t p = op->plane; p < (uint32_t)op->plane + op->plane_count; p++)
-        exec->tier->plane_sums[op->chunk * PLANE_COUNT + p] = tier_plane_sum(
-            exec->layout, op->chunk, p, data + layout_plane_offset(exec->layout, count, p));
+        exec->tier->plane_sums[op->chunk * PLANE_COUNT + p] =
+            tier_plane_sum(exec->layout, op->chunk, p, plane_at(exec, op, 0, p));
 }
 
 static void run_clip(struct exec *exec, const struct plan_op *op)
@@ -541,10 +558,12 @@ static void run_check(const struct exec *exec)
 
 static void run_check_updates(const struct exec *exec, const struct plan_op *op)
 {
-    const uint32_t *flags = at(exec, op, 0);
-    for (uint32_t c = 0; c < exec->layout->chunk_count; c++)
-        if (flags[c])
-            fail_update(exec, c);
+    for (uint32_t i = 0; i < op->uses[0].cells.count; i++) {
+        const uint32_t *flags = exec_cell(exec, op->uses[0].cells.first + i);
+        for (uint32_t c = 0; c < exec->layout->chunk_count; c++)
+            if (flags[c])
+                fail_update(exec, c);
+    }
 }
 
 static void run_commit(struct exec *exec)

@@ -110,6 +110,7 @@ static int make_spec(struct place_spec *spec, const struct forecast_request *req
         .one_slot = request->one_slot,
         .clip = request->clip,
         .resident_planes = request->resident_planes,
+        .update = request->update,
         .prefetch = request->prefetch,
         .recompute = request->recompute,
         .profile = request->profile,

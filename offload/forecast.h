@@ -39,6 +39,7 @@ struct forecast_request {
     bool nvme; /* the drives may be used */
     bool clip;
     int resident_planes; /* as in struct place_spec, all below */
+    enum place_update update;
     uint32_t prefetch;
     enum place_recompute recompute;
     uint64_t write_budget;

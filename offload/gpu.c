@@ -132,6 +132,7 @@ static void set_segments(struct gpu_adamw *adamw, const struct update *update)
 
 static void update(struct device *device, const struct device_update *args)
 {
+    struct gpu *gpu = gpu_of(device);
     const struct update *u = &args->update;
     const struct optim_step *s = u->step;
     struct gpu_adamw adamw = {
@@ -152,7 +153,7 @@ static void update(struct device *device, const struct device_update *args)
     struct err err;
     set_segments(&adamw, u);
     mem_library_enter();
-    must_run(kernels_cuda_adamw(gpu_of(device)->kernels, &adamw, &err), &err);
+    must_run(kernels_cuda_adamw(gpu->kernels, gpu->streams[args->lane], &adamw, &err), &err);
     mem_library_leave();
 }
 
@@ -163,10 +164,10 @@ static void join(struct device *device, const struct device_join *args)
     struct err err;
     mem_library_enter();
     if (args->lo)
-        must_run(kernels_cuda_join(gpu->kernels, &join_args, &err), &err);
+        must_run(kernels_cuda_join(gpu->kernels, gpu->streams[args->lane], &join_args, &err), &err);
     else
         must(cudaMemcpyAsync(args->weights, args->hi, args->count * sizeof(*args->hi),
-                             cudaMemcpyDeviceToDevice, gpu->streams[LANE_COMPUTE]),
+                             cudaMemcpyDeviceToDevice, gpu->streams[args->lane]),
              "cudaMemcpyAsync");
     mem_library_leave();
 }

@@ -41,7 +41,8 @@ const char *const place_knob_name[KNOB_COUNT] = {"prefetch",
                                                  "gradients",
                                                  "stash",
                                                  "block slots",
-                                                 "device state"};
+                                                 "device state",
+                                                 "streamed"};
 
 /* The smallest flag that works is stated with a little more than this run needs: what the program
  * itself takes varies by some hundred KiB from one start to the next. */
@@ -57,6 +58,17 @@ static uint32_t drive_depth(const struct place_spec *spec)
 {
     const struct profile_ssd *ssd = spec->profile ? &spec->profile->ssd : NULL;
     return engine_drive_depth(ssd ? ssd->queue_depth : 0, ssd ? ssd->count : 1);
+}
+
+/* A CPU that plays the device has nothing to spare for it. */
+static bool may_stream(const struct place_spec *spec)
+{
+    const struct profile_device *device = spec->profile ? &spec->profile->device : NULL;
+    bool all_in_ram = spec->resident_planes < 0 || spec->resident_planes == PLANE_COUNT;
+    bool wanted =
+        spec->update == UPDATE_DEVICE || (spec->update == UPDATE_AUTO && device && !device->is_cpu);
+    return wanted && spec->vram_budget > 0 && spec->clip && all_in_ram &&
+           (!device || device->count == 1);
 }
 
 /* Whether a knob means anything here, and how far it goes. */
@@ -108,6 +120,8 @@ uint32_t place_knob_max(const struct place *place, enum place_knob knob)
                        (!spec->profile || spec->profile->device.count == 1)
                    ? layout->chunk_count
                    : 0;
+    case KNOB_STREAMED:
+        return may_stream(spec) ? layout->chunk_count : 0;
     case KNOB_COUNT:
         break;
     }
@@ -214,6 +228,8 @@ static uint32_t limit(const struct place *place, const struct place_choice *choi
     if (knob > KNOB_HI && knob <= KNOB_V && choice->knob[knob - 1] < rest)
         return choice->knob[knob];
     bool counts_rest = (knob >= KNOB_HI && knob <= KNOB_V) || knob == KNOB_GRADIENTS;
+    if (knob == KNOB_STREAMED)
+        return MIN(most, place_streamable(place, choice));
     return counts_rest ? MIN(most, rest) : most;
 }
 
@@ -266,6 +282,11 @@ void place_spend(struct place *place, const struct place_limits *limits,
     static const enum place_knob after[] = {KNOB_TILES, KNOB_GRADIENTS, KNOB_STASH,
                                             KNOB_LO,    KNOB_M,         KNOB_V};
     place_least_choice(place, choice);
+    /* Room to stream through, before it is known how much will be. */
+    choice->knob[KNOB_STREAMED] = most[KNOB_STREAMED] > 0;
+    if (!place_measure(place, choice))
+        choice->knob[KNOB_STREAMED] = 0;
+    bool streams = choice->knob[KNOB_STREAMED];
     place_grow(place, choice, KNOB_PREFETCH, most[KNOB_PREFETCH]);
     /* Of the layers that neither device nor RAM will have: what it takes are rings. */
     place_grow(place, choice, KNOB_INNER_NVME, most[KNOB_INNER_NVME]);
@@ -291,6 +312,9 @@ void place_spend(struct place *place, const struct place_limits *limits,
     place_grow(place, choice, KNOB_DEVICE, most[KNOB_DEVICE]);
     for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
         place_grow(place, choice, k, UINT32_MAX);
+    choice->knob[KNOB_STREAMED] = 0;
+    if (streams)
+        place_grow(place, choice, KNOB_STREAMED, most[KNOB_STREAMED]);
 }
 
 void place_limits_init(const struct place *place, struct place_limits *limits)
@@ -302,6 +326,8 @@ void place_limits_init(const struct place *place, struct place_limits *limits)
     if (place->spec.prefetch)
         limits->most[KNOB_PREFETCH] = place->spec.prefetch - 1;
     limits->most[KNOB_INNER_NVME] = 0;
+    if (place->spec.update != UPDATE_DEVICE)
+        limits->most[KNOB_STREAMED] = 0;
 }
 
 /* ---- Refusals ---------------------------------------------------------------------------------
@@ -387,6 +413,7 @@ static void reserve(struct place *place)
         return;
     place->resident = mem_alloc(layout->chunk_count, sizeof(*place->resident));
     place->on_device = mem_alloc(layout->chunk_count, sizeof(*place->on_device));
+    place->streamed = mem_alloc(layout->chunk_count, sizeof(*place->streamed));
     place->gradient_in_ram = mem_alloc(layout->chunk_count, sizeof(*place->gradient_in_ram));
     place->stash_in_ram = mem_alloc(layout->wpe_first_chunk, sizeof(*place->stash_in_ram));
     place->x_where = mem_alloc(place->spec.config->layers, sizeof(*place->x_where));
@@ -413,6 +440,9 @@ void place_apply(struct place *place, const struct place_choice *choice)
             place_device_taken(place, choice, c + 1) > place_device_taken(place, choice, c);
         place->gradient_in_ram[c] =
             place_gradients_taken(place, choice, c + 1) > place_gradients_taken(place, choice, c);
+        place->streamed[c] =
+            place_streamed_taken(place, choice, c + 1) > place_streamed_taken(place, choice, c);
+        ASSERT(!place->streamed[c] || (planes == PLANE_COUNT && place->gradient_in_ram[c]));
     }
     for (uint32_t p = 0; p < PLANE_COUNT; p++)
         place->resident_plane_chunks[p] = before[p];
@@ -433,6 +463,11 @@ int place_choose(struct place *place, const struct place_spec *spec, struct err 
         return err_set(err, ERR_INPUT,
                        "--resident device wants one device with memory of its own: a card, or "
                        "--vram-budget");
+    if (spec->update == UPDATE_DEVICE && !place_knob_max(place, KNOB_STREAMED))
+        return err_set(err, ERR_INPUT,
+                       "--update device wants one device with memory of its own (a card, or "
+                       "--vram-budget), clipping (--clip above 0), and no part of the state kept "
+                       "out of RAM by --resident");
     if (spec->resident_planes >= 0 && spec->resident_planes < PLANE_COUNT && !spec->nvme)
         return err_set(err, ERR_INPUT,
                        "--resident keeps state out of RAM, but there is no drive for it: add "
@@ -458,6 +493,7 @@ void place_deinit(struct place *place)
 {
     mem_free(place->resident);
     mem_free(place->on_device);
+    mem_free(place->streamed);
     mem_free(place->gradient_in_ram);
     mem_free(place->stash_in_ram);
     mem_free(place->x_where);

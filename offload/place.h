@@ -8,6 +8,12 @@
  * memory of its own; not where the user says what of the state RAM holds (resident_planes >= 0),
  * nor with several devices, whose gradients meet in RAM.
  *
+ * A chunk that is wholly in RAM is updated by the CPU or streamed: copied to the device with its
+ * gradient, updated and joined there, and copied back. That takes its state over the link twice and
+ * RAM's bandwidth as the CPU's update does, but no core; so it pays where cores or the CPU's
+ * arithmetic bind and the link has room. Where state comes from a drive, the drive binds; and
+ * without clipping, updates would hold up the copies of backward: such chunks are never streamed.
+ *
  * The placement never touches the mathematics: the plan built from any two placements computes the
  * same bits. place_choose refuses budgets that cannot work, naming what takes the most and the
  * smallest flag that works. Pure; called by train, plan and the tests.
@@ -32,6 +38,10 @@ enum place_recompute { RECOMPUTE_AUTO, RECOMPUTE_ALL, RECOMPUTE_NONE };
 #define PLACE_RESIDENT_AUTO   (-1)
 #define PLACE_RESIDENT_DEVICE (-2)
 
+/* Who updates what is wholly in RAM: the planner decides; the CPU; as much as can be is streamed
+ * through the device. */
+enum place_update { UPDATE_AUTO, UPDATE_CPU, UPDATE_DEVICE };
+
 struct place_spec {
     const struct config *config; /* borrowed */
     const struct layout *layout; /* borrowed */
@@ -49,7 +59,8 @@ struct place_spec {
     bool nvme;           /* there is a folder for the NVMe tier */
     bool clip;           /* gradients are clipped by their global norm */
     int resident_planes; /* 0..4 forced, or PLACE_RESIDENT_... */
-    uint32_t prefetch;   /* layers ahead; 0: chosen (1 where memory is short, else 2) */
+    enum place_update update;
+    uint32_t prefetch; /* layers ahead; 0: chosen (1 where memory is short, else 2) */
     enum place_recompute recompute;
     /* What the device's kernels need of its memory (model/kernels.h: kernels_sizes); 0: what those
      * of the CPU need. */
@@ -63,6 +74,8 @@ enum place_where { WHERE_DEVICE, WHERE_RAM, WHERE_NVME, WHERE_RECOMPUTE };
  * read, update and write of different chunks wait for one another: 2 made the smallest placements
  * 1.5 times as slow as the drive allows. */
 #define PLACE_STATE_STAGES_MIN 4
+/* Chunks on their way through the device: one comes, one is updated, one goes, and one to spare. */
+#define PLACE_STREAM_STAGES 4
 
 /* What a placement is free to choose, each from 0 (the least memory) to place_knob_max. */
 enum place_knob {
@@ -86,6 +99,8 @@ enum place_knob {
     KNOB_BLOCK_SLOTS, /* blocks' weights held beyond those fetched ahead */
     KNOB_DEVICE,      /* chunks whose state and gradient are on the device; HI to V and GRADIENTS
                        * count chunks among the others, and all of them where there are fewer */
+    KNOB_STREAMED, /* chunks that are streamed, among those of which RAM holds all; none unless it
+                    * holds all gradients that wait */
     KNOB_COUNT
 };
 extern const char *const place_knob_name[KNOB_COUNT];
@@ -98,8 +113,9 @@ struct place_choice {
  * (offload/coarse.h). */
 struct place_share {
     uint64_t plane[PLANE_COUNT], gradient, stash;
-    uint64_t device; /* padded parameters whose state is on the device */
-    uint32_t chunks; /* how many it stands for */
+    uint64_t device;   /* padded parameters whose state is on the device */
+    uint64_t streamed; /* and that are streamed through it */
+    uint32_t chunks;   /* how many it stands for */
 };
 
 struct place {
@@ -113,6 +129,7 @@ struct place {
 
     uint8_t *resident;         /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
     bool *on_device;           /* owned; [chunk]: its whole state is there, and resident is 0 */
+    bool *streamed;            /* owned; [chunk]: resident is PLANE_COUNT */
     bool *gradient_in_ram;     /* owned; [chunk]; all false when updates are immediate */
     bool *stash_in_ram;        /* owned; [wte chunk] */
     uint8_t *x_where;          /* owned; [layer] enum place_where */
@@ -123,7 +140,7 @@ struct place {
 
     uint32_t block_slots, tile_slots, gradient_slots, tile_gradient_slots;
     uint32_t state_stages, join_stages, gradient_stages, gradient_outs, stash_stages;
-    uint32_t inner_slots, activation_stages;
+    uint32_t inner_slots, activation_stages, stream_stages;
 
     uint64_t ram_bytes, vram_bytes, nvme_bytes; /* arenas, and files on the drive */
     uint64_t resident_plane_chunks[PLANE_COUNT];
@@ -151,6 +168,14 @@ static inline uint64_t place_device_count(const struct place *place, uint32_t ch
 static inline uint64_t place_host_count(const struct place *place, uint32_t chunk)
 {
     return place->spec.layout->chunks[chunk].count - place_device_count(place, chunk);
+}
+
+/* Of these, those that are streamed; the CPU updates the others. */
+static inline uint64_t place_streamed_count(const struct place *place, uint32_t chunk)
+{
+    if (place->share)
+        return place->share[chunk].streamed;
+    return place->streamed[chunk] ? place->spec.layout->chunks[chunk].count : 0;
 }
 
 /* What of a chunk's plane, stored gradient or stashed gradient is on the drive. */
@@ -222,6 +247,10 @@ uint64_t place_plane_taken(const struct place *place, const struct place_choice 
                            uint32_t plane, uint32_t before);
 uint64_t place_gradients_taken(const struct place *place, const struct place_choice *choice,
                                uint32_t before);
+uint64_t place_streamed_taken(const struct place *place, const struct place_choice *choice,
+                              uint32_t before);
+/* Of how many chunks RAM holds all, so that they may be streamed. */
+uint32_t place_streamable(const struct place *place, const struct place_choice *choice);
 
 /* Which of `rest` chunks in a row are the `count` taken ones: spread evenly, so that no layer waits
  * longer for the drive than another. The number among the first `index` of them. */

@@ -46,6 +46,27 @@ static void add_weight(const struct place *place, uint32_t first, uint32_t count
     }
 }
 
+/* Unpadded parameters of a chunk that are streamed. */
+static uint64_t streamed_real(const struct place *place, uint32_t chunk)
+{
+    return MIN(place->spec.layout->chunks[chunk].real_count, place_streamed_count(place, chunk));
+}
+
+/* A streamed chunk comes with its gradient and goes; its weights are made there on the way. */
+static void add_streamed(const struct place *place, bool forward, struct place_least *least)
+{
+    const struct layout *layout = place->spec.layout;
+    for (uint32_t c = 0; c < layout->chunk_count; c++) {
+        uint64_t real = streamed_real(place, c), state = 0;
+        for (uint32_t p = 0; p < PLANE_COUNT && real; p++)
+            state += layout_least_bytes(layout, real, p);
+        least->h2d_bytes += state + real * place->gradient_bytes;
+        least->d2h_bytes += state;
+        if (forward)
+            least->h2d_bytes -= real * place->weight_bytes;
+    }
+}
+
 /* What passes over the tiles bring to a device that holds the last tile_slots of them. wte goes up
  * for the embedding, the head's tiles down and up again. Where they are the same, what the device
  * holds from one pass are the first of the next; a head of its own is brought whole on its way
@@ -107,8 +128,9 @@ static void add_gradients(const struct place *place, bool update, bool backward,
             least->d2h_bytes += host_real(place, c) * place->gradient_bytes;
     }
     /* What the device has updated says whether it is still finite. */
-    if ((update || (place->immediate && backward)) && place->choice.knob[KNOB_DEVICE])
-        least->d2h_bytes += (uint64_t)layout->chunk_count * sizeof(uint32_t);
+    uint32_t flag_runs = (place->choice.knob[KNOB_DEVICE] > 0) + (place->stream_stages > 0);
+    if (update || (place->immediate && backward))
+        least->d2h_bytes += flag_runs * (uint64_t)layout->chunk_count * sizeof(uint32_t);
     if (!backward || !layout->tied || place->tile_gradient_slots >= layout->tile_count)
         return;
     for (uint32_t c = 0; c < layout->wpe_first_chunk; c++) {
@@ -136,6 +158,8 @@ void place_least(const struct place *place, bool update, bool forward, bool back
             least->ssd_write_bytes += spilled(place, c, PLANE_COUNT);
         }
     add_gradients(place, update, backward, least);
+    if (update && !forward)
+        add_streamed(place, false, least);
     if (!forward)
         return;
     struct weight_cost cost = {0};
@@ -153,6 +177,8 @@ void place_least(const struct place *place, bool update, bool forward, bool back
     }
     least->ssd_read_bytes += cost.ssd;
     least->h2d_bytes += cost.h2d;
+    if (update)
+        add_streamed(place, true, least);
     uint64_t rows = (uint64_t)place->spec.batch * place->spec.seq * place->spec.accum;
     if (place->separate_device) {
         least->h2d_bytes += rows * 2 * 4;
@@ -237,6 +263,10 @@ void place_print_choice(const struct place *place, FILE *out)
     if (place->choice.knob[KNOB_DEVICE])
         fprintf(out, "  state on the device, and updated there: %.3g %%\n",
                 100.0 * place->choice.knob[KNOB_DEVICE] / layout->chunk_count);
+    uint64_t streamed = place_streamed_taken(place, &place->choice, layout->chunk_count);
+    if (streamed)
+        fprintf(out, "  state in RAM that is streamed through the device to be updated: %.3g %%\n",
+                100.0 * (double)streamed / layout->chunk_count);
     static const char *const names[] = {"on the device", "in RAM", "on NVMe", "recomputed"};
     for (int i = 0; i < 2; i++) {
         fprintf(out, "  %s of %u layers:", i ? "inner activations" : "inputs", layers);

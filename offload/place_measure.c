@@ -6,8 +6,8 @@
 
 #include "offload/plan.h"
 
-/* Where no state streams: what a commit brings from the device to the drive, two chunks at a time.
- */
+/* Where no state streams: what a commit brings from the device to the drive, two chunks at a time;
+ * and the way of the maps of moments to it. */
 #define COMMIT_STAGES 2
 
 /* One 8-byte entry for each 4 KiB page: what the kernel needs where huge pages are not granted. */
@@ -117,9 +117,10 @@ static void set_rings(struct place *place, const struct place_choice *choice,
                    knob[KNOB_STASH] < spec->layout->wpe_first_chunk;
     place->stash_stages = stashes ? 2 : 0;
     place->state_stages = spec->nvme && rest ? PLACE_STATE_STAGES_MIN + knob[KNOB_STATE_STAGES]
-                          : device           ? COMMIT_STAGES
-                                             : 0;
+                          : device || knob[KNOB_STREAMED] ? COMMIT_STAGES
+                                                          : 0;
     place->join_stages = separate && !bf16 && rest ? 2 + knob[KNOB_STATE_STAGES] / 2 : 0;
+    place->stream_stages = knob[KNOB_STREAMED] ? PLACE_STREAM_STAGES : 0;
     bool moved = inner->layers[WHERE_RAM] || inner->layers[WHERE_NVME];
     place->inner_slots = moved ? 2 : inner->layers[WHERE_RECOMPUTE] ? 1 : 0;
     bool staged = x->layers[WHERE_NVME] || inner->layers[WHERE_NVME];
@@ -174,6 +175,22 @@ uint64_t place_gradients_taken(const struct place *place, const struct place_cho
                               MIN(choice->knob[KNOB_GRADIENTS], all), all);
 }
 
+uint32_t place_streamable(const struct place *place, const struct place_choice *choice)
+{
+    uint64_t all = host_before(place, choice, place->spec.layout->chunk_count);
+    if (place->immediate || choice->knob[KNOB_GRADIENTS] < all)
+        return 0;
+    return (uint32_t)MIN(choice->knob[KNOB_V], all);
+}
+
+uint64_t place_streamed_taken(const struct place *place, const struct place_choice *choice,
+                              uint32_t before)
+{
+    uint64_t all = place_streamable(place, choice);
+    return place_taken_before(place_plane_taken(place, choice, PLANE_V, before),
+                              MIN(choice->knob[KNOB_STREAMED], all), all);
+}
+
 static uint64_t device_taken(const struct place *place, const struct place_choice *choice,
                              uint32_t which, uint32_t before)
 {
@@ -205,15 +222,19 @@ struct tiers {
     uint64_t bytes[TIER_COUNT];
 };
 
-/* Chunks on the device, with what their updates need there; returns their parameters. */
+/* Chunks on the device and on their way through it, with what their updates need there; returns the
+ * parameters of the former. */
 static uint64_t add_device_state(const struct place *place, const struct place_choice *choice,
                                  struct tiers *tiers)
 {
     const struct layout *layout = place->spec.layout;
     uint64_t before = 0, *device = &tiers->bytes[TIER_DEVICE];
     uint64_t flags = pages((uint64_t)layout->chunk_count * sizeof(uint32_t));
-    if (!choice->knob[KNOB_DEVICE])
+    uint64_t chunk = layout->chunk_count_max;
+    if (!choice->knob[KNOB_DEVICE] && !place->stream_stages)
         return 0;
+    *device += place->stream_stages *
+               (layout_state_bytes(layout, chunk) + pages(chunk * place->gradient_bytes));
     for (uint32_t r = 0; r < layout->run_count; r++) {
         const struct layout_run *run = &layout->runs[r];
         uint64_t after = place_device_taken(place, choice, run->first_chunk + run->chunk_count);
@@ -222,6 +243,7 @@ static uint64_t add_device_state(const struct place *place, const struct place_c
     }
     uint64_t count = taken_parameters(place, choice, device_taken, 0);
     *device += place->immediate ? 0 : count * place->gradient_bytes;
+    flags *= (choice->knob[KNOB_DEVICE] > 0) + (place->stream_stages > 0);
     *device += flags + (layout->moments == MOMENTS_8BIT ? pages(PLAN_MAPS_BYTES) : 0);
     tiers->bytes[TIER_RAM] += flags;
     return count;

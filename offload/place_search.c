@@ -18,6 +18,11 @@
  * moved at once (tests/offload/test_search.c). */
 #define SAMPLES  64
 #define DESCENTS 3
+/* How much is streamed is tried last, in the best that was found: a line of so many points, with
+ * halving steps around the best of them. */
+#define STREAMED_POINTS 4
+#define STREAMED_HALVES 3
+#define STREAMED_MOST   (STREAMED_POINTS + 2 * STREAMED_HALVES)
 /* And with state on the device, which is tried when it is known what is best without. */
 #define DEVICE_DESCENTS 1
 #define SEARCH_SEED     1
@@ -39,8 +44,8 @@ struct seen {
 struct search {
     struct place *place;
     struct coarse coarse;
-    struct seen seen[PLACE_SEARCH_EVALUATIONS_MAX];
-    uint32_t seen_count;
+    struct seen seen[PLACE_SEARCH_EVALUATIONS_MAX + STREAMED_MOST];
+    uint32_t seen_count, seen_max;
     struct place_choice best;
     double best_score, best_s, best_per_day;
     double most_per_day; /* bytes that may be written */
@@ -82,7 +87,7 @@ static double score_of(struct search *search, const struct place_limits *limits,
     for (uint32_t i = 0; i < search->seen_count; i++)
         if (memcmp(&search->seen[i].choice, choice, sizeof(*choice)) == 0)
             return search->seen[i].score;
-    if (search->seen_count == PLACE_SEARCH_EVALUATIONS_MAX)
+    if (search->seen_count == search->seen_max)
         return INFINITY;
     double seconds = simulate(search, choice, &traffic_s, &wear);
     double score = seconds + TRAFFIC_WEIGHT * traffic_s;
@@ -327,6 +332,46 @@ static void trade(struct search *search)
             }
 }
 
+/* ---- Who updates what is in RAM ---------------------------------------------------------------
+ */
+
+/* Room on the device for what is on its way, of what is there by choice. */
+static bool make_room(struct place *place, struct place_choice *choice)
+{
+    static const enum place_knob from[] = {KNOB_BLOCK_SLOTS, KNOB_INNER_DEVICE, KNOB_DEVICE,
+                                           KNOB_X_DEVICE};
+    for (size_t k = 0; k < ARRAY_COUNT(from); k++)
+        while (!place_measure(place, choice) && lower(choice, from[k], step_of(place, from[k], 64)))
+            ;
+    return place_measure(place, choice);
+}
+
+/* `count` of the chunks that can be are streamed, all else as in the best without. */
+static void try_streamed(struct search *search, const struct place_choice *without, uint32_t count)
+{
+    struct place_choice choice = *without;
+    choice.knob[KNOB_STREAMED] = count;
+    if (make_room(search->place, &choice))
+        try_choice(search, &search->limits, &choice);
+}
+
+static void stream(struct search *search)
+{
+    struct place_choice without = search->best;
+    uint32_t most = place_streamable(search->place, &without);
+    most = MIN(most, place_knob_max(search->place, KNOB_STREAMED));
+    search->seen_max += STREAMED_MOST;
+    for (uint32_t i = 1; i <= STREAMED_POINTS && most; i++)
+        try_streamed(search, &without, (uint32_t)((uint64_t)most * i / STREAMED_POINTS));
+    for (uint32_t i = 0, step = most / STREAMED_POINTS / 2; i < STREAMED_HALVES && step;
+         i++, step /= 2) {
+        uint32_t at = search->best.knob[KNOB_STREAMED];
+        if (at > step)
+            try_streamed(search, &without, at - step);
+        try_streamed(search, &without, MIN(at + step, most));
+    }
+}
+
 /* From so many of what was seen since the last descents, the best first. */
 static void descend_from_best(struct search *search, uint32_t count)
 {
@@ -348,6 +393,7 @@ double place_search(struct place *place, const struct place_limits *limits, doub
     search->most_per_day = most_per_day;
     search->best_per_day = INFINITY;
     search->best_score = search->score = INFINITY;
+    search->seen_max = PLACE_SEARCH_EVALUATIONS_MAX;
     coarse_init(&search->coarse, place->spec.layout);
     search->best = *choice;
     struct place_limits without = *limits;
@@ -365,6 +411,8 @@ double place_search(struct place *place, const struct place_limits *limits, doub
     search->at = search->best;
     search->score = search->best_score;
     trade(search);
+    if (place->spec.update == UPDATE_AUTO)
+        stream(search);
     *choice = search->best;
     place->predicted_s = search->best_s;
     place->evaluations = search->seen_count;

@@ -183,9 +183,11 @@ static int check_counts(const struct plan *plan, struct err *err)
         if (kind != OP_UPDATE && kind != OP_DEVICE_UPDATE)
             continue;
         updates[chunk]++;
-        if (plan->place->on_device[chunk] != (kind == OP_DEVICE_UPDATE))
-            result =
-                err_set(err, ERR_INPUT, "plan: op %u updates chunk %u where it is not", o, chunk);
+        bool streamed = plan->place->streamed[chunk];
+        bool there = plan->place->on_device[chunk] || streamed;
+        if (there != (kind == OP_DEVICE_UPDATE) || streamed != (plan->ops[o].lane == LANE_D2H))
+            result = err_set(err, ERR_INPUT, "plan: op %u updates chunk %u in the wrong place", o,
+                             chunk);
     }
     bool update = plan->place->immediate ? plan->backward : plan->update;
     for (uint32_t c = 0; c < layout->chunk_count && result == 0; c++)

@@ -44,8 +44,9 @@ enum plan_op_kind {
     OP_EMBED_BACKWARD,
     OP_POSITION_BACKWARD,
     OP_GRADIENT_STORE,
-    OP_DEVICE_UPDATE, /* AdamW on one chunk whose state is on the device */
-    OP_DEVICE_JOIN,   /* its compute weights from hi (and lo) */
+    OP_DEVICE_UPDATE, /* AdamW on one chunk whose state is on the device; of a streamed one, on the
+                       * d2h lane, since what follows is its copy out and the lane would wait */
+    OP_DEVICE_JOIN,   /* its compute weights from hi (and lo); on the same lane */
     /* copy lanes: uses[0] is the source, uses[1] the destination */
     OP_COPY_H2D,
     OP_COPY_D2H,
@@ -111,9 +112,13 @@ struct plan_memory {
     struct plan_cells plane_nvme;        /* [chunk * 4 + plane] */
     struct plan_cells plane_device;      /* [chunk * 4 + plane]; 0 bytes unless on the device */
     struct plan_cells gradient_device;   /* [chunk]; the same */
-    struct plan_cells update_flags;      /* 0 or 1: a word a chunk, not 0 once it is not finite */
-    struct plan_cells update_flags_host; /* 0 or 1: the same on the host */
+    struct plan_cells update_flags;      /* a word a chunk, not 0 once it is not finite: first those
+                                          * of chunks on the device, last of streamed ones, where
+                                          * there are any */
+    struct plan_cells update_flags_host; /* the same on the host */
     struct plan_cells moment_maps;       /* 0 or 1: PLAN_MAPS_BYTES */
+    struct plan_cells stream_stage;      /* ring on the device: states of streamed chunks, */
+    struct plan_cells stream_gradient;   /* and their gradients */
     struct plan_cells gradient_ram;      /* [chunk]; 0 bytes when spilled */
     struct plan_cells gradient_nvme;     /* [chunk]; 0 bytes when resident */
     struct plan_cells gradient_stage;    /* ring in RAM: gradients on their way to or from NVMe */
@@ -211,8 +216,8 @@ void plan_deinit(struct plan *plan);
 
 /* Proves: every wait is on an earlier op; every conflicting pair of uses of a cell is ordered; no
  * two cells of a tier overlap and all lie within its bytes; with update (or with
- * backward, where updates are immediate), every chunk is updated exactly once, and where its state
- * is; with backward, every chunk's gradient is stored exactly once. Returns 0 or
+ * backward, where updates are immediate), every chunk is updated exactly once, and where the
+ * placement says; with backward, every chunk's gradient is stored exactly once. Returns 0 or
  * ERR_INPUT with what is wrong (which is a bug: callers treat it as fatal). */
 int plan_check(const struct plan *plan, struct err *err);
 

@@ -21,6 +21,11 @@ struct builder {
     struct plan_state state;
     uint32_t next_stash_stage, next_x, next_inner, next_activation_stage;
     uint32_t *x_cell; /* [micro]: where the residual stream is now */
+    struct leaving {
+        bool waits;
+        uint32_t layer, micro;
+        struct plan_cells x, inner;
+    } leaving; /* of the block before */
 };
 
 static const struct emit_about about_nothing = {PLAN_NONE, PLAN_NONE, PLAN_NONE};
@@ -167,10 +172,39 @@ static struct plan_cells inner_home(struct builder *b, uint32_t layer, uint32_t 
     return emit_next(b->memory->inner_ring, &b->next_inner);
 }
 
+static void spill_block(struct builder *b, const struct leaving *leaving)
+{
+    uint32_t i = leaving->layer * accum(b) + leaving->micro;
+    spill_x(b, leaving->layer + 1, leaving->micro, leaving->x);
+    if (b->request.backward)
+        spill(b, b->place->inner_where[leaving->layer], leaving->inner,
+              emit_one(b->memory->inner_ram, i), emit_one(b->memory->inner_nvme, i),
+              b->place->inner_bytes, about_layer(leaving->layer, leaving->micro));
+}
+
+/* Where state is streamed, the last micro-batch's activations leave behind the next block's
+ * updates: these would wait for them on the d2h lane, and so for this block, although the device
+ * has nothing else to do for them. Nothing is written over before: a block's ops come later. */
+static void leave_block(struct builder *b, const struct leaving *leaving)
+{
+    if (b->place->stream_stages && b->request.update && leaving->micro == accum(b) - 1)
+        b->leaving = *leaving;
+    else
+        spill_block(b, leaving);
+}
+
+static void spill_waiting(struct builder *b)
+{
+    if (b->leaving.waits)
+        spill_block(b, &b->leaving);
+    b->leaving.waits = false;
+}
+
 static void build_block_forward(struct builder *b, uint32_t layer)
 {
     const struct plan_memory *memory = b->memory;
     struct plan_cells weights = plan_state_block(&b->state, layer, b->request.update);
+    spill_waiting(b);
     for (uint32_t m = 0; m < accum(b) && b->request.forward; m++) {
         struct plan_cells x_in = {b->x_cell[m], 1};
         struct plan_cells x_out = x_home(b, layer + 1, m);
@@ -186,11 +220,8 @@ static void build_block_forward(struct builder *b, uint32_t layer)
         emit_writes(op, memory->scratch);
         emit_finish(&b->emit);
         b->x_cell[m] = x_out.first;
-        spill_x(b, layer + 1, m, x_out);
-        uint32_t i = layer * accum(b) + m;
-        if (b->request.backward)
-            spill(b, b->place->inner_where[layer], inner, emit_one(memory->inner_ram, i),
-                  emit_one(memory->inner_nvme, i), b->place->inner_bytes, about_layer(layer, m));
+        struct leaving leaving = {true, layer, m, x_out, inner};
+        leave_block(b, &leaving);
     }
 }
 
@@ -488,6 +519,7 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
     build_embedding(b);
     for (uint32_t l = 0; l < layer_count(b); l++)
         build_block_forward(b, l);
+    spill_waiting(b);
     struct plan_cells final_weights = build_final_norm(b);
     if (b->layout->tied)
         build_commit(b);

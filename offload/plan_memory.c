@@ -119,15 +119,21 @@ static void add_device_state(struct plan_memory *memory, const struct place *pla
             any |= here;
         }
     ASSERT(!any || memory->separate_device);
+    uint32_t flag_runs = any + (place->stream_stages > 0);
+    any = flag_runs > 0;
     uint64_t each = place->immediate ? 0 : place->gradient_bytes, flags = chunks * sizeof(uint32_t);
     memory->gradient_device = (struct plan_cells){memory->cell_count, chunks};
     for (uint32_t c = 0; c < chunks; c++)
         add_cell(memory, TIER_DEVICE, CONTENT_GRADIENT,
                  place_device_count(place, c) ? layout->chunks[c].count * each : 0);
-    memory->update_flags = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, any, flags);
-    memory->update_flags_host = add_ring(memory, TIER_RAM, CONTENT_OTHER, any, flags);
+    memory->update_flags = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, flag_runs, flags);
+    memory->update_flags_host = add_ring(memory, TIER_RAM, CONTENT_OTHER, flag_runs, flags);
     memory->moment_maps = add_ring(memory, TIER_DEVICE, CONTENT_OTHER,
                                    any && layout->moments == MOMENTS_8BIT, PLAN_MAPS_BYTES);
+    memory->stream_stage = add_ring(memory, TIER_DEVICE, CONTENT_STAGING, place->stream_stages,
+                                    layout_state_bytes(layout, layout->chunk_count_max));
+    memory->stream_gradient = add_ring(memory, TIER_DEVICE, CONTENT_STAGING, place->stream_stages,
+                                       layout->chunk_count_max * place->gradient_bytes);
 }
 
 static void add_gradients(struct plan_memory *memory, const struct place *place)
@@ -249,7 +255,8 @@ static uint32_t cell_bound(const struct place *place)
         (uint64_t)place->gradient_slots * layout->block_chunks +
         (uint64_t)(place->tile_slots + place->tile_gradient_slots) * layout->tile_chunks_max +
         place->state_stages + place->join_stages + place->gradient_stages + place->gradient_outs +
-        place->stash_stages + place->inner_slots + place->activation_stages + 68;
+        place->stash_stages + place->inner_slots + place->activation_stages +
+        2 * (uint64_t)place->stream_stages + 68;
     ASSERT(bound < UINT32_MAX);
     return (uint32_t)bound;
 }

@@ -41,24 +41,31 @@ static uint32_t slots_take(struct plan_slots *slots, uint32_t key, bool *held)
 
 /* ---- Weights and updates -------------------------------------------------------------------- */
 
-/* The weights of a chunk whose state is on the device. */
-static void join_on_device(struct plan_state *state, uint32_t chunk, struct plan_cells target)
+/* What an update has left where weights can be made of it: the stage in RAM with the planes that
+ * are spilled, and the one on the device with a streamed chunk's; or no cells. */
+struct updated {
+    struct plan_cells spilled, streamed;
+};
+static const struct updated not_updated = {{0, 0}, {0, 0}};
+
+/* The weights of a chunk of which the device has all planes: on the compute lane where it always
+ * has, on the d2h lane where it is streamed. */
+static void join_on_device(struct plan_state *state, enum plan_lane lane, uint32_t chunk,
+                           struct plan_cells planes, struct plan_cells target)
 {
-    uint32_t planes = state->place->spec.precision == PRECISION_BF16 ? 1 : 2;
-    struct plan_op *op = emit_start(state->emit, OP_DEVICE_JOIN, LANE_COMPUTE);
+    struct plan_op *op = emit_start(state->emit, OP_DEVICE_JOIN, lane);
     op->chunk = chunk;
-    emit_reads(op, emit_some(state->memory->plane_device, chunk * PLANE_COUNT, planes));
+    emit_reads(op, planes);
     emit_writes(op, target);
     emit_finish(state->emit);
 }
 
-/* The weights of any other. stage holds the chunk's spilled planes when an update has just made
- * them; else what RAM does not hold is read. */
-static void load_from_host(struct plan_state *state, uint32_t chunk, struct plan_cells target,
-                           struct plan_cells stage)
+/* The weights of `count` parameters of any other. stage holds the chunk's spilled planes when an
+ * update has just made them; else what RAM does not hold is read. */
+static void load_from_host(struct plan_state *state, uint32_t chunk, uint64_t count,
+                           struct plan_cells target, struct plan_cells stage)
 {
     const struct place *place = state->place;
-    uint64_t count = place_host_count(place, chunk);
     uint32_t planes = place->spec.precision == PRECISION_BF16 ? 1 : 2;
     uint32_t resident = MIN(place->resident[chunk], planes);
     bool bf16 = planes == 1;
@@ -105,13 +112,19 @@ static void load_from_host(struct plan_state *state, uint32_t chunk, struct plan
 /* The compute weights of a chunk into `target` on the device. What the copy lane brings does not
  * wait for what the compute lane does. */
 static void load_chunk(struct plan_state *state, uint32_t chunk, struct plan_cells target,
-                       struct plan_cells stage)
+                       const struct updated *updated)
 {
     ASSERT(!state->place->weights_in_place);
-    if (place_host_count(state->place, chunk))
-        load_from_host(state, chunk, target, stage);
+    uint64_t streamed = updated->streamed.count ? place_streamed_count(state->place, chunk) : 0;
+    uint64_t count = place_host_count(state->place, chunk) - streamed;
+    uint32_t planes = state->place->spec.precision == PRECISION_BF16 ? 1 : 2;
+    if (count)
+        load_from_host(state, chunk, count, target, updated->spilled);
+    if (streamed)
+        join_on_device(state, LANE_D2H, chunk, updated->streamed, target);
     if (place_device_count(state->place, chunk))
-        join_on_device(state, chunk, target);
+        join_on_device(state, LANE_COMPUTE, chunk,
+                       emit_some(state->memory->plane_device, chunk * PLANE_COUNT, planes), target);
 }
 
 /* A chunk's state on the device, through a stage, to the slot that a commit is made of. */
@@ -132,20 +145,64 @@ static void commit_from_device(struct plan_state *state, uint32_t chunk)
     emit_last(state->emit)->flags = OP_COMMITTED;
 }
 
+/* The two lanes have flags of their own, or each would wait for the other's updates. */
+static void emit_device_update(struct plan_state *state, enum plan_lane lane, uint32_t chunk,
+                               struct plan_cells planes, struct plan_cells gradient)
+{
+    const struct plan_memory *memory = state->memory;
+    uint32_t flags = lane == LANE_COMPUTE ? 0 : memory->update_flags.count - 1;
+    struct plan_op *op = emit_start(state->emit, OP_DEVICE_UPDATE, lane);
+    op->chunk = chunk;
+    emit_writes(op, planes);
+    emit_reads(op, gradient);
+    emit_writes(op, emit_one(memory->update_flags, flags));
+    if (state->place->immediate)
+        emit_reads(op, memory->losses_host); /* behind OP_CHECK */
+    emit_finish(state->emit);
+}
+
 /* Applies a gradient on the device; no cells: the pending one. */
 static void update_on_device(struct plan_state *state, uint32_t chunk, struct plan_cells gradient)
 {
     const struct plan_memory *memory = state->memory;
-    struct plan_op *op = emit_start(state->emit, OP_DEVICE_UPDATE, LANE_COMPUTE);
-    op->chunk = chunk;
-    emit_writes(op, emit_some(memory->plane_device, chunk * PLANE_COUNT, PLANE_COUNT));
-    emit_reads(op, gradient.count ? gradient : emit_one(memory->gradient_device, chunk));
-    emit_writes(op, memory->update_flags);
-    if (state->place->immediate)
-        emit_reads(op, memory->losses_host); /* behind OP_CHECK */
-    emit_finish(state->emit);
+    emit_device_update(state, LANE_COMPUTE, chunk,
+                       emit_some(memory->plane_device, chunk * PLANE_COUNT, PLANE_COUNT),
+                       gradient.count ? gradient : emit_one(memory->gradient_device, chunk));
     if (state->request.commit)
         commit_from_device(state, chunk);
+}
+
+/* A commit of what has just come back to RAM; what the CPU updates it sums on the way. */
+static void commit_streamed(struct plan_state *state, uint32_t chunk, struct plan_cells planes)
+{
+    struct plan_cells file = emit_some(state->memory->plane_nvme, chunk * PLANE_COUNT, PLANE_COUNT);
+    emit_checksum(state->emit, OP_SUM, planes, file, emit_bytes(state->emit, planes));
+    emit_last(state->emit)->chunk = chunk;
+    emit_last(state->emit)->plane_count = PLANE_COUNT;
+    for (uint32_t p = 0; p < PLANE_COUNT; p++)
+        emit_committed(state->emit, chunk, p);
+}
+
+/* Applies the pending gradient of a chunk in RAM on the device. Returns the stage there. */
+static struct plan_cells update_streamed(struct plan_state *state, uint32_t chunk)
+{
+    const struct plan_memory *memory = state->memory;
+    uint64_t count = place_streamed_count(state->place, chunk);
+    uint64_t bytes = layout_state_bytes(state->place->spec.layout, count);
+    struct plan_cells planes = emit_some(memory->plane_ram, chunk * PLANE_COUNT, PLANE_COUNT);
+    uint32_t turn = state->next_stream++ % memory->stream_stage.count;
+    struct plan_cells stage = emit_one(memory->stream_stage, turn);
+    struct plan_cells gradient = emit_one(memory->stream_gradient, turn);
+    emit_copy(state->emit, OP_COPY_H2D, planes, stage, bytes, about_chunk(chunk));
+    emit_last(state->emit)->plane_count = PLANE_COUNT;
+    emit_copy(state->emit, OP_COPY_H2D, emit_one(memory->gradient_ram, chunk), gradient,
+              count * state->place->gradient_bytes, about_chunk(chunk));
+    emit_device_update(state, LANE_D2H, chunk, stage, gradient);
+    emit_copy(state->emit, OP_COPY_D2H, stage, planes, bytes, about_chunk(chunk));
+    emit_last(state->emit)->plane_count = PLANE_COUNT;
+    if (state->request.commit)
+        commit_streamed(state, chunk, planes);
+    return stage;
 }
 
 /* Applies a gradient where the rest of the state is, and writes what is spilled (and, in a commit,
@@ -156,7 +213,7 @@ static struct plan_cells update_on_host(struct plan_state *state, uint32_t chunk
 {
     const struct place *place = state->place;
     const struct plan_memory *memory = state->memory;
-    uint64_t count = place_host_count(place, chunk);
+    uint64_t count = place_host_count(place, chunk) - place_streamed_count(place, chunk);
     uint32_t resident = place->resident[chunk];
     struct plan_cells stage = emit_none;
     if (resident < PLANE_COUNT) {
@@ -188,15 +245,18 @@ static struct plan_cells update_on_host(struct plan_state *state, uint32_t chunk
     return stage;
 }
 
-/* The pending gradient of a chunk. Returns the stage with the new spilled planes, or no cells. */
-static struct plan_cells update_chunk(struct plan_state *state, uint32_t chunk)
+/* The pending gradient of a chunk. */
+static struct updated update_chunk(struct plan_state *state, uint32_t chunk)
 {
-    struct plan_cells stage = emit_none;
-    if (place_host_count(state->place, chunk))
-        stage = update_on_host(state, chunk, emit_none);
+    struct updated updated = not_updated;
+    uint64_t streamed = place_streamed_count(state->place, chunk);
+    if (streamed)
+        updated.streamed = update_streamed(state, chunk);
+    if (place_host_count(state->place, chunk) > streamed)
+        updated.spilled = update_on_host(state, chunk, emit_none);
     if (place_device_count(state->place, chunk))
         update_on_device(state, chunk, emit_none);
-    return stage;
+    return updated;
 }
 
 /* Brings chunks [first, first + count) to the device cells `target` (one each), updating them on
@@ -205,10 +265,10 @@ static void bring(struct plan_state *state, uint32_t first, uint32_t count,
                   struct plan_cells target, bool update)
 {
     for (uint32_t i = 0; i < count; i++) {
-        struct plan_cells stage = update ? update_chunk(state, first + i) : emit_none;
+        struct updated updated = update ? update_chunk(state, first + i) : not_updated;
         if (!state->request.forward || state->place->weights_in_place)
             continue;
-        load_chunk(state, first + i, emit_one(target, i), stage);
+        load_chunk(state, first + i, emit_one(target, i), &updated);
     }
 }
 
@@ -323,8 +383,10 @@ void plan_state_check(struct plan_state *state)
     const struct plan_memory *memory = state->memory;
     if (!memory->update_flags.count)
         return;
-    emit_copy(state->emit, OP_COPY_D2H, memory->update_flags, memory->update_flags_host,
-              (uint64_t)state->layout->chunk_count * sizeof(uint32_t), about_nothing);
+    for (uint32_t i = 0; i < memory->update_flags.count; i++)
+        emit_copy(state->emit, OP_COPY_D2H, emit_one(memory->update_flags, i),
+                  emit_one(memory->update_flags_host, i),
+                  (uint64_t)state->layout->chunk_count * sizeof(uint32_t), about_nothing);
     struct plan_op *op = emit_start(state->emit, OP_CHECK_UPDATES, LANE_CPU);
     /* As good as written, so that a commit waits for the verdict. */
     emit_writes(op, memory->update_flags_host);
@@ -341,7 +403,7 @@ void plan_state_init(struct plan_state *state, struct emit *emit,
     state->layout = emit->layout;
     state->request = *request;
     state->next_stage = state->next_join = state->next_gradient_stage = state->next_gradient_out =
-        0;
+        state->next_stream = 0;
     slots_init(&state->blocks, place->block_slots);
     slots_init(&state->tiles, place->tile_slots);
 }

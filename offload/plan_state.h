@@ -4,8 +4,10 @@
  * which weights the device's slots hold. Called by plan_build.c alone, which knows in what order
  * the passes want them.
  *
- * A chunk on the device is updated there and its weights are joined there; a chunk of a coarse plan
- * (offload/coarse.h) may be there in part, and then has the ops of both kinds.
+ * A chunk on the device is updated there and its weights are joined there; so is a streamed one,
+ * on the d2h lane: the compute lane would come to its update behind the blocks before it, and hold
+ * up the copies. A chunk of a coarse plan (offload/coarse.h) may be there or be streamed in part,
+ * and then has the ops of all kinds.
  */
 #ifndef SPILLWAY_OFFLOAD_PLAN_STATE_H
 #define SPILLWAY_OFFLOAD_PLAN_STATE_H
@@ -27,7 +29,7 @@ struct plan_state {
     const struct layout *layout;
     struct plan_request request;
     struct plan_slots blocks, tiles;
-    uint32_t next_stage, next_join, next_gradient_stage, next_gradient_out;
+    uint32_t next_stage, next_join, next_gradient_stage, next_gradient_out, next_stream;
 };
 
 void plan_state_init(struct plan_state *state, struct emit *emit,

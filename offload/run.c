@@ -207,6 +207,7 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
         .nvme = nvme,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
+        .update = s->update,
         .prefetch = (uint32_t)s->prefetch,
         .recompute = s->recompute,
         .profile = &run->profile,

@@ -48,6 +48,7 @@ struct train_settings {
     uint64_t write_budget; /* bytes a day to the drive, as predicted; 0: no limit */
     bool one_slot;         /* of the state file (tier.h): --nvme-slots 1 */
     int resident_planes;
+    enum place_update update;
     uint64_t prefetch;
     enum place_recompute recompute;
     uint64_t threads; /* 0: one a core */

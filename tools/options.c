@@ -128,6 +128,9 @@ static void fill_table(struct options *o, enum options_command command)
     add(o, "resident", ARGS_STRING, &o->resident, "auto|none|LIST|device",
         "parts of the state kept in RAM: hi; hi,lo; hi,lo,m; hi,lo,m,v; or all that fits on the "
         "device (default: auto, where it is fastest; for experiments)");
+    add(o, "update", ARGS_STRING, &o->update, "auto|cpu|device",
+        "who updates the state that is in RAM: the CPU, or the device, through which it is then "
+        "streamed (default: auto, the fastest split)");
     add(o, "prefetch", ARGS_U64, &o->prefetch, "N",
         "layers fetched ahead (default: 2, or 1 where memory is short)");
     add(o, "recompute", ARGS_STRING, &o->recompute, "auto|all|none",
@@ -306,8 +309,9 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
     static const char *const recomputes[] = {"auto", "all", "none"};
     static const char *const residents[] = {"none",      "hi",   "hi,lo", "hi,lo,m",
                                             "hi,lo,m,v", "auto", "all",   "device"};
+    static const char *const updates[] = {"auto", "cpu", "device"};
     static const char *const packs[] = {"across", "within"};
-    int precision = 0, recompute = 0, resident = 0, moments = 0, pack = 0;
+    int precision = 0, recompute = 0, resident = 0, moments = 0, pack = 0, update = 0;
     int result = devices_choose(o->device, s, &o->device, err);
     if (!o->precision)
         o->precision = o->machine.gpu || s->cuda || kernels_cpu_has_bf16() ? "bf16" : "fp32";
@@ -322,6 +326,9 @@ static int choose_words(struct options *o, struct train_settings *s, struct err 
                         &moments, err);
     if (result == 0)
         result = choice("resident", o->resident, residents, 8, &resident, err);
+    if (result == 0)
+        result = choice("update", o->update, updates, 3, &update, err);
+    s->update = (enum place_update)update;
     s->precision = precision ? PRECISION_BF16 : PRECISION_FP32;
     s->moments = (enum moments_kind)moments;
     s->within_documents = pack == 1;
@@ -457,6 +464,7 @@ static void set_defaults(struct options *o)
     o->device = "auto";
     o->optimizer_state = "fp32";
     o->resident = "auto";
+    o->update = "auto";
     o->recompute = "auto";
     o->pack = "across";
     o->nvme_budget = UINT64_MAX;

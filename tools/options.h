@@ -15,7 +15,8 @@
 
 struct options {
     /* As given on the command line or recorded. */
-    const char *model, *data, *out, *nvme, *device, *precision, *optimizer_state, *resident;
+    const char *model, *data, *out, *nvme, *device, *precision, *optimizer_state, *resident,
+        *update;
     const char *recompute, *trace, *pack;
     struct machine_request machine; /* train: its `machine` alone */
     double tokens;                  /* of the data, for a plan without it */

@@ -322,6 +322,7 @@ static void fill_request(struct shown *shown, const struct forecast_model *model
         .one_slot = s->one_slot,
         .clip = s->optim.clip > 0,
         .resident_planes = s->resident_planes,
+        .update = s->update,
         .prefetch = (uint32_t)s->prefetch,
         .recompute = s->recompute,
         .write_budget = s->write_budget,

@@ -246,16 +246,18 @@ int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cud
     return cuda_device_end(k, err);
 }
 
-int kernels_cuda_adamw(struct kernels_cuda *k, const struct gpu_adamw *args, struct err *err)
+int kernels_cuda_adamw(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_adamw *args,
+                       struct err *err)
 {
     if (!k->failed)
-        cuda_device_check(k, gpu_adamw(args, k->stream), "gpu_adamw");
+        cuda_device_check(k, gpu_adamw(args, stream), "gpu_adamw");
     return cuda_device_end(k, err);
 }
 
-int kernels_cuda_join(struct kernels_cuda *k, const struct gpu_join *args, struct err *err)
+int kernels_cuda_join(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_join *args,
+                      struct err *err)
 {
     if (!k->failed)
-        cuda_device_check(k, gpu_join(args, k->stream), "gpu_join");
+        cuda_device_check(k, gpu_join(args, stream), "gpu_join");
     return cuda_device_end(k, err);
 }

@@ -77,8 +77,11 @@ struct kernels_cuda_store {
 int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cuda_store *args,
                                 struct err *err);
 
-/* AdamW on state in device memory; bits as on the CPU. */
-int kernels_cuda_adamw(struct kernels_cuda *k, const struct gpu_adamw *args, struct err *err);
-int kernels_cuda_join(struct kernels_cuda *k, const struct gpu_join *args, struct err *err);
+/* AdamW on state in device memory, on a stream that may be another than the instance's; bits as on
+ * the CPU. */
+int kernels_cuda_adamw(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_adamw *args,
+                       struct err *err);
+int kernels_cuda_join(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_join *args,
+                      struct err *err);
 
 #endif

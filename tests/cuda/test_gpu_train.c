@@ -36,14 +36,17 @@ struct place_case {
     enum budgets budgets;
     enum moments_kind moments;
     bool unclipped;
+    enum place_update update;
 };
 static const struct place_case cases[] = {
-    {"all", false, PLACE_RESIDENT_AUTO, RECOMPUTE_AUTO, GIVEN, 0, false},
-    {"recompute", false, PLACE_RESIDENT_AUTO, RECOMPUTE_ALL, GIVEN, 0, false},
-    {"drive", true, 0, RECOMPUTE_NONE, LEAST, 0, false},
-    {"ram", false, PLANE_COUNT, RECOMPUTE_AUTO, GIVEN, 0, false},
-    {"part", false, PLACE_RESIDENT_DEVICE, RECOMPUTE_AUTO, PART, 0, false},
-    {"drive-hi", true, 1, RECOMPUTE_ALL, GIVEN, 0, false},
+    {"all", false, PLACE_RESIDENT_AUTO, RECOMPUTE_AUTO, GIVEN, 0, false, UPDATE_AUTO},
+    {"recompute", false, PLACE_RESIDENT_AUTO, RECOMPUTE_ALL, GIVEN, 0, false, UPDATE_AUTO},
+    {"drive", true, 0, RECOMPUTE_NONE, LEAST, 0, false, UPDATE_AUTO},
+    {"ram", false, PLANE_COUNT, RECOMPUTE_AUTO, GIVEN, 0, false, UPDATE_AUTO},
+    {"part", false, PLACE_RESIDENT_DEVICE, RECOMPUTE_AUTO, PART, 0, false, UPDATE_AUTO},
+    {"drive-hi", true, 1, RECOMPUTE_ALL, GIVEN, 0, false, UPDATE_AUTO},
+    {"streamed", false, PLANE_COUNT, RECOMPUTE_AUTO, GIVEN, 0, false, UPDATE_DEVICE},
+    {"drive-streamed", true, PLANE_COUNT, RECOMPUTE_ALL, LEAST, 0, false, UPDATE_DEVICE},
 };
 
 static void init_run(struct tiny_run *run, const char *name, enum precision precision)
@@ -116,6 +119,7 @@ static char *placed_log(struct tiny_run *run, const struct place_case *c, uint64
     run->settings.resident_planes = c->resident;
     run->settings.recompute = c->recompute;
     run->settings.moments = c->moments;
+    run->settings.update = c->update;
     if (c->unclipped)
         run->settings.optim.clip = 0;
     train(run, c->budgets);
@@ -196,27 +200,29 @@ static void test_seeds_have_the_same_bits(void **state)
     free(expected[1]);
 }
 
-/* State of every kind on the card, and in RAM: the CPU updates it with the same bits. */
+/* State of every kind on the card, and in RAM, where the CPU updates it with the same bits, and the
+ * card does as it passes through. */
 static void test_updates_have_the_bits_of_the_cpu(void **state)
 {
     (void)state;
     for (unsigned kind = 0; kind < MOMENTS_KIND_COUNT; kind++)
         for (int unclipped = 0; unclipped < (emulation_is_checked ? 1 : 2); unclipped++) {
-            struct place_case c = {.name = "moments",
-                                   .resident = PLACE_RESIDENT_DEVICE,
-                                   .moments = (enum moments_kind)kind,
-                                   .unclipped = unclipped};
+            struct place_case c = {
+                .name = "moments", .moments = (enum moments_kind)kind, .unclipped = unclipped};
             enum precision precision = kind == MOMENTS_BF16 ? PRECISION_FP32 : PRECISION_BF16;
-            char *log[2];
-            for (int i = 0; i < 2; i++) {
+            char *expected = NULL;
+            for (uint64_t i = 0; i < (unclipped ? 2u : 3u); i++) {
                 struct tiny_run run;
+                c.resident = i == 0 ? PLACE_RESIDENT_DEVICE : PLANE_COUNT;
+                c.update = i == 2 ? UPDATE_DEVICE : UPDATE_CPU;
                 init_placed(&run, &c, precision);
-                log[i] = placed_log(&run, &c, (uint64_t)i + 1);
-                c.resident = PLANE_COUNT;
+                char *log = placed_log(&run, &c, i + 1);
+                if (!expected)
+                    expected = strdup(log);
+                assert_string_equal(log, expected);
+                free(log);
             }
-            assert_string_equal(log[0], log[1]);
-            free(log[0]);
-            free(log[1]);
+            free(expected);
         }
 }
 

@@ -74,9 +74,12 @@ static void walk(struct tiny_box *box, struct outcome *outcome)
         plan_deinit(&plans[i]);
 }
 
-/* Returns how many chunks were on the device. */
-static uint32_t compute(const struct tiny_model *model, const struct place_spec *spec,
-                        struct outcome *outcome)
+struct where {
+    uint32_t on_device, streamed; /* chunks */
+};
+
+static struct where compute(const struct tiny_model *model, const struct place_spec *spec,
+                            struct outcome *outcome)
 {
     /* One file serves all of its size: making one durable takes longer than a walk. */
     static uint64_t created;
@@ -89,9 +92,11 @@ static uint32_t compute(const struct tiny_model *model, const struct place_spec 
     if (state_create(&box.exec, box.ring, &model->tensors, SEED, NULL, &err) != 0)
         fail_msg("%s", err.message);
     walk(&box, outcome);
-    uint32_t on_device = box.place.choice.knob[KNOB_DEVICE];
+    struct where where = {
+        box.place.choice.knob[KNOB_DEVICE],
+        (uint32_t)place_streamed_taken(&box.place, &box.place.choice, model->layout.chunk_count)};
     tiny_box_close(&box);
-    return on_device;
+    return where;
 }
 
 static void compare(const struct place_spec *spec, const struct outcome *found,
@@ -126,13 +131,51 @@ static void sweep_device(const struct tiny_model *model, const struct place_spec
         spec.resident_planes = PLACE_RESIDENT_DEVICE;
         spec.vram_budget += spare_kib[i % ARRAY_COUNT(spare_kib)] * KIB;
         spec.ram_budget += 256 * KIB; /* for commits, and the flags of updates */
-        uint32_t chunks = compute(model, &spec, &found);
+        uint32_t chunks = compute(model, &spec, &found).on_device;
         compare(&spec, &found, expected);
         mem_free(found.state);
         part += chunks > 0 && chunks < model->layout.chunk_count;
         whole += chunks == model->layout.chunk_count;
     }
     assert_true(part >= 2 && whole >= 2);
+}
+
+/* State in RAM that is streamed through the device: some of it beside what the CPU updates, some
+ * beside what is on the device, all. */
+static void sweep_streamed(const struct tiny_model *model, const struct place_spec *given,
+                           const struct outcome *expected)
+{
+    static const struct {
+        uint64_t vram_kib, ram_kib;
+        int resident;
+    } spare[] = {{700, 1600, PLACE_RESIDENT_AUTO},
+                 {700, 2200, PLACE_RESIDENT_AUTO},
+                 {700, 2600, PLACE_RESIDENT_AUTO},
+                 {1500, 100000, PLACE_RESIDENT_AUTO},
+                 {700, 100000, PLANE_COUNT}};
+    uint32_t beside_cpu = 0, whole = 0, beside_device = 0;
+    for (size_t i = 0; i < 2 * ARRAY_COUNT(spare); i++) {
+        struct place_spec spec = *given;
+        struct outcome found;
+        spec.update = UPDATE_DEVICE;
+        spec.recompute = i % 2 ? RECOMPUTE_ALL : RECOMPUTE_NONE;
+        spec.prefetch = (uint32_t)i % 3 + 1;
+        spec.nvme = i < ARRAY_COUNT(spare);
+        spec.vram_budget = 256 * MIB;
+        spec.resident_planes = spare[i % ARRAY_COUNT(spare)].resident;
+        tiny_spec_shrink(&spec);
+        spec.vram_budget += spare[i % ARRAY_COUNT(spare)].vram_kib * KIB;
+        spec.ram_budget += spare[i % ARRAY_COUNT(spare)].ram_kib * KIB;
+        struct where chunks = compute(model, &spec, &found);
+        compare(&spec, &found, expected);
+        mem_free(found.state);
+        uint32_t rest = model->layout.chunk_count - chunks.streamed - chunks.on_device;
+        beside_cpu += chunks.streamed > 0 && rest > 0;
+        beside_device += chunks.streamed > 0 && chunks.on_device > 0;
+        whole += chunks.streamed == model->layout.chunk_count;
+    }
+    assert_true(whole > 0 && beside_device > 0);
+    assert_true(beside_cpu > 0 || model->layout.moments != MOMENTS_FP32);
 }
 
 /* Every placement of one kind of mathematics. */
@@ -167,6 +210,8 @@ static void sweep(const struct tiny_model *model, enum precision precision, uint
                 mem_free(found.state);
             }
     sweep_device(model, &spec, &expected);
+    if (clip)
+        sweep_streamed(model, &spec, &expected);
     mem_free(expected.state);
 }
 

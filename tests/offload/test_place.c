@@ -211,6 +211,9 @@ static void sweep(const struct tiny_model *model, uint32_t seq, enum precision p
                 spec.recompute = (enum place_recompute)recompute;
                 spec.accum = prefetch == 2 ? 3 : 1;
                 spec.clip = prefetch != 3;
+                bool in_ram = resident < 0 || resident == PLANE_COUNT;
+                bool streams = separate && spec.clip && in_ram && recompute != RECOMPUTE_AUTO;
+                spec.update = streams ? UPDATE_DEVICE : UPDATE_AUTO;
                 sweep_budgets(&spec);
             }
 }
@@ -278,6 +281,7 @@ static void test_without_drive(void **state)
                 spec.vram_budget = separate ? 256 * MIB : 0;
                 spec.recompute = (enum place_recompute)recompute;
                 spec.clip = recompute != RECOMPUTE_ALL;
+                spec.update = separate && recompute == RECOMPUTE_NONE ? UPDATE_DEVICE : UPDATE_CPU;
                 sweep_budgets(&spec);
             }
     struct place place;
@@ -292,6 +296,11 @@ static void test_without_drive(void **state)
     spec.resident_planes = PLACE_RESIDENT_DEVICE;
     assert_int_equal(place_choose(&place, &spec, &err), ERR_INPUT);
     assert_non_null(strstr(err.message, "--vram-budget"));
+    place_deinit(&place);
+    spec.resident_planes = PLACE_RESIDENT_AUTO;
+    spec.update = UPDATE_DEVICE;
+    assert_int_equal(place_choose(&place, &spec, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "--update device"));
     place_deinit(&place);
     tiny_model_deinit(&model);
 }

@@ -44,25 +44,30 @@ struct placement {
     uint64_t threads;
     enum budgets budgets;
     uint64_t commit_every;
+    enum place_update update;
 };
 
 static const struct placement placements[] = {
-    {"all", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, GIVEN, 1},
-    {"recompute", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_ALL, 1, GIVEN, 9},
-    {"keep", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_NONE, 2, GIVEN, 9},
-    {"device", false, 64 * MIB, PLACE_RESIDENT_DEVICE, 0, RECOMPUTE_AUTO, 1, GIVEN, 9},
-    {"device-least", false, 64 * MIB, PLACE_RESIDENT_AUTO, 1, RECOMPUTE_NONE, 1, LEAST, 9},
-    {"drive", true, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, GIVEN, 9},
-    {"drive-none", true, 0, 0, 1, RECOMPUTE_ALL, 1, LEAST, 9},
-    {"drive-hi", true, 0, 1, 3, RECOMPUTE_NONE, 2, LEAST, 9},
-    {"drive-lo", true, 0, 2, 2, RECOMPUTE_AUTO, 3, LEAST, 9},
-    {"drive-m", true, 0, 3, 1, RECOMPUTE_NONE, 1, GIVEN, 9},
-    {"both", true, 64 * MIB, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 2, GIVEN, 9},
-    {"both-least", true, 64 * MIB, 0, 1, RECOMPUTE_NONE, 1, LEAST, 1},
-    {"both-hi", true, 64 * MIB, 1, 3, RECOMPUTE_ALL, 3, LEAST, 9},
-    {"both-all", true, 64 * MIB, 4, 3, RECOMPUTE_NONE, 1, LEAST, 9},
-    {"device-ram", false, 64 * MIB, 4, 0, RECOMPUTE_AUTO, 1, GIVEN, 9},
-    {"device-part", false, 64 * MIB, PLACE_RESIDENT_DEVICE, 0, RECOMPUTE_AUTO, 2, PART, 4},
+    {"all", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, GIVEN, 1, UPDATE_AUTO},
+    {"recompute", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_ALL, 1, GIVEN, 9, UPDATE_AUTO},
+    {"keep", false, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_NONE, 2, GIVEN, 9, UPDATE_AUTO},
+    {"device", false, 64 * MIB, PLACE_RESIDENT_DEVICE, 0, RECOMPUTE_AUTO, 1, GIVEN, 9, UPDATE_AUTO},
+    {"device-least", false, 64 * MIB, PLACE_RESIDENT_AUTO, 1, RECOMPUTE_NONE, 1, LEAST, 9,
+     UPDATE_AUTO},
+    {"drive", true, 0, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 1, GIVEN, 9, UPDATE_AUTO},
+    {"drive-none", true, 0, 0, 1, RECOMPUTE_ALL, 1, LEAST, 9, UPDATE_AUTO},
+    {"drive-hi", true, 0, 1, 3, RECOMPUTE_NONE, 2, LEAST, 9, UPDATE_AUTO},
+    {"drive-lo", true, 0, 2, 2, RECOMPUTE_AUTO, 3, LEAST, 9, UPDATE_AUTO},
+    {"drive-m", true, 0, 3, 1, RECOMPUTE_NONE, 1, GIVEN, 9, UPDATE_AUTO},
+    {"both", true, 64 * MIB, PLACE_RESIDENT_AUTO, 0, RECOMPUTE_AUTO, 2, GIVEN, 9, UPDATE_AUTO},
+    {"both-least", true, 64 * MIB, 0, 1, RECOMPUTE_NONE, 1, LEAST, 1, UPDATE_AUTO},
+    {"both-hi", true, 64 * MIB, 1, 3, RECOMPUTE_ALL, 3, LEAST, 9, UPDATE_AUTO},
+    {"both-all", true, 64 * MIB, 4, 3, RECOMPUTE_NONE, 1, LEAST, 9, UPDATE_AUTO},
+    {"device-ram", false, 64 * MIB, 4, 0, RECOMPUTE_AUTO, 1, GIVEN, 9, UPDATE_AUTO},
+    {"device-part", false, 64 * MIB, PLACE_RESIDENT_DEVICE, 0, RECOMPUTE_AUTO, 2, PART, 4,
+     UPDATE_AUTO},
+    {"streamed", false, 64 * MIB, 4, 0, RECOMPUTE_AUTO, 1, GIVEN, 4, UPDATE_DEVICE},
+    {"streamed-nvme", true, 64 * MIB, 4, 1, RECOMPUTE_ALL, 2, GIVEN, 1, UPDATE_DEVICE},
 };
 
 static void train(struct tiny_run *run, const struct placement *p)
@@ -81,6 +86,7 @@ static void apply(struct tiny_run *run, const struct placement *p)
     s->nvme = train_nvme(p->nvme ? run->nvme_dir : NULL);
     s->vram_budget = p->vram_budget;
     s->resident_planes = p->resident;
+    s->update = p->update;
     s->prefetch = p->prefetch;
     s->recompute = p->recompute;
     s->threads = p->threads;
