@@ -343,7 +343,13 @@ static bool make_room(struct place *place, struct place_choice *choice)
     for (size_t k = 0; k < ARRAY_COUNT(from); k++)
         while (!place_measure(place, choice) && lower(choice, from[k], step_of(place, from[k], 64)))
             ;
-    return place_measure(place, choice);
+    if (!place_measure(place, choice))
+        return false;
+    /* What has left the device is in RAM now, where that has room. */
+    place_grow(place, choice, KNOB_GRADIENTS, UINT32_MAX);
+    for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
+        place_grow(place, choice, k, UINT32_MAX);
+    return true;
 }
 
 /* `count` of the chunks that can be are streamed, all else as in the best without. */
@@ -385,6 +391,20 @@ static void descend_from_best(struct search *search, uint32_t count)
         search->seen[s].descended = true;
 }
 
+/* What was best beside the CPU's updates need not be beside what the link carries then. */
+static void search_streamed(struct search *search, const struct place_limits *limits)
+{
+    struct place_limits with = *limits;
+    with.most[KNOB_STREAMED] = place_knob_max(search->place, KNOB_STREAMED);
+    try_starts(search, &with);
+    try_device(search, &with);
+    descend_from_best(search, 1);
+    search->at = search->best;
+    search->score = search->best_score;
+    trade(search);
+    stream(search);
+}
+
 double place_search(struct place *place, const struct place_limits *limits, double most_per_day,
                     struct place_choice *choice)
 {
@@ -411,8 +431,11 @@ double place_search(struct place *place, const struct place_limits *limits, doub
     search->at = search->best;
     search->score = search->best_score;
     trade(search);
-    if (place->spec.update == UPDATE_AUTO)
+    if (place->spec.update == UPDATE_AUTO && place_knob_max(place, KNOB_STREAMED)) {
         stream(search);
+        if (search->best.knob[KNOB_STREAMED])
+            search_streamed(search, limits);
+    }
     *choice = search->best;
     place->predicted_s = search->best_s;
     place->evaluations = search->seen_count;

@@ -250,10 +250,12 @@ static struct updated update_chunk(struct plan_state *state, uint32_t chunk)
 {
     struct updated updated = not_updated;
     uint64_t streamed = place_streamed_count(state->place, chunk);
-    if (streamed)
-        updated.streamed = update_streamed(state, chunk);
+    /* Of a coarse plan both, in the same cells: the CPU runs ahead, as its updates do not wait for
+     * the link, and the link's would hold it up. */
     if (place_host_count(state->place, chunk) > streamed)
         updated.spilled = update_on_host(state, chunk, emit_none);
+    if (streamed)
+        updated.streamed = update_streamed(state, chunk);
     if (place_device_count(state->place, chunk))
         update_on_device(state, chunk, emit_none);
     return updated;

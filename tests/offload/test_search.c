@@ -9,6 +9,9 @@
  * 4. What is predicted is what the placement does: its time at layer level is predicted_s, its
  *    bytes are those of the plan at chunk level.
  * 5. The same spec gives the same placement, within PLACE_SEARCH_EVALUATIONS_MAX simulations.
+ * 6. State in RAM is streamed through the device where the CPU's arithmetic binds and the link has
+ *    room, beside what the CPU updates; not where the link is too slow. Where RAM binds it brings
+ *    little: an update passes it either way.
  */
 #include "core/mem.h"
 #include "offload/coarse.h"
@@ -182,12 +185,69 @@ static void test_best(void **state)
     each_scene(check_best);
 }
 
+/* ---- Who updates what is in RAM ---------------------------------------------------------------
+ */
+
+/* The share of the state that is streamed; *seconds: what a step takes. */
+static double streamed_share(const struct choices_example *e, enum place_update update,
+                             double *seconds)
+{
+    struct choices_example copy = *e;
+    struct place place;
+    struct err err;
+    copy.spec.update = update;
+    copy.spec.profile = &copy.profile;
+    if (place_choose(&place, &copy.spec, &err) != 0)
+        fail_msg("%s", err.message);
+    double streamed =
+        (double)place_streamed_taken(&place, &place.choice, copy.spec.layout->chunk_count);
+    *seconds = place.predicted_s;
+    place_deinit(&place);
+    return streamed / copy.spec.layout->chunk_count;
+}
+
+static void test_streamed(void **state)
+{
+    (void)state;
+    static const struct choices_scene scene = {
+        "gpt2-1558m", "rtx3060-7950x3d-128", 512, 1, 1, {60, 60}, 0, PRECISION_BF16, true};
+    struct choices_example e;
+    double auto_s, cpu_s, device_s;
+    choices_open(&e, &scene);
+    choices_set_ram(&e, 0);
+    double ram_bytes_per_s = e.profile.ram.bytes_per_s;
+    e.profile.cpu.optimizer_parameters_per_s = 1e9; /* of few or old cores */
+    e.profile.ram.bytes_per_s *= 4;
+    double share = streamed_share(&e, UPDATE_AUTO, &auto_s);
+    assert_true(share > 0.1 && share < 0.9);
+    assert_true(streamed_share(&e, UPDATE_CPU, &cpu_s) == 0);
+    streamed_share(&e, UPDATE_DEVICE, &device_s);
+    if (!(auto_s < 0.9 * cpu_s && auto_s < device_s))
+        fail_msg("%.4f s, by the CPU alone %.4f, streamed alone %.4f", auto_s, cpu_s, device_s);
+    e.profile.device.h2d_bytes_per_s /= 64;
+    e.profile.device.d2h_bytes_per_s /= 64;
+    e.profile.device.h2d_both_bytes_per_s /= 64;
+    e.profile.device.d2h_both_bytes_per_s /= 64;
+    assert_true(streamed_share(&e, UPDATE_AUTO, &auto_s) == 0);
+    choices_close(&e);
+    choices_open(&e, &scene);
+    choices_set_ram(&e, 0);
+    assert_true(e.profile.ram.bytes_per_s == ram_bytes_per_s);
+    e.profile.cpu.optimizer_parameters_per_s = 1e11;
+    e.profile.ram.bytes_per_s /= 2;
+    streamed_share(&e, UPDATE_AUTO, &auto_s);
+    streamed_share(&e, UPDATE_CPU, &cpu_s);
+    if (auto_s < 0.9 * cpu_s)
+        fail_msg("RAM binds: %.4f s, by the CPU alone %.4f", auto_s, cpu_s);
+    choices_close(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faster_drive), cmocka_unit_test(test_faster_device),
-        cmocka_unit_test(test_more_vram),    cmocka_unit_test(test_same_and_scaled),
-        cmocka_unit_test(test_best),
+        cmocka_unit_test(test_streamed),        cmocka_unit_test(test_faster_drive),
+        cmocka_unit_test(test_faster_device),   cmocka_unit_test(test_more_vram),
+        cmocka_unit_test(test_same_and_scaled), cmocka_unit_test(test_best),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
