@@ -11,7 +11,7 @@
 #
 # Exits 1 where there is no CUDA device or a row says FAILED. A target of speed that is missed is a row.
 #   SECONDS_ALL (470)  STEP_MODELS ("gpt2-124m:8:1024 gpt2-1558m:4:1024", model:batch:seq)  BUDGET (12G)
-#   TIER_MODEL (gpt-mini:2:128)  SHAPE (1558m, of bench_gpu)  FLAVOUR (real: CUDA's libraries; plain: the
+#   UPDATE_MODEL (gpt2-124m:1:512)  TIER_MODEL (gpt-mini:2:128)  SHAPE (1558m, of bench_gpu)  FLAVOUR (real: CUDA's libraries; plain: the
 #   emulated card of the tests, where no figure means anything)  ONLY (numbers of stages; all)
 set -uo pipefail
 export LC_ALL=C
@@ -294,6 +294,23 @@ stage_kernels() {
         fi
     done <"$work/kernels"
     [ "$said" = ok ] || row "kernels" "" "" "" "$said"
+    attention_rows
+}
+# Ours beside PyTorch's at the same shape (bench_gpu's): which of them to call is not known before this.
+attention_rows() {
+    local batch=8 heads=25 ours name theirs
+    [ "${SHAPE:-1558m}" != 124m ] || { batch=16 heads=12; }
+    limited 40 python3 benchmarks/cuda/gpu_attention_peer.py --batch $batch --heads $heads --seq 1024 --depth 64 \
+        >"$work/peer" 2>"$work/err" </dev/null
+    cat "$work/peer" "$work/err" >>"$log"
+    [ "$status" -eq 0 ] || { row "attention beside PyTorch's" "" "" "" "SKIPPED: PyTorch: $(sentence "$work/err")" && return; }
+    while IFS=$'\t' read -r name theirs; do
+        ours=$(awk -F'\t' -v name="${name%, *}" '$1 == name { print $2 }' "$work/kernels")
+        case $theirs in
+        *[!0-9.]*) row "$name" "" "" "" "SKIPPED: $theirs" ;;
+        *) row "${name%, *}, beside PyTorch's" "$ours TFLOP/s" "$theirs TFLOP/s, ${name##*, }" "$(ratio "$ours" "$theirs")" ok ;;
+        esac
+    done <"$work/peer"
 }
 
 # ---- 6 Steps ---------------------------------------------------------------------------------------
@@ -369,15 +386,31 @@ resident_row() {
     fi
 }
 budget_row() {
-    local name="$(basename "$1" .json), $budget of VRAM: $2 x $3 tokens, bf16" shared said
+    local name="$(basename "$1" .json), $budget of VRAM: $2 x $3 tokens, bf16"
     steps_of "$name" "$1" "$2" "$3" 90 --vram-budget "$budget" || return
     row "$name" "$tokens_s tokens/s, $step_s s" "$bound_s s, the plan's bound ($lane)" "$(ratio "$step_s" "$bound_s")" \
         "$(at_most "$(ratio "$step_s" "$bound_s")" 1.15)"
-    [ -s "$work/resident" ] || return
-    # One of them may have gone further.
+    [ ! -s "$work/resident" ] || steps_bits "$(basename "$1" .json): losses with $budget of VRAM" "the bits of the resident run"
+}
+# steps_bits NAME WHOSE: the run's losses beside those in the file `resident`; one may have gone further.
+steps_bits() {
+    local shared said
     shared=$(paste <(mathematics "$work/resident") <(mathematics "$work/run/metrics.jsonl") | awk -F'\t' 'NF == 6' | tee "$work/shared" | wc -l)
     said=$(awk -F'\t' '$1 != $4 || $2 != $5 || $3 != $6 { bad = 1 } END { if (bad || !NR) print "FAILED: the bits differ"; else print "ok" }' "$work/shared")
-    row "$(basename "$1" .json): losses with $budget of VRAM" "$shared steps" "the bits of the resident run" "" "$said"
+    row "$1" "$shared steps" "$2" "" "$said"
+}
+# State in RAM, updated by the CPU and streamed through the card to be: the same bits, and which is faster.
+update_row() {
+    local name="$(basename "$1" .json), state in RAM streamed to be updated: $2 x $3 tokens" cpu_s auto_s
+    steps_of "$name" "$1" "$2" "$3" 30 --resident all --update cpu || return
+    cp "$work/run/metrics.jsonl" "$work/resident"
+    cpu_s=$step_s
+    steps_of "$name" "$1" "$2" "$3" 30 --resident all --update auto || return
+    auto_s=$step_s
+    steps_of "$name" "$1" "$2" "$3" 30 --resident all --update device || return
+    row "$name" "$step_s s" "$cpu_s s, by the CPU" "$(ratio "$cpu_s" "$step_s")" ok
+    row "$(basename "$1" .json): the planner's split of updates" "$auto_s s" "$cpu_s s, by the CPU" "$(ratio "$cpu_s" "$auto_s")" ok
+    steps_bits "$(basename "$1" .json): losses with streamed updates" "the bits of the CPU's"
 }
 stage_steps() {
     local each model batch seq
@@ -390,6 +423,8 @@ stage_steps() {
         budget_row "$model" "$batch" "$seq"
         rm -rf "$work/run"
     done
+    IFS=: read -r model batch seq <<<"${UPDATE_MODEL:-gpt2-124m:1:512}"
+    update_row "$model" "$batch" "$seq"
 }
 
 # ---- 7 compute-sanitizer ---------------------------------------------------------------------------

@@ -51,7 +51,7 @@ END
 mkdir "$work/bin" "$work/fake"
 cat >"$work/bin/python3" <<'END'
 #!/bin/sh
-case $1 in -c) echo 2.0 ;; *gpu_peer.py) echo "5.0 6.4" ;; *) exit 1 ;; esac
+case $1 in -c) echo 2.0 ;; *gpu_peer.py) echo "5.0 6.4" ;; *gpu_attention_peer.py) printf 'attention, forward, bf16, cuDNN\t2.0\nattention, backward, bf16, cuDNN\tno kernel\n' ;; *) exit 1 ;; esac
 END
 cat >"$work/bin/compute-sanitizer" <<'END'
 #!/bin/sh
@@ -59,7 +59,7 @@ echo "========= ERROR SUMMARY: 0 errors"
 END
 chmod +x "$work"/bin/*
 small=(FLAVOUR=plain SHAPE=tiny TESTS=tests/cuda/test_gpu_adamw.c TIER_MODEL="$work/tiny.json:2:16" TIER_STEPS=6
-    STEP_MODELS="$work/tiny.json:2:16" STEP_COUNT=4 BUDGET=1G DATA_KIB=200 PATH="$work/bin:$PATH")
+    STEP_MODELS="$work/tiny.json:2:16" UPDATE_MODEL="$work/tiny.json:2:16" STEP_COUNT=4 BUDGET=1G DATA_KIB=200 PATH="$work/bin:$PATH")
 checked "${small[@]}"
 same "with a card it ends with 0" $status 0
 in_table "the table has its date" '^# gpu-check of 20[0-9][0-9]-[0-9][0-9]-[0-9][0-9]$'
@@ -70,12 +70,16 @@ in_table "losses against the CPU's" '^\| losses of 6 steps, card against CPU.*\|
 same "placements and a kill: the bits of the run on the card" \
     "$(grep -c '^| .* | 6 steps | the bits of card | - | ok |$' "$work/table/gpu-check.md")" 4
 in_table "a kernel beside its limit" '^\| attention, backward, bf16 \| .* TFLOP/s \| .* TFLOP/s, a large product \| [0-9.]+ \| ok \|$'
+in_table "attention beside PyTorch's" "^\\| attention, forward, bf16, beside PyTorch's \\| .* TFLOP/s \\| 2.0 TFLOP/s, cuDNN \\| [0-9.]+ \\| ok \\|\$"
+in_table "or why not" '^\| attention, backward, bf16, cuDNN \| - \| - \| - \| SKIPPED: no kernel \|$'
 in_table "PCIe" '^\| PCIe, RAM to card \| [0-9.e+-]+ GB/s \|'
 in_table "this machine's profile" '^\| spillway bench pcie --device cuda \|.*\| ok \|$'
 check "which has the card" grep -q '"card"' "$work/table/machine.json"
 in_table "steps beside PyTorch's" '^\| tiny, resident: 2 x 16 tokens, bf16 \| [0-9]+ tokens/s \| 5.0 tokens/s, PyTorch \| [0-9.]+ \| ok \|$'
 in_table "and beside the plan's bound" "^\| tiny, 1G of VRAM: .* s, the plan's bound \([a-z0-9_]+\) \| [0-9.]+ \| (ok|MISSED: at most 1.15 is asked for) \|$"
 in_table "with the resident run's bits" '^\| tiny: losses with 1G of VRAM \| [0-9]+ steps \| the bits of the resident run \| - \| ok \|$'
+in_table "updates on the card of state in RAM" "^\\| tiny, state in RAM streamed to be updated: .* s, by the CPU \\| [0-9.]+ \\| ok \\|\$"
+in_table "with the CPU's bits" "^\\| tiny: losses with streamed updates \\| [0-9]+ steps \\| the bits of the CPU's \\| - \\| ok \\|\$"
 in_table "the sanitizer" '^\| compute-sanitizer memcheck: test_kernels_cuda \| ERROR SUMMARY: 0 errors \|.*\| ok \|$'
 check "the table is on the screen too" grep -q '^| test_gpu_adamw' "$work/out"
 check "nothing is left out but by name" test -z "$(grep SKIPPED "$work/table/gpu-check.md" | grep -v 'SKIPPED: .')"
