@@ -69,6 +69,8 @@ stream-end-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/->end, gpu->streams\
 stream-end-before-op@offload/engine_real.c@test_gpu_streams@s/(exec_op\(real->exec, op\);)\s*(device->ops->end\(device, &feed->mark\);)/$2 $1/
 stream-copy-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/gpu_of\(device\)->streams\[args->lane\]/gpu_of(device)->streams[LANE_H2D]/
 stream-set-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/stream = gpu->streams\[LANE_COMPUTE\];/stream = gpu->streams[LANE_D2H];/
+stream-update-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/kernels, gpu->streams\[args->lane\], &adamw/kernels, gpu->streams[LANE_COMPUTE], &adamw/
+stream-join-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/cudaMemcpyDeviceToDevice, gpu->streams\[args->lane\]/cudaMemcpyDeviceToDevice, gpu->streams[LANE_COMPUTE]/
 stream-told-unreached@offload/engine_real.c@test_gpu_streams@s/lane->device->ops->reach\(lane->device, &mark, &time\);/time = (struct device_time){clock_ns(), clock_ns()};/
 stream-reached-at-begin@offload/gpu.c@test_gpu_streams@s/must_at\(cudaEventSynchronize\(events->end\)/must_at(cudaEventSynchronize(events->begin)/
 stream-told-before-given@offload/engine_real.c@test_gpu_streams@s/        device->ops->begin\(device, &feed->mark\);/        sem_post(&real->lanes[op->lane].work);\n$&/; s/(device->ops->end\(device, &feed->mark\);)\s*sem_post\(&real->lanes\[op->lane\].work\);/$1/

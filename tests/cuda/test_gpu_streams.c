@@ -4,7 +4,8 @@
  * access of a kernel, a copy or the host that is not ordered after what it needs. Nothing of the
  * card is taken after its memory was opened; each call for an event that fails ends the program
  * with the call, the op and the error. Method: steps of a model of one layer in the least memory,
- * so that every ring turns over, through sched, engine_real and gpu.c; the updates are the host's.
+ * so that every ring turns over, through sched, engine_real and gpu.c; the updates are the host's,
+ * or the state is streamed through the card for them.
  */
 #include "core/rng.h"
 #include "io/ring.h"
@@ -22,7 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SEEDS (emulation_is_checked ? 125u : 25u) /* of each case */
+#define SEEDS (emulation_is_checked ? 100u : 20u) /* of each case */
 
 extern const struct gpu_plugin spillway_gpu_plugin;
 
@@ -31,12 +32,12 @@ struct stream_case {
     uint32_t layers, accum, prefetch;
     enum place_recompute recompute;
     bool update; /* without one, nothing holds the card up */
+    bool streamed;
 };
 static const struct stream_case cases[] = {
-    {3, 1, 2, RECOMPUTE_NONE, false},
-    {3, 1, 1, RECOMPUTE_ALL, true},
-    {3, 1, 1, RECOMPUTE_NONE, true},
-    {2, 2, 1, RECOMPUTE_AUTO, true},
+    {3, 1, 2, RECOMPUTE_NONE, false, false}, {3, 1, 1, RECOMPUTE_ALL, true, false},
+    {3, 1, 1, RECOMPUTE_NONE, true, false},  {2, 2, 1, RECOMPUTE_AUTO, true, false},
+    {3, 1, 1, RECOMPUTE_NONE, true, true},
 };
 
 /* Tokens, and gradients of the step before. */
@@ -75,7 +76,14 @@ static void choose(struct place_spec *spec, const struct tiny_model *model,
     spec->ram_budget = GIB;
     spec->prefetch = c->prefetch;
     tiny_spec_set_card(spec, &spillway_gpu_plugin);
+    if (c->streamed)
+        spec->resident_planes = PLANE_COUNT;
     tiny_spec_shrink(spec);
+    if (!c->streamed)
+        return;
+    spec->update = UPDATE_DEVICE;
+    spec->vram_budget += 160 * KIB; /* for the stages, and the flags of updates */
+    spec->ram_budget += 64 * KIB;
 }
 
 static void walk_open(struct walk *w, const struct stream_case *c)
@@ -92,6 +100,7 @@ static void walk_open(struct walk *w, const struct stream_case *c)
     tiny_box_open_on(&w->box, &w->model, &spec, name, !(created >> c->layers & 1),
                      &spillway_gpu_plugin);
     created |= 1u << c->layers;
+    assert_true((place_streamed_count(&w->box.place, 0) > 0) == c->streamed);
     plan_build(&w->plan, &w->box.place, &w->box.memory, &request);
     sched_init(&w->sched, w->plan.op_count);
     if (engine_real_open(&w->real, &w->box.exec, w->box.ring, 4, &err) != 0)
