@@ -87,7 +87,8 @@ static uint32_t append_text(struct bpe *bpe, const char *text, size_t bytes)
     }
     size_t start = bpe->text_bytes;
     ASSERT(start + bytes <= UINT32_MAX);
-    memcpy(bpe->text + start, text, bytes);
+    if (bytes > 0) /* a hole may be the first, before there is any text */
+        memcpy(bpe->text + start, text, bytes);
     bpe->text_bytes += bytes;
     return (uint32_t)start;
 }

@@ -615,6 +615,10 @@ static void test_refused(void **state)
     refuse_file("missing.json", "no tokenizer at");
     write_list("short.tiktoken", 300);
     refuse_file("short.tiktoken", "lists 300 tokens");
+    /* Ids that no token has come before the first text. */
+    scratch_write("holes/vocab.json", "{\"a\":5}");
+    scratch_write("holes/merges.txt", "#version: 0.2\n");
+    refuse_file("holes", "has no token for the byte 0x00");
     scratch_write("bad.tiktoken", "IQ== 0\nIg== 2\n");
     refuse_file("bad.tiktoken", "line 2 has a rank");
     scratch_write("bad.tiktoken", "IQ== 0\nIQ== 1\n");
