@@ -42,7 +42,8 @@ struct kernels_shape {
 
 /* inner: everything a block computes for one micro-batch that its backward pass needs; written by
  * block_forward, read by block_backward. One piece of memory of inner_bytes.
- * scratch: working memory without meaning between calls: scratch_bytes, for any one call. */
+ * scratch: working memory without meaning between calls: scratch_bytes, for any one call but
+ * kernels_head_once. */
 
 struct kernels; /* one device's instance: shape, primitives, thread team; opaque */
 
@@ -151,6 +152,24 @@ struct kernels_head_backward {
     void *scratch;
 };
 
+/* Both passes and the loss, of a micro-batch and all tiles: the bits of kernels_head_forward over
+ * the tiles downwards, kernels_head_loss, and kernels_head_backward over them upwards, but every
+ * product of logits is computed once. The logits of some rows at a time are kept in between: so
+ * scratch is head_once_bytes here. */
+struct kernels_head_once {
+    const void *tiles;    /* E: tile i is at i * tile_stride elements */
+    uint64_t tile_stride; /* at least tile_rows_max * C */
+    const void *y;
+    const uint32_t *targets;
+    float *running; /* [3, R]: working memory */
+    float *losses;  /* [R] */
+    float loss_scale;
+    float *dy;        /* [R, C], written */
+    float *gradients; /* the gradient of tile i is at i * tile_stride */
+    bool accumulate;  /* false for the first micro-batch */
+    void *scratch;
+};
+
 /* Logits of single rows, for sampling: logits[i, v] = y[rows[i]] . wte[v]. */
 struct kernels_logits {
     const void *tile;
@@ -160,8 +179,9 @@ struct kernels_logits {
 };
 
 struct kernels_sizes {
-    uint64_t inner_bytes;   /* of one block and micro-batch; a multiple of IO_ALIGN */
-    uint64_t scratch_bytes; /* a multiple of IO_ALIGN */
+    uint64_t inner_bytes;     /* of one block and micro-batch; a multiple of IO_ALIGN */
+    uint64_t scratch_bytes;   /* a multiple of IO_ALIGN, as is: */
+    uint64_t head_once_bytes; /* the scratch of kernels_head_once */
 };
 
 /* Pure: no instance needed, so that a plan can be made in no time. */
@@ -188,6 +208,7 @@ void kernels_norm_backward(struct kernels *k, const struct kernels_norm_backward
 void kernels_head_forward(struct kernels *k, const struct kernels_head_forward *args);
 void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args);
 void kernels_head_backward(struct kernels *k, const struct kernels_head_backward *args);
+void kernels_head_once(struct kernels *k, const struct kernels_head_once *args);
 void kernels_logits(struct kernels *k, const struct kernels_logits *args);
 
 /* A finished gradient to its stored form (E: bf16 to nearest even, or float), and the partial sums

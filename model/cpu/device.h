@@ -30,8 +30,8 @@
 /* Queries and keys of one tile of attention. */
 #define ATTENTION_TILE 128u
 
-/* One tile of logits stays in a worker's second cache; a block of rows of them (in E) in scratch.
- */
+/* One piece of logits stays in a worker's second cache; a block of rows of them (of one tile in E,
+ * or of all tiles in float) in scratch. */
 #define HEAD_ROWS       128u
 #define HEAD_COLUMNS    512u
 #define HEAD_BLOCK_ROWS 512u
@@ -167,6 +167,7 @@ struct head {
 
 void head_init(struct kernels *k);
 uint64_t head_scratch_bytes(const struct kernels_shape *shape);
+uint64_t head_once_bytes(const struct kernels_shape *shape);
 uint64_t head_worker_bytes(const struct kernels_shape *shape);
 
 /* -- kernels.c -- */

@@ -1,7 +1,12 @@
 /*
- * The tied head: logits and cross-entropy over one tile of the vocabulary at a time, never more of
- * the logits in memory than HEAD_BLOCK_ROWS rows of one tile (in E), and in forward only one
- * HEAD_ROWS x HEAD_COLUMNS piece per worker.
+ * The tied head: logits and cross-entropy in pieces of HEAD_ROWS x HEAD_COLUMNS, each one product.
+ *
+ * In two passes, over one tile of the vocabulary at a time: never more of the logits in memory than
+ * HEAD_BLOCK_ROWS rows of one tile (in E), and in forward only one piece per worker. At once
+ * (kernels_head_once), the pieces of HEAD_BLOCK_ROWS rows and all tiles are kept from forward to
+ * backward. Products, and the order of all sums, are the same, and so are the bits: a row's maximum
+ * and sum over groups of columns, tiles downwards; dy over tiles upwards; a tile's gradient over
+ * blocks of rows.
  */
 #include "model/cpu/device.h"
 #include <math.h>
@@ -31,6 +36,30 @@ static uint32_t group_count(uint32_t row_count)
     return (uint32_t)div_up(row_count, HEAD_COLUMNS);
 }
 
+static uint32_t tile_count(const struct kernels_shape *shape)
+{
+    return (uint32_t)div_up(shape->vocab, tile_rows(shape));
+}
+
+/* Of all tiles. */
+static uint32_t vocab_group_count(const struct kernels_shape *shape)
+{
+    return (tile_count(shape) - 1) * group_count(tile_rows(shape)) +
+           group_count(last_tile_rows(shape));
+}
+
+/* A piece's rows of logits are so far apart. */
+static uint32_t piece_stride(uint32_t columns)
+{
+    return (uint32_t)round_up(columns, ROWS_LANES);
+}
+
+/* Of a tile whose pieces lie side by side; only its last one has padding. */
+static uint32_t padded_columns(uint32_t row_count)
+{
+    return piece_stride(row_count);
+}
+
 /* Forward: maximum and sum of each group of columns, [groups, 2, R]. Backward: a block's gradient
  * of the logits, E [block, tile]. */
 uint64_t head_scratch_bytes(const struct kernels_shape *shape)
@@ -40,6 +69,32 @@ uint64_t head_scratch_bytes(const struct kernels_shape *shape)
     uint64_t block = MIN(rows, HEAD_BLOCK_ROWS);
     uint64_t backward = mul_checked(block, tile_rows(shape)) * precision_bytes(shape->precision);
     return round_up(MAX(forward, backward), IO_ALIGN);
+}
+
+/* Of kernels_head_once, for a block of rows: all its logits, the sums of their groups, [groups, 2,
+ * block], and the gradient of a tile's logits. */
+struct once_layout {
+    uint64_t kept, partial, dlogits, bytes;
+};
+
+static struct once_layout once_layout(const struct kernels_shape *shape)
+{
+    uint64_t block = MIN(shape_row_count(shape), HEAD_BLOCK_ROWS);
+    uint64_t columns = mul_checked(tile_count(shape) - 1, padded_columns(tile_rows(shape))) +
+                       padded_columns(last_tile_rows(shape));
+    struct once_layout layout = {0};
+    layout.kept = layout_take(&layout.bytes, mul_checked(block, columns * sizeof(float)));
+    layout.partial = layout_take(&layout.bytes,
+                                 mul_checked(vocab_group_count(shape), 2 * block * sizeof(float)));
+    layout.dlogits =
+        layout_take(&layout.bytes, mul_checked(block, (uint64_t)tile_rows(shape) *
+                                                          precision_bytes(shape->precision)));
+    return layout;
+}
+
+uint64_t head_once_bytes(const struct kernels_shape *shape)
+{
+    return round_up(once_layout(shape).bytes, IO_ALIGN);
 }
 
 uint64_t head_worker_bytes(const struct kernels_shape *shape)
@@ -72,7 +127,7 @@ static void init_logits(struct kernels *k, bool last_rows, unsigned kind)
                                     .k = k->shape.channels,
                                     .a_stride = k->shape.channels,
                                     .b_stride = k->shape.channels,
-                                    .c_stride = HEAD_COLUMNS,
+                                    .c_stride = piece_stride(columns),
                                     .b_transposed = true,
                                     .precision = k->shape.precision};
     head->logits[last_rows][kind] = matmul_declare(k->matmul, &logits);
@@ -126,12 +181,18 @@ struct pass {
     const uint32_t *targets;
     uint32_t row_first, row_count;    /* of wte */
     uint32_t block_first, block_rows; /* of y: all of it in forward */
+    float *kept;                      /* the block's logits of all tiles, or NULL */
     /* Forward. */
     float *partial, *target;
     /* Backward. */
     const float *log_sum;
     float loss_scale;
     void *dlogits;
+};
+
+struct piece {
+    uint32_t row, rows;       /* of y */
+    uint32_t column, columns; /* of the tile */
 };
 
 static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row_count)
@@ -141,64 +202,114 @@ static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row
     ASSERT(row_count == MIN(tile, k->shape.vocab - row_first));
 }
 
-/* Computes the logits of task's piece into the worker's buffer and describes them; *row is the
- * piece's first row of y, *column its first column in the tile. */
-static struct rows_logits compute_logits(const struct pass *pass, uint32_t task, uint32_t worker,
-                                         uint32_t *row, uint32_t *column)
+static struct piece piece_of(const struct pass *pass, uint32_t row_piece, uint32_t group)
+{
+    uint32_t rows = pass->k->head.rows;
+    struct piece piece = {.row = pass->block_first + row_piece * rows,
+                          .column = group * HEAD_COLUMNS};
+    piece.rows = MIN(rows, pass->block_first + pass->block_rows - piece.row);
+    piece.columns = MIN(HEAD_COLUMNS, pass->row_count - piece.column);
+    return piece;
+}
+
+/* Row by row and group by group, as the two passes take them. */
+static struct piece piece_of_task(const struct pass *pass, uint32_t task)
+{
+    uint32_t groups = group_count(pass->row_count);
+    return piece_of(pass, task / groups, task % groups);
+}
+
+/* Where a piece of the block's logits is kept: a group of columns after the other. */
+static float *kept_piece(const struct pass *pass, const struct piece *piece)
 {
     const struct kernels *k = pass->k;
-    const struct head *head = &k->head;
-    uint32_t groups = group_count(pass->row_count);
-    *row = pass->block_first + task / groups * head->rows;
-    *column = task % groups * HEAD_COLUMNS;
-    uint32_t rows = MIN(head->rows, pass->block_first + pass->block_rows - *row);
-    uint32_t columns = MIN(HEAD_COLUMNS, pass->row_count - *column);
-    unsigned kind = columns == HEAD_COLUMNS                   ? COLUMNS_WHOLE
-                    : pass->row_count == tile_rows(&k->shape) ? COLUMNS_TILE_REST
-                                                              : COLUMNS_VOCAB_REST;
-    bool last = *row + rows == k->row_count;
-    enum precision precision = k->shape.precision;
-    float *logits = worker_memory(k, worker);
-    matmul_run(k->matmul, head->logits[last][kind], worker,
-               element_at(pass->y, (size_t)*row * k->shape.channels, precision),
-               element_at(pass->tile, (size_t)*column * k->shape.channels, precision), logits);
+    size_t tile = pass->row_first / tile_rows(&k->shape);
+    size_t columns = tile * padded_columns(tile_rows(&k->shape)) + piece->column;
+    return pass->kept + k->head.block_rows * columns +
+           (size_t)(piece->row - pass->block_first) * piece_stride(piece->columns);
+}
+
+static struct rows_logits describe(const struct pass *pass, const struct piece *piece,
+                                   const float *logits)
+{
     return (struct rows_logits){
         .logits = logits,
-        .stride = HEAD_COLUMNS,
-        .rows = rows,
-        .columns = columns,
-        .targets = pass->targets + *row,
-        .column_first = pass->row_first + *column,
-        .bf16 = k->bf16,
+        .stride = piece_stride(piece->columns),
+        .rows = piece->rows,
+        .columns = piece->columns,
+        .targets = pass->targets + piece->row,
+        .column_first = pass->row_first + piece->column,
+        .bf16 = pass->k->bf16,
     };
+}
+
+static struct rows_logits compute_logits(const struct pass *pass, const struct piece *piece,
+                                         uint32_t worker, float *logits)
+{
+    const struct kernels *k = pass->k;
+    unsigned kind = piece->columns == HEAD_COLUMNS            ? COLUMNS_WHOLE
+                    : pass->row_count == tile_rows(&k->shape) ? COLUMNS_TILE_REST
+                                                              : COLUMNS_VOCAB_REST;
+    bool last = piece->row + piece->rows == k->row_count;
+    enum precision precision = k->shape.precision;
+    matmul_run(k->matmul, k->head.logits[last][kind], worker,
+               element_at(pass->y, (size_t)piece->row * k->shape.channels, precision),
+               element_at(pass->tile, (size_t)piece->column * k->shape.channels, precision),
+               logits);
+    return describe(pass, piece, logits);
+}
+
+static uint32_t row_pieces(const struct pass *pass)
+{
+    return (uint32_t)div_up(pass->block_rows, pass->k->head.rows);
 }
 
 static uint32_t piece_count(const struct pass *pass)
 {
-    return (uint32_t)div_up(pass->block_rows, pass->k->head.rows) * group_count(pass->row_count);
+    return row_pieces(pass) * group_count(pass->row_count);
 }
 
 /* -- Forward -- */
 
+/* What a piece adds to the sums of its group: partial is [groups, 2, rows]. */
+static void sum_piece(const struct pass *pass, const struct piece *piece,
+                      const struct rows_logits *logits, float *partial, uint32_t rows)
+{
+    float *maximum = partial + (size_t)(piece->column / HEAD_COLUMNS) * 2 * rows;
+    uint32_t row = piece->row - pass->block_first;
+    pass->k->rows->logits_forward(logits, maximum + row, maximum + rows + row,
+                                  pass->target + piece->row);
+}
+
 static void forward_task(void *context, uint32_t task, uint32_t worker)
 {
     const struct pass *pass = context;
-    const struct kernels *k = pass->k;
-    uint32_t row, column;
-    struct rows_logits logits = compute_logits(pass, task, worker, &row, &column);
-    float *maximum = pass->partial + (size_t)(column / HEAD_COLUMNS) * 2 * k->row_count;
-    k->rows->logits_forward(&logits, maximum + row, maximum + k->row_count + row,
-                            pass->target + row);
+    struct piece piece = piece_of_task(pass, task);
+    struct rows_logits logits =
+        compute_logits(pass, &piece, worker, worker_memory(pass->k, worker));
+    sum_piece(pass, &piece, &logits, pass->partial, pass->block_rows);
 }
 
-/* The groups' sums into the running ones, in order (Milakov and Gimelshein 2018, section 3). */
-static void merge(const struct kernels *k, const float *partial, uint32_t groups, float *running)
+static void start_running(const struct kernels *k, float *running)
 {
-    float *maximum = running, *sum = running + k->row_count;
-    for (uint32_t g = 0; g < groups; g++) {
-        const float *tile_maximum = partial + (size_t)g * 2 * k->row_count;
-        const float *tile_sum = tile_maximum + k->row_count;
-        for (uint32_t r = 0; r < k->row_count; r++) {
+    for (uint32_t r = 0; r < k->row_count; r++)
+        running[r] = -INFINITY;
+    memset(running + k->row_count, 0, 2 * (size_t)k->row_count * sizeof(float));
+}
+
+/* A tile's groups, [groups, 2, rows], of which this is a row of `count`. */
+struct partial {
+    const float *first;
+    uint32_t groups, rows, count;
+};
+
+/* The groups' sums into the running ones, in order (Milakov and Gimelshein 2018, section 3). */
+static void merge(const struct partial *partial, float *maximum, float *sum)
+{
+    for (uint32_t g = 0; g < partial->groups; g++) {
+        const float *tile_maximum = partial->first + (size_t)g * 2 * partial->rows;
+        const float *tile_sum = tile_maximum + partial->rows;
+        for (uint32_t r = 0; r < partial->count; r++) {
             float most = tile_maximum[r] > maximum[r] ? tile_maximum[r] : maximum[r];
             sum[r] = sum[r] * expf(maximum[r] - most) + tile_sum[r] * expf(tile_maximum[r] - most);
             maximum[r] = most;
@@ -209,11 +320,8 @@ static void merge(const struct kernels *k, const float *partial, uint32_t groups
 void kernels_head_forward(struct kernels *k, const struct kernels_head_forward *args)
 {
     check_tile(k, args->row_first, args->row_count);
-    if (args->first) {
-        for (uint32_t r = 0; r < k->row_count; r++)
-            args->running[r] = -INFINITY;
-        memset(args->running + k->row_count, 0, 2 * (size_t)k->row_count * sizeof(float));
-    }
+    if (args->first)
+        start_running(k, args->running);
     struct pass pass = {
         .k = k,
         .tile = args->tile,
@@ -226,16 +334,25 @@ void kernels_head_forward(struct kernels *k, const struct kernels_head_forward *
         .target = args->running + 2 * (size_t)k->row_count,
     };
     pool_run(k->pool, forward_task, &pass, piece_count(&pass));
-    merge(k, pass.partial, group_count(args->row_count), args->running);
+    struct partial partial = {pass.partial, group_count(args->row_count), k->row_count,
+                              k->row_count};
+    merge(&partial, args->running, args->running + k->row_count);
+}
+
+/* Of rows [first, first + count). */
+static void finish_loss(const struct kernels *k, float *running, float *losses, uint32_t first,
+                        uint32_t count)
+{
+    const float *sum = running + k->row_count, *target = sum + k->row_count;
+    for (uint32_t r = first; r < first + count; r++) {
+        running[r] += logf(sum[r]);
+        losses[r] = running[r] - target[r];
+    }
 }
 
 void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args)
 {
-    const float *sum = args->running + k->row_count, *target = sum + k->row_count;
-    for (uint32_t r = 0; r < k->row_count; r++) {
-        args->running[r] += logf(sum[r]);
-        args->losses[r] = args->running[r] - target[r];
-    }
+    finish_loss(k, args->running, args->losses, 0, k->row_count);
 }
 
 /* -- Backward -- */
@@ -244,18 +361,48 @@ static void backward_task(void *context, uint32_t task, uint32_t worker)
 {
     const struct pass *pass = context;
     const struct kernels *k = pass->k;
-    uint32_t row, column, stride = tile_rows(&k->shape);
-    struct rows_logits logits = compute_logits(pass, task, worker, &row, &column);
-    size_t at = (size_t)(row - pass->block_first) * stride + column;
-    k->rows->logits_backward(&logits, pass->log_sum + row, pass->loss_scale,
+    uint32_t stride = tile_rows(&k->shape);
+    struct piece piece = piece_of_task(pass, task);
+    struct rows_logits logits =
+        pass->kept ? describe(pass, &piece, kept_piece(pass, &piece))
+                   : compute_logits(pass, &piece, worker, worker_memory(k, worker));
+    size_t at = (size_t)(piece.row - pass->block_first) * stride + piece.column;
+    k->rows->logits_backward(&logits, pass->log_sum + piece.row, pass->loss_scale,
                              element_at_mutable(pass->dlogits, at, k->shape.precision), stride);
+}
+
+/* Where a tile's backward pass leads to. */
+struct gradients {
+    float *dy, *tile;
+    bool first;      /* of the tiles: dy is overwritten */
+    bool accumulate; /* the tile's gradient is not, by the first block of rows */
+};
+
+/* A block of rows and a tile: the logits' gradient, and from it dy and the tile's. */
+static void run_backward(struct kernels *k, struct pass *pass, const struct gradients *gradients)
+{
+    bool last_tile = pass->row_count != tile_rows(&k->shape);
+    bool last_block = pass->block_first + pass->block_rows == k->row_count;
+    pool_run(k->pool, backward_task, pass, piece_count(pass));
+    size_t at = (size_t)pass->block_first * k->shape.channels;
+    struct product_job jobs[] = {
+        {.product = &k->head.dy[last_block][last_tile],
+         .a = pass->dlogits,
+         .b = pass->tile,
+         .c = gradients->dy + at,
+         .accumulate = !gradients->first},
+        {.product = &k->head.gradient[last_block][last_tile],
+         .a = pass->dlogits,
+         .b = element_at(pass->y, at, k->shape.precision),
+         .c = gradients->tile,
+         .accumulate = gradients->accumulate || pass->block_first > 0},
+    };
+    product_run(k, jobs, ARRAY_COUNT(jobs));
 }
 
 void kernels_head_backward(struct kernels *k, const struct kernels_head_backward *args)
 {
     check_tile(k, args->row_first, args->row_count);
-    enum precision precision = k->shape.precision;
-    bool last_tile = args->row_count != tile_rows(&k->shape);
     struct pass pass = {
         .k = k,
         .tile = args->tile,
@@ -267,25 +414,106 @@ void kernels_head_backward(struct kernels *k, const struct kernels_head_backward
         .loss_scale = args->loss_scale,
         .dlogits = args->scratch,
     };
+    struct gradients gradients = {args->dy, args->gradient, args->first, args->accumulate};
     for (uint32_t first = 0; first < k->row_count; first += k->head.block_rows) {
         pass.block_first = first;
         pass.block_rows = MIN(k->head.block_rows, k->row_count - first);
-        bool last_block = first + pass.block_rows == k->row_count;
-        pool_run(k->pool, backward_task, &pass, piece_count(&pass));
-        size_t at = (size_t)first * k->shape.channels;
-        struct product_job jobs[] = {
-            {.product = &k->head.dy[last_block][last_tile],
-             .a = pass.dlogits,
-             .b = args->tile,
-             .c = args->dy + at,
-             .accumulate = !args->first},
-            {.product = &k->head.gradient[last_block][last_tile],
-             .a = pass.dlogits,
-             .b = element_at(args->y, at, precision),
-             .c = args->gradient,
-             .accumulate = args->accumulate || first > 0},
-        };
-        product_run(k, jobs, ARRAY_COUNT(jobs));
+        run_backward(k, &pass, &gradients);
+    }
+}
+
+/* -- Both in one, a block of rows after the other -- */
+
+struct once {
+    const struct kernels_head_once *args;
+    struct pass pass; /* of the block; the tile is a task's own */
+};
+
+static struct pass once_tile(const struct once *once, uint32_t tile)
+{
+    struct pass pass = once->pass;
+    const struct kernels *k = pass.k;
+    size_t at = tile * once->args->tile_stride;
+    pass.tile = element_at(once->args->tiles, at, k->shape.precision);
+    pass.row_first = tile * tile_rows(&k->shape);
+    pass.row_count = MIN(tile_rows(&k->shape), k->shape.vocab - pass.row_first);
+    return pass;
+}
+
+/* Sums of a tile's groups in `partial`: all tiles but the last have as many groups. */
+static float *once_partial(const struct once *once, uint32_t tile)
+{
+    const struct kernels *k = once->pass.k;
+    size_t group = tile * group_count(tile_rows(&k->shape));
+    return once->pass.partial + group * 2 * once->pass.block_rows;
+}
+
+/* The pieces of one group of columns are next to each other: they share that part of wte. */
+static void once_forward_task(void *context, uint32_t task, uint32_t worker)
+{
+    const struct once *once = context;
+    uint32_t group = task / row_pieces(&once->pass);
+    uint32_t groups = group_count(tile_rows(&once->pass.k->shape)), tile = group / groups;
+    struct pass pass = once_tile(once, tile);
+    struct piece piece = piece_of(&pass, task % row_pieces(&pass), group % groups);
+    struct rows_logits logits = compute_logits(&pass, &piece, worker, kept_piece(&pass, &piece));
+    sum_piece(&pass, &piece, &logits, once_partial(once, tile), pass.block_rows);
+}
+
+/* The tiles downwards, as the two passes take them. */
+static void once_merge_task(void *context, uint32_t task, uint32_t worker)
+{
+    (void)worker;
+    const struct once *once = context;
+    const struct kernels *k = once->pass.k;
+    uint32_t first = task * PASS_ROWS, row = once->pass.block_first + first;
+    uint32_t count = MIN(PASS_ROWS, once->pass.block_rows - first);
+    float *running = once->args->running;
+    for (uint32_t tile = tile_count(&k->shape); tile-- > 0;) {
+        struct pass pass = once_tile(once, tile);
+        struct partial partial = {once_partial(once, tile) + first, group_count(pass.row_count),
+                                  pass.block_rows, count};
+        merge(&partial, running + row, running + k->row_count + row);
+    }
+    finish_loss(k, running, once->args->losses, row, count);
+}
+
+static void once_block(struct kernels *k, struct once *once)
+{
+    const struct kernels_head_once *args = once->args;
+    uint32_t groups = vocab_group_count(&k->shape);
+    pool_run(k->pool, once_forward_task, once, groups * row_pieces(&once->pass));
+    pool_run(k->pool, once_merge_task, once, (uint32_t)div_up(once->pass.block_rows, PASS_ROWS));
+    for (uint32_t tile = 0; tile < tile_count(&k->shape); tile++) {
+        struct pass pass = once_tile(once, tile);
+        struct gradients gradients = {args->dy, args->gradients + tile * args->tile_stride,
+                                      tile == 0, args->accumulate};
+        run_backward(k, &pass, &gradients);
+    }
+}
+
+void kernels_head_once(struct kernels *k, const struct kernels_head_once *args)
+{
+    struct once_layout layout = once_layout(&k->shape);
+    uint8_t *scratch = args->scratch;
+    struct once once = {
+        .args = args,
+        .pass = {.k = k,
+                 .y = args->y,
+                 .targets = args->targets,
+                 .kept = (float *)(scratch + layout.kept),
+                 .partial = (float *)(scratch + layout.partial),
+                 .target = args->running + 2 * (size_t)k->row_count,
+                 .log_sum = args->running,
+                 .loss_scale = args->loss_scale,
+                 .dlogits = scratch + layout.dlogits},
+    };
+    ASSERT(args->tile_stride >= (uint64_t)tile_rows(&k->shape) * k->shape.channels);
+    start_running(k, args->running);
+    for (uint32_t first = 0; first < k->row_count; first += k->head.block_rows) {
+        once.pass.block_first = first;
+        once.pass.block_rows = MIN(k->head.block_rows, k->row_count - first);
+        once_block(k, &once);
     }
 }
 

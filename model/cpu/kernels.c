@@ -22,6 +22,7 @@ void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *size
     block_sizes(shape, sizes);
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, head_scratch_bytes(shape));
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, norm_backward_scratch_bytes(shape));
+    sizes->head_once_bytes = head_once_bytes(shape);
 }
 
 static uint64_t worker_bytes(const struct kernels_shape *shape)

@@ -38,6 +38,7 @@ struct setup {
 
 struct rig {
     struct setup setup;
+    bool at_once; /* the head in one call instead of two passes */
     struct config config;
     struct tensors tensors;
     struct kernels_shape shape;
@@ -51,7 +52,7 @@ struct rig {
     float **gradients; /* by group */
     float **x;         /* [layers + 1] of [R, C] */
     void **inner;      /* [layers] */
-    void *y, *scratch;
+    void *y, *scratch, *once_scratch;
     float *dx, *dy, *statistics, *running, *losses;
     uint32_t *tokens, *targets;
 };
@@ -109,6 +110,7 @@ static void rig_open(struct rig *rig, const struct setup *setup)
         rig->inner[l] = place(rig, rig->sizes.inner_bytes);
     rig->y = place(rig, rows * c * element);
     rig->scratch = place(rig, rig->sizes.scratch_bytes);
+    rig->once_scratch = place(rig, rig->sizes.head_once_bytes);
     rig->dx = place(rig, rows * c * sizeof(float));
     rig->dy = place(rig, rows * c * sizeof(float));
     rig->statistics = place(rig, 2 * rows * sizeof(float));
@@ -163,6 +165,26 @@ static const char *tile_of(const struct rig *rig, uint32_t first, uint32_t *coun
            (size_t)first * rig->setup.channels * precision_bytes(rig->setup.precision);
 }
 
+static void rig_head_forward(struct rig *rig)
+{
+    uint32_t count, tiles = (uint32_t)div_up(rig->setup.vocab, rig->setup.tile_rows);
+    for (uint32_t tile = tiles; tile-- > 0;) {
+        uint32_t first = tile * rig->setup.tile_rows;
+        const void *rows = tile_of(rig, first, &count);
+        kernels_head_forward(rig->kernels,
+                             &(struct kernels_head_forward){.tile = rows,
+                                                            .row_first = first,
+                                                            .row_count = count,
+                                                            .y = rig->y,
+                                                            .targets = rig->targets,
+                                                            .running = rig->running,
+                                                            .first = tile + 1 == tiles,
+                                                            .scratch = rig->scratch});
+    }
+    kernels_head_loss(rig->kernels,
+                      &(struct kernels_head_loss){.running = rig->running, .losses = rig->losses});
+}
+
 static void rig_forward(struct rig *rig)
 {
     struct kernels *k = rig->kernels;
@@ -188,25 +210,32 @@ static void rig_forward(struct rig *rig)
                                                            .x = rig->x[layers],
                                                            .y = rig->y,
                                                            .statistics = rig->statistics});
-    for (uint32_t first = 0; first < rig->setup.vocab; first += count) {
-        const void *tile = tile_of(rig, first, &count);
-        kernels_head_forward(k, &(struct kernels_head_forward){.tile = tile,
-                                                               .row_first = first,
-                                                               .row_count = count,
-                                                               .y = rig->y,
-                                                               .targets = rig->targets,
-                                                               .running = rig->running,
-                                                               .first = first == 0,
-                                                               .scratch = rig->scratch});
-    }
-    kernels_head_loss(k,
-                      &(struct kernels_head_loss){.running = rig->running, .losses = rig->losses});
+    rig_head_forward(rig);
+}
+
+static void rig_head_once(struct rig *rig, float loss_scale, bool accumulate)
+{
+    kernels_head_once(rig->kernels,
+                      &(struct kernels_head_once){.tiles = rig->weights[0],
+                                                  .tile_stride = (uint64_t)rig->setup.tile_rows *
+                                                                 rig->setup.channels,
+                                                  .y = rig->y,
+                                                  .targets = rig->targets,
+                                                  .running = rig->running,
+                                                  .losses = rig->losses,
+                                                  .loss_scale = loss_scale,
+                                                  .dy = rig->dy,
+                                                  .gradients = rig->gradients[0],
+                                                  .accumulate = accumulate,
+                                                  .scratch = rig->once_scratch});
 }
 
 static void rig_backward_head(struct rig *rig, float loss_scale, bool accumulate)
 {
     uint32_t count, layers = rig->setup.layers;
-    for (uint32_t first = 0; first < rig->setup.vocab; first += count) {
+    if (rig->at_once)
+        rig_head_once(rig, loss_scale, accumulate);
+    for (uint32_t first = 0; first < rig->setup.vocab && !rig->at_once; first += count) {
         const void *tile = tile_of(rig, first, &count);
         float *gradient = rig->gradients[0] + (size_t)first * rig->setup.channels;
         kernels_head_backward(rig->kernels,
@@ -412,10 +441,11 @@ static void test_reference_finite_differences(void **state)
 
 /* -- The same bits -- */
 
-static uint64_t run_and_hash(const struct setup *setup)
+static uint64_t run_and_hash(const struct setup *setup, bool at_once)
 {
     struct rig rig;
     rig_open(&rig, setup);
+    rig.at_once = at_once;
     struct reference reference;
     reference_init(&reference, &rig.config, &rig.tensors);
     reference_fill(&reference, 7, setup->precision);
@@ -442,11 +472,70 @@ static void test_same_bits(void **state)
     (void)state;
     for (unsigned precision = 0; precision < 2; precision++) {
         struct setup setup = {2, 128, 4, 1100, 3, 150, 600, (enum precision)precision, 1, 0};
-        uint64_t expected = run_and_hash(&setup);
+        uint64_t expected = run_and_hash(&setup, false);
         for (setup.threads = 1; setup.threads <= 3; setup.threads++)
             for (setup.shift = 0; setup.shift < 4; setup.shift += setup.shift ? 2 : 1)
-                assert_int_equal(run_and_hash(&setup), expected);
+                assert_int_equal(run_and_hash(&setup, setup.shift == 1), expected);
     }
+}
+
+/* What evaluation computed before is overwritten, so that losses are those of the head at once. */
+static void spoil_losses(struct rig *rig)
+{
+    memset(rig->losses, 0xff, rig->rows * sizeof(float));
+    memset(rig->running, 0xff, 3 * (size_t)rig->rows * sizeof(float));
+    memset(rig->once_scratch, 0xff, rig->sizes.head_once_bytes);
+}
+
+/* dy, losses and the tiles' gradients after two micro-batches, to the bit, by both ways. */
+static void check_head_once(const struct setup *setup)
+{
+    struct rig rig;
+    struct reference reference;
+    rig_open(&rig, setup);
+    reference_init(&reference, &rig.config, &rig.tensors);
+    reference_fill(&reference, 7, setup->precision);
+    rig_load(&rig, &reference);
+    uint64_t stream = (uint64_t)rig.rows * setup->channels;
+    uint64_t words = rig.rows + stream + (uint64_t)setup->vocab * setup->channels;
+    float *found[2];
+    for (int way = 0; way < 2; way++) {
+        rig.at_once = way;
+        for (uint32_t micro = 0; micro < 2; micro++) {
+            rig_draw(&rig, 1 + micro);
+            rig_forward(&rig);
+            if (way)
+                spoil_losses(&rig);
+            rig_backward_head(&rig, 0.01f, micro > 0);
+        }
+        found[way] = mem_alloc(words, sizeof(float));
+        memcpy(found[way], rig.losses, rig.rows * sizeof(float));
+        memcpy(found[way] + rig.rows, rig.dy, stream * sizeof(float));
+        memcpy(found[way] + rig.rows + stream, rig.gradients[0],
+               (words - rig.rows - stream) * sizeof(float));
+    }
+    assert_memory_equal(found[0], found[1], words * sizeof(float));
+    mem_free(found[0]);
+    mem_free(found[1]);
+    reference_deinit(&reference);
+    rig_close(&rig);
+}
+
+static void test_head_once_is_both_passes(void **state)
+{
+    (void)state;
+    static const struct setup more[] = {
+        /* Several blocks of rows, the last with a rest; pieces and tiles with rests. */
+        {1, 64, 2, 3000, 4, 300, 1344, PRECISION_FP32, 2, 0},
+        {1, 64, 2, 1026, 2, 512, 513, PRECISION_FP32, 3, 1},
+    };
+    for (unsigned precision = 0; precision < 2; precision++)
+        for (size_t i = 0; i < ARRAY_COUNT(setups) + ARRAY_COUNT(more); i++) {
+            struct setup setup =
+                i < ARRAY_COUNT(setups) ? setups[i] : more[i - ARRAY_COUNT(setups)];
+            setup.precision = (enum precision)precision;
+            check_head_once(&setup);
+        }
 }
 
 static void test_recomputed_inner_is_the_same(void **state)
@@ -589,6 +678,7 @@ int main(void)
         cmocka_unit_test(test_model_fp32),
         cmocka_unit_test(test_model_bf16),
         cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_head_once_is_both_passes),
         cmocka_unit_test(test_recomputed_inner_is_the_same),
         cmocka_unit_test(test_nan_reaches_loss_and_gradients),
         cmocka_unit_test(test_logits),
