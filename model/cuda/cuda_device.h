@@ -55,6 +55,7 @@ int cuda_block_open(struct kernels_cuda *k, struct err *err);
 void cuda_block_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes);
 int cuda_head_open(struct kernels_cuda *k, struct err *err);
 uint64_t cuda_head_scratch_bytes(const struct kernels_shape *shape);
+uint64_t cuda_head_once_bytes(const struct kernels_shape *shape);
 
 /* False once anything has failed. what: the call, for the message. */
 bool cuda_device_check(struct kernels_cuda *k, cudaError_t error, const char *what);

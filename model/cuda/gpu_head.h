@@ -1,8 +1,8 @@
 /*
  * gpu_head: softmax, cross-entropy and their gradient over one tile of the vocabulary at a time, on
- * a GPU. Logits are computed twice, by the same product: in forward for the running maximum and sum
- * of exponentials of every row (online softmax, Milakov and Gimelshein 2018), in backward for the
- * gradient, in one pass with the probabilities. Full logits never exist.
+ * a GPU: in forward the running maximum and sum of exponentials of every row (online softmax,
+ * Milakov and Gimelshein 2018), in backward the gradient, in one pass with the probabilities. The
+ * logits of a tile are kept in between, or computed twice by the same product.
  *
  * Pointers are to device memory; functions enqueue on stream and return what the launch returned.
  */

@@ -17,6 +17,7 @@ void kernels_cuda_sizes(const struct kernels_shape *shape, struct kernels_sizes 
     cuda_block_sizes(shape, sizes);
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, cuda_head_scratch_bytes(shape));
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, round_up(norm, IO_ALIGN));
+    sizes->head_once_bytes = cuda_head_once_bytes(shape);
 }
 
 uint64_t kernels_cuda_workspace_bytes(void)

@@ -26,7 +26,7 @@
 
 struct kernels_cuda;
 
-/* Pure. inner_bytes and scratch_bytes as in kernels_sizes. */
+/* Pure. As kernels_sizes. */
 void kernels_cuda_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes);
 /* Device memory that an instance needs beside scratch, from opening to closing. */
 uint64_t kernels_cuda_workspace_bytes(void);
@@ -65,6 +65,8 @@ int kernels_cuda_head_loss(struct kernels_cuda *k, const struct kernels_head_los
                            struct err *err);
 int kernels_cuda_head_backward(struct kernels_cuda *k, const struct kernels_head_backward *args,
                                struct err *err);
+int kernels_cuda_head_once(struct kernels_cuda *k, const struct kernels_head_once *args,
+                           struct err *err);
 int kernels_cuda_logits(struct kernels_cuda *k, const struct kernels_logits *args, struct err *err);
 
 /* kernels_gradient_store; stored may be the same memory as gradient. */

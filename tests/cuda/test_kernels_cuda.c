@@ -36,6 +36,8 @@ struct rig {
     uint32_t rows;
     struct gpu_array weights[LAYERS_MAX + 2], gradients[LAYERS_MAX + 2];
     struct gpu_array x[LAYERS_MAX + 1], inner[LAYERS_MAX];
+    bool at_once; /* the head's passes in one call */
+    struct gpu_array once_scratch;
     struct gpu_array y, scratch, dx, dy, statistics, running, losses, tokens, targets, workspace;
 };
 
@@ -60,6 +62,7 @@ static void rig_take(struct rig *rig)
         rig->inner[l] = memory_of(rig->sizes.inner_bytes);
     rig->y = gpu_unwritten(gpu_element(s->bf16), count);
     rig->scratch = memory_of(rig->sizes.scratch_bytes);
+    rig->once_scratch = memory_of(rig->sizes.head_once_bytes);
     rig->dx = gpu_unwritten(GPU_FLOAT, count);
     rig->dy = gpu_unwritten(GPU_FLOAT, count);
     rig->statistics = gpu_unwritten(GPU_FLOAT, 2 * rows);
@@ -184,13 +187,16 @@ static int forward_head(struct rig *rig, struct err *err)
         &(struct kernels_norm_forward){rig->weights[layers + 1].device, rig->x[layers].device,
                                        rig->y.device, rig->statistics.device},
         err);
-    for (uint32_t first = 0; first < rig->setup.vocab && !rc; first += count) {
+    uint32_t tiles = (uint32_t)div_up(rig->setup.vocab, rig->setup.tile_rows);
+    for (uint32_t t = tiles; t-- > 0 && !rc;) {
+        uint32_t first = t * rig->setup.tile_rows;
         const void *tile = tile_of(rig, first, &count);
-        rc = kernels_cuda_head_forward(
-            rig->kernels,
-            &(struct kernels_head_forward){tile, first, count, rig->y.device, rig->targets.device,
-                                           rig->running.device, first == 0, rig->scratch.device},
-            err);
+        rc =
+            kernels_cuda_head_forward(rig->kernels,
+                                      &(struct kernels_head_forward){
+                                          tile, first, count, rig->y.device, rig->targets.device,
+                                          rig->running.device, t + 1 == tiles, rig->scratch.device},
+                                      err);
     }
     if (!rc)
         rc = kernels_cuda_head_loss(
@@ -219,11 +225,30 @@ static int rig_forward(struct rig *rig, struct err *err)
     return rc ? rc : forward_head(rig, err);
 }
 
+static int head_once(struct rig *rig, float loss_scale, bool accumulate, struct err *err)
+{
+    return kernels_cuda_head_once(
+        rig->kernels,
+        &(struct kernels_head_once){.tiles = rig->weights[0].device,
+                                    .tile_stride =
+                                        (uint64_t)rig->setup.tile_rows * rig->setup.channels,
+                                    .y = rig->y.device,
+                                    .targets = rig->targets.device,
+                                    .running = rig->running.device,
+                                    .losses = rig->losses.device,
+                                    .loss_scale = loss_scale,
+                                    .dy = rig->dy.device,
+                                    .gradients = rig->gradients[0].device,
+                                    .accumulate = accumulate,
+                                    .scratch = rig->once_scratch.device},
+        err);
+}
+
 static int backward_head(struct rig *rig, float loss_scale, bool accumulate, struct err *err)
 {
     uint32_t count, layers = rig->setup.layers;
-    int rc = 0;
-    for (uint32_t first = 0; first < rig->setup.vocab && !rc; first += count) {
+    int rc = rig->at_once ? head_once(rig, loss_scale, accumulate, err) : 0;
+    for (uint32_t first = 0; first < rig->setup.vocab && !rc && !rig->at_once; first += count) {
         const void *tile = tile_of(rig, first, &count);
         float *gradient = (float *)rig->gradients[0].device + (size_t)first * rig->setup.channels;
         rc = kernels_cuda_head_backward(
@@ -415,6 +440,57 @@ static void test_recomputed_inner_is_the_same(void **state)
     rig_close(&rig);
 }
 
+/* What came out of a head's two passes or of both in one: losses, dy and the tiles' gradients. */
+static void keep_head(struct rig *rig, double *to)
+{
+    uint64_t tiles = (uint64_t)rig->setup.vocab * rig->setup.channels;
+    struct gpu_array gradient = rig->gradients[0];
+    gradient.count = tiles;
+    struct gpu_array *arrays[] = {&rig->losses, &rig->dy, &gradient};
+    for (size_t i = 0; i < ARRAY_COUNT(arrays); i++) {
+        gpu_read(arrays[i]);
+        memcpy(to, arrays[i]->host, arrays[i]->count * sizeof(double));
+        to += arrays[i]->count;
+    }
+}
+
+static void check_head_once(const struct setup *setup)
+{
+    struct rig rig;
+    struct err err = {0};
+    double *found[2];
+    uint64_t rows = setup->batch * setup->seq;
+    uint64_t words = rows + (rows + setup->vocab) * setup->channels;
+    for (unsigned way = 0; way < 2; way++) {
+        found[way] = mem_alloc(words, sizeof(double));
+        rig_open(&rig, setup);
+        rig.at_once = way;
+        for (uint32_t micro = 0; micro < 2; micro++) {
+            rig_draw(&rig, 5 + micro);
+            assert_int_equal(rig_forward(&rig, &err), 0);
+            if (way) /* the losses are those of the head at once, too */
+                rig.losses = gpu_unwritten(GPU_FLOAT, rows);
+            assert_int_equal(backward_head(&rig, 0.01f, micro > 0, &err), 0);
+        }
+        keep_head(&rig, found[way]);
+        rig_close(&rig);
+    }
+    assert_memory_equal(found[0], found[1], words * sizeof(double));
+    mem_free(found[0]);
+    mem_free(found[1]);
+}
+
+static void test_head_once_is_both_passes(void **state)
+{
+    (void)state;
+    for (unsigned bf16 = 0; bf16 < 2; bf16++)
+        for (size_t i = 0; i < ARRAY_COUNT(setups); i++) {
+            struct setup setup = setups[i];
+            setup.bf16 = bf16;
+            check_head_once(&setup);
+        }
+}
+
 /* Logits of one row, in tiles, against the reference's. */
 static void test_logits(void **state)
 {
@@ -472,6 +548,8 @@ static void test_every_call_fails_once(void **state)
         if (!rc)
             rc = rig_forward(&rig, &err);
         if (!rc)
+            rc = head_once(&rig, 0.1f, false, &err);
+        if (!rc)
             rc = rig_backward(&rig, 0.1f, false, &err);
         emulation_fail_call(0);
         if (opened && rc) {
@@ -527,6 +605,7 @@ int main(void)
         gpu_unit_test(test_model_bf16),
         gpu_unit_test(test_same_bits),
         gpu_unit_test(test_recomputed_inner_is_the_same),
+        gpu_unit_test(test_head_once_is_both_passes),
         gpu_unit_test(test_logits),
         gpu_unit_test(test_every_call_fails_once),
         gpu_unit_test(test_refuses_what_no_grid_has),
