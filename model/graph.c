@@ -122,3 +122,9 @@ uint64_t graph_scratch_bytes(const struct config *config, const struct graph_sha
     uint64_t head = gpt2_sizes(config, shape, LEAST_CHANNELS, 1).scratch_bytes;
     return MAX(head, rotary_block_scratch_bytes(config, shape));
 }
+
+uint64_t graph_head_once_bytes(const struct config *config, const struct graph_shape *shape)
+{
+    check(config, shape_rows(shape));
+    return gpt2_sizes(config, shape, LEAST_CHANNELS, 1).head_once_bytes;
+}

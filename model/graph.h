@@ -38,7 +38,8 @@ uint64_t graph_attention_flops(const struct config *config, uint64_t rows, uint3
  * last product, 2 R F C, GPT-2 8 R C^2. */
 uint64_t graph_last_product_flops(const struct config *config, uint64_t rows);
 /* One product of the head with so many rows of the vocabulary: 2 R C vocab_rows. Forward has one
- * of them, backward three: the logits again, dy and the weight's gradient. */
+ * of them, backward three: the logits again, dy and the weight's gradient. Where both are one op,
+ * it has three. */
 uint64_t graph_head_flops(const struct config *config, uint64_t rows, uint32_t vocab_rows);
 
 /* What block_forward keeps for block_backward of one block and micro-batch (kernels.h: inner).
@@ -65,5 +66,8 @@ uint64_t graph_inner_bytes(const struct config *config, const struct graph_shape
  *               output, of q, k and v. They are never alive together.
  * Rounded up to IO_ALIGN. The head is the same in all kinds, on the same tiles. */
 uint64_t graph_scratch_bytes(const struct config *config, const struct graph_shape *shape);
+/* Working memory of the head at once (kernels.h: head_once_bytes), in all kinds what kernels_sizes
+ * gives. */
+uint64_t graph_head_once_bytes(const struct config *config, const struct graph_shape *shape);
 
 #endif

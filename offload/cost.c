@@ -8,6 +8,8 @@
 #define EMBED_PASSES    2
 #define POSITION_PASSES 3
 #define NORM_PASSES     4
+/* Of the logits that are kept from the head's forward pass to its backward one. */
+#define LOGITS_PASSES 2
 
 struct about {
     const struct profile *profile;
@@ -78,6 +80,8 @@ static double stream_bytes(const struct about *a)
         return stream * NORM_PASSES;
     case OP_HEAD_LOSS:
         return a->rows * 4 * 4;
+    case OP_HEAD_ONCE:
+        return a->rows * a->spec->config->vocab * 4 * LOGITS_PASSES;
     case OP_GRADIENT_STORE:
         return (double)layout->chunks[op->chunk].count *
                (4 + (double)a->plan->place->gradient_bytes);
@@ -111,6 +115,10 @@ static double compute_s(const struct about *a)
         return flops / flops_per_s(a, PROFILE_HEAD_FORWARD);
     case OP_HEAD_BACKWARD:
         return flops / flops_per_s(a, PROFILE_HEAD_BACKWARD);
+    case OP_HEAD_ONCE: /* a product of forward's and two of backward's */
+        return flops / 3 / flops_per_s(a, PROFILE_HEAD_FORWARD) +
+               flops * 2 / 3 / flops_per_s(a, PROFILE_HEAD_BACKWARD) +
+               stream_bytes(a) / a->profile->device.stream_bytes_per_s;
     case OP_DEVICE_UPDATE:
         if (a->profile->device.is_cpu)
             return device_count(a) / update_rate(&a->profile->cpu, a->spec->layout->moments);

@@ -86,7 +86,8 @@ struct device_copy {
     X(norm_backward)                                                                               \
     X(head_forward)                                                                                \
     X(head_loss)                                                                                   \
-    X(head_backward)
+    X(head_backward)                                                                               \
+    X(head_once)
 #define DEVICE_MEMBER(name) void (*name)(struct device *, const struct kernels_##name *);
 #define DEVICE_ENTRY(name)  .name = name,
 

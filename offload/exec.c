@@ -189,6 +189,26 @@ static void run_head(struct exec *exec, const struct plan_op *op)
     exec->device->ops->head_backward(exec->device, &args);
 }
 
+/* All tiles lie a slot's parameters apart (plan_build.c), and so do their gradients. */
+static void run_head_once(struct exec *exec, const struct plan_op *op)
+{
+    const uint32_t *tokens = at(exec, op, 2);
+    struct kernels_head_once args = {
+        .tiles = at(exec, op, 0),
+        .tile_stride = exec->layout->tile_slot_count,
+        .y = at(exec, op, 1),
+        .targets = tokens + row_count(exec),
+        .running = at(exec, op, 3),
+        .losses = at(exec, op, 4),
+        .loss_scale = exec->loss_scale,
+        .dy = at(exec, op, 5),
+        .gradients = at(exec, op, 6),
+        .accumulate = op->micro > 0,
+        .scratch = at(exec, op, 7),
+    };
+    exec->device->ops->head_once(exec->device, &args);
+}
+
 static void run_embedding(struct exec *exec, const struct plan_op *op)
 {
     if (op->kind == OP_EMBED_FORWARD) {
@@ -596,6 +616,9 @@ void exec_op(struct exec *exec, const struct plan_op *op)
     case OP_HEAD_FORWARD:
     case OP_HEAD_BACKWARD:
         run_head(exec, op);
+        return;
+    case OP_HEAD_ONCE:
+        run_head_once(exec, op);
         return;
     case OP_HEAD_LOSS: {
         struct kernels_head_loss args = {at(exec, op, 0), at(exec, op, 1)};

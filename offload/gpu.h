@@ -13,7 +13,7 @@
 #include "model/cuda/gpu_rates.h"
 #include "offload/device.h"
 
-#define GPU_PLUGIN_VERSION 2
+#define GPU_PLUGIN_VERSION 3
 #define GPU_PLUGIN_FILE    "libspillway_cuda.so"
 #define GPU_PLUGIN_SYMBOL  "spillway_gpu_plugin"
 #define GPU_NAME_MAX       256

@@ -107,7 +107,7 @@ uint32_t place_knob_max(const struct place *place, enum place_knob knob)
     case KNOB_INNER_NVME:
         return spec->recompute == RECOMPUTE_AUTO && spec->nvme ? spec->config->layers : 0;
     case KNOB_TILES:
-        return 1;
+        return TILES_COUNT - 1;
     case KNOB_GRADIENTS:
         return place->immediate ? 0 : layout->chunk_count;
     case KNOB_STASH:
@@ -400,6 +400,9 @@ void place_init(struct place *place, const struct place_spec *spec)
     struct graph_shape shape = {spec->precision, spec->batch, spec->seq, layout->tile_rows_max};
     place->scratch_bytes = spec->device_scratch_bytes ? spec->device_scratch_bytes
                                                       : graph_scratch_bytes(spec->config, &shape);
+    place->head_once_bytes = spec->device_head_once_bytes
+                                 ? spec->device_head_once_bytes
+                                 : graph_head_once_bytes(spec->config, &shape);
     place->inner_bytes = spec->device_inner_bytes ? spec->device_inner_bytes
                                                   : graph_inner_bytes(spec->config, &shape);
     place->x_bytes =

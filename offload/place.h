@@ -64,7 +64,7 @@ struct place_spec {
     enum place_recompute recompute;
     /* What the device's kernels need of its memory (model/kernels.h: kernels_sizes); 0: what those
      * of the CPU need. */
-    uint64_t device_inner_bytes, device_scratch_bytes;
+    uint64_t device_inner_bytes, device_scratch_bytes, device_head_once_bytes;
     const struct profile *profile; /* borrowed: the machine that it should be fast on */
 };
 
@@ -93,7 +93,7 @@ enum place_knob {
     KNOB_INNER_DEVICE, /* layers whose inner activations are kept on the device, */
     KNOB_INNER_RAM,    /* in RAM, */
     KNOB_INNER_NVME,  /* on the drive; of the others: recomputed (--recompute none: on the drive) */
-    KNOB_TILES,       /* 1: the head's tiles and their gradients all stay on the device */
+    KNOB_TILES,       /* what of the head the device holds: enum place_tiles */
     KNOB_GRADIENTS,   /* chunks whose stored gradient waits in RAM */
     KNOB_STASH,       /* chunks of wte whose head gradient waits in RAM */
     KNOB_BLOCK_SLOTS, /* blocks' weights held beyond those fetched ahead */
@@ -104,6 +104,16 @@ enum place_knob {
     KNOB_COUNT
 };
 extern const char *const place_knob_name[KNOB_COUNT];
+
+/* The head's passes over its tiles want a few of them at a time. Where all are held, with their
+ * gradients, and the logits of some rows beside them, the passes of a training step are one, in
+ * which no logit is computed twice; the bits are the same. */
+enum place_tiles {
+    TILES_STREAMED,
+    TILES_HELD, /* all tiles and their gradients */
+    TILES_ONCE, /* and what kernels_head_once works with */
+    TILES_COUNT
+};
 
 struct place_choice {
     uint32_t knob[KNOB_COUNT];
@@ -126,6 +136,7 @@ struct place {
     uint64_t weight_bytes;   /* a parameter on the device: 2 or 4 */
     uint64_t gradient_bytes; /* a parameter, stored: 2 or 4 */
     uint64_t x_bytes, inner_bytes, scratch_bytes; /* of a micro-batch (and block) */
+    uint64_t head_once_bytes;                     /* scratch of the head at once */
 
     uint8_t *resident;         /* owned; [chunk]: 0..4 planes in RAM (hi, lo, m, v in that order) */
     bool *on_device;           /* owned; [chunk]: its whole state is there, and resident is 0 */
@@ -135,6 +146,7 @@ struct place {
     uint8_t *x_where;          /* owned; [layer] enum place_where */
     uint8_t *inner_where;      /* owned; [layer] */
     bool weights_in_place;     /* blocks compute straight from the hi plane that is there */
+    bool head_once;            /* TILES_ONCE */
     struct place_share *share; /* owned; [chunk], or NULL: chunks are wholly here or there */
     const uint32_t *tiles_each; /* borrowed, with share: [tile] how many it stands for */
 
@@ -156,6 +168,13 @@ static inline uint32_t place_slots(const struct place_spec *spec)
 static inline uint64_t place_state_bytes(const struct place_spec *spec)
 {
     return place_slots(spec) * spec->layout->slot_bytes;
+}
+
+/* The kernels' working memory: no two of them run at once. */
+static inline uint64_t place_scratch_bytes(const struct place *place)
+{
+    return place->head_once ? MAX(place->scratch_bytes, place->head_once_bytes)
+                            : place->scratch_bytes;
 }
 
 /* Padded parameters of a chunk whose state is on the device; and of those whose is not. */
@@ -267,8 +286,8 @@ struct place_least {
 void place_least(const struct place *place, bool update, bool forward, bool backward,
                  struct place_least *least);
 
-/* FLOPs of a step without recomputation: {forward, backward}. Matrix products and attention, the
- * head's second look at its logits included. */
+/* FLOPs of a step without recomputation, logits included: {forward, backward}. Matrix products and
+ * attention. */
 void place_flops(const struct place_spec *spec, uint64_t *forward, uint64_t *backward);
 
 /* What train and plan say of --nvme-slots 1. */

@@ -197,7 +197,7 @@ void place_flops(const struct place_spec *spec, uint64_t *forward, uint64_t *bac
         graph_block_flops(config, rows) + graph_attention_flops(config, rows, spec->seq);
     uint64_t head = graph_head_flops(config, rows, config->vocab);
     *forward = block * config->layers + head;
-    *backward = 2 * block * config->layers + 3 * head;
+    *backward = 2 * block * config->layers + 2 * head;
 }
 
 static void print_tier(const char *name, const uint64_t *content, uint64_t total, uint64_t budget,
@@ -277,6 +277,8 @@ void place_print_choice(const struct place *place, FILE *out)
         }
         fprintf(out, "\n");
     }
+    if (place->head_once)
+        fprintf(out, "  the head's logits are computed once: its tiles are on the device\n");
     fprintf(out, "  prefetch %u, block slots %u, in transit %u states, %u gradients\n",
             place->spec.prefetch, place->block_slots, place->state_stages, place->gradient_stages);
 }

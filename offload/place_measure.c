@@ -104,12 +104,13 @@ static void set_rings(struct place *place, const struct place_choice *choice,
     uint32_t tiles = layout_tile_count(spec->layout), extra = knob[KNOB_GRADIENT_SLOTS];
     uint32_t prefetch = knob[KNOB_PREFETCH] + 1;
     uint32_t device = knob[KNOB_DEVICE], rest = spec->layout->chunk_count - device;
-    bool held = knob[KNOB_TILES] || (!separate && !spec->nvme);
+    bool held = knob[KNOB_TILES] >= TILES_HELD || (!separate && !spec->nvme);
     place->gradient_slots = 1 + extra;
     place->tile_gradient_slots = held ? tiles : MIN(1 + extra, tiles);
     bool leaves = bf16 && separate && (rest || place->immediate);
     place->gradient_outs = leaves ? 2 + 2 * extra + knob[KNOB_GRADIENT_RING] : 0;
-    place->tile_slots = knob[KNOB_TILES] ? tiles : MIN(2, tiles);
+    place->tile_slots = knob[KNOB_TILES] >= TILES_HELD ? tiles : MIN(2, tiles);
+    place->head_once = knob[KNOB_TILES] >= TILES_ONCE;
     place->block_slots = MIN(prefetch + 1 + knob[KNOB_BLOCK_SLOTS], spec->config->layers);
     bool streams = rest && (place->immediate || knob[KNOB_GRADIENTS] < rest);
     place->gradient_stages = streams ? prefetch + 2 + knob[KNOB_GRADIENT_RING] : 0;
@@ -296,7 +297,7 @@ static void add_activations(const struct place *place, const struct where_counts
     *device += inner * (accum * inner_counts->layers[WHERE_DEVICE] + place->inner_slots);
     *device += accum * (pages(rows * place->spec.config->channels * place->weight_bytes) +
                         pages(rows * 2 * 4) * 2 + pages(rows * 3 * 4) + pages(rows * 4));
-    *device += pages(squares) + pages(place->scratch_bytes);
+    *device += pages(squares) + pages(place_scratch_bytes(place));
     *ram += accum * (x * x_counts->layers[WHERE_RAM] + inner * inner_counts->layers[WHERE_RAM]);
     *ram += place->activation_stages * MAX(x, inner);
     if (place->separate_device)

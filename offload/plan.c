@@ -17,6 +17,7 @@ const char *const plan_op_name[OP_KIND_COUNT] = {
     [OP_HEAD_FORWARD] = "head_forward",
     [OP_HEAD_LOSS] = "head_loss",
     [OP_HEAD_BACKWARD] = "head_backward",
+    [OP_HEAD_ONCE] = "head_once",
     [OP_NORM_BACKWARD] = "norm_backward",
     [OP_BLOCK_BACKWARD] = "block_backward",
     [OP_EMBED_BACKWARD] = "embed_backward",

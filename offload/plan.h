@@ -39,6 +39,7 @@ enum plan_op_kind {
     OP_HEAD_FORWARD,
     OP_HEAD_LOSS,
     OP_HEAD_BACKWARD,
+    OP_HEAD_ONCE, /* these three in one, over all tiles of a micro-batch */
     OP_NORM_BACKWARD,
     OP_BLOCK_BACKWARD,
     OP_EMBED_BACKWARD,

@@ -5,7 +5,8 @@
  * the head's first pass over its tiles downwards, its second upwards, blocks downwards. So what the
  * device used last is what it needs next, the least recently used slot is the right one to give
  * up, and "not still held" in DESIGN section 2.3 is met exactly. The order is fixed: it never
- * depends on the number of slots, since sums over tiles follow it.
+ * depends on the number of slots, since sums over tiles follow it. Where the head is one op
+ * (place.h: TILES_ONCE), it keeps to that order inside.
  */
 #include "offload/plan_state.h"
 
@@ -264,6 +265,14 @@ static void build_head_forward(struct builder *b)
     }
 }
 
+static void bring_losses(struct builder *b, uint32_t micro)
+{
+    if (b->memory->separate_device)
+        emit_copy(&b->emit, OP_COPY_D2H, emit_one(b->memory->losses, micro),
+                  emit_one(b->memory->losses_host, micro), rows(b) * 4,
+                  about_layer(PLAN_NONE, micro));
+}
+
 static void build_loss(struct builder *b)
 {
     const struct plan_memory *memory = b->memory;
@@ -273,9 +282,7 @@ static void build_loss(struct builder *b)
         emit_writes(op, emit_one(memory->running, m));
         emit_writes(op, emit_one(memory->losses, m));
         emit_finish(&b->emit);
-        if (memory->separate_device)
-            emit_copy(&b->emit, OP_COPY_D2H, emit_one(memory->losses, m),
-                      emit_one(memory->losses_host, m), rows(b) * 4, about_layer(PLAN_NONE, m));
+        bring_losses(b, m);
     }
 }
 
@@ -395,6 +402,61 @@ static void build_head_backward(struct builder *b)
         else if (!tile_gradients_held(b))
             stash_tile(b, t);
     }
+}
+
+/* Where the op finds tile i of those in `all`: as many parameters further on as a slot has. */
+static void check_stride(const struct builder *b, struct plan_cells all, uint32_t i,
+                         struct plan_cells tile)
+{
+    const struct plan_cell *cells = b->memory->cells;
+    uint64_t stride = b->layout->tile_slot_count * b->place->weight_bytes;
+    ASSERT(tile.first >= all.first);
+    /* At layer level a tile stands for many, and nothing is computed. */
+    ASSERT(b->place->share || cells[tile.first].offset == cells[all.first].offset + i * stride);
+}
+
+/* The head's tiles, all of them at a time. A head of its own is updated here, the last of all. */
+static struct plan_cells build_head_tiles(struct builder *b)
+{
+    struct plan_cells all = emit_none;
+    bool update = b->request.update && !b->layout->tied;
+    for (uint32_t i = 0; i < b->layout->tile_count; i++) {
+        struct plan_cells tile = plan_state_tile(&b->state, layout_head_tile(b->layout, i), update);
+        all = i ? all : tile;
+        check_stride(b, all, i, tile);
+        all.count = tile.first + tile.count - all.first;
+    }
+    return all;
+}
+
+/* Forward, loss and backward in one. */
+static void build_head_once(struct builder *b, struct plan_cells weights)
+{
+    const struct plan_memory *memory = b->memory;
+    const struct config *config = b->place->spec.config;
+    uint32_t first = layout_head_tile(b->layout, 0), each = b->layout->tile_chunks_max;
+    for (uint32_t m = 0; m < accum(b); m++) {
+        struct plan_op *op = emit_start(&b->emit, OP_HEAD_ONCE, LANE_COMPUTE);
+        op->micro = m;
+        op->flops = 3 * graph_head_flops(config, rows(b), config->vocab);
+        emit_reads(op, weights);
+        emit_reads(op, emit_one(memory->y, m));
+        emit_reads(op, emit_one(memory->tokens, m));
+        emit_writes(op, emit_one(memory->running, m));
+        emit_writes(op, emit_one(memory->losses, m));
+        emit_writes(op, emit_one(memory->dx, m));
+        emit_writes(op,
+                    emit_some(memory->tile_gradient, first * each, b->layout->tile_count * each));
+        emit_writes(op, memory->scratch);
+        emit_finish(&b->emit);
+        bring_losses(b, m);
+    }
+}
+
+static void store_head(struct builder *b)
+{
+    for (uint32_t i = 0; i < b->layout->tile_count; i++)
+        store_tile(b, layout_head_tile(b->layout, i));
 }
 
 static void build_norm_backward(struct builder *b, struct plan_cells weights)
@@ -523,19 +585,27 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
     struct plan_cells final_weights = build_final_norm(b);
     if (b->layout->tied)
         build_commit(b);
-    build_head_forward(b);
+    bool once = place->head_once && request->backward;
+    struct plan_cells tiles = once ? build_head_tiles(b) : emit_none;
+    if (!once)
+        build_head_forward(b);
     if (!b->layout->tied)
         build_commit(b);
-    if (request->forward)
+    if (request->forward && !once)
         build_loss(b);
     plan->backward_first = plan->op_count;
     if (request->backward) {
+        if (once)
+            build_head_once(b, tiles);
         if (place->immediate) {
             struct plan_op *op = emit_start(&b->emit, OP_CHECK, LANE_CPU);
             emit_writes(op, memory->losses_host);
             emit_finish(&b->emit);
         }
-        build_head_backward(b);
+        if (!once)
+            build_head_backward(b);
+        else if (!b->layout->tied)
+            store_head(b);
         build_norm_backward(b, final_weights);
         for (uint32_t i = 0; i < layer_count(b); i++)
             build_block_backward(b, layer_count(b) - 1 - i);

@@ -287,7 +287,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
             ? add_ring(memory, TIER_RAM, CONTENT_OTHER, 1,
                        (uint64_t)layout->chunk_count * PLAN_SQUARES_PER_CHUNK * sizeof(double))
             : memory->square_sums;
-    memory->scratch = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, 1, place->scratch_bytes);
+    memory->scratch = add_ring(memory, TIER_DEVICE, CONTENT_OTHER, 1, place_scratch_bytes(place));
 }
 
 void plan_memory_deinit(struct plan_memory *memory)

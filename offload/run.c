@@ -199,6 +199,7 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
         .vram_given = s->vram_budget,
         .device_inner_bytes = run->sizes.inner_bytes,
         .device_scratch_bytes = run->sizes.scratch_bytes,
+        .device_head_once_bytes = run->sizes.head_once_bytes,
         .nvme_budget = s->nvme_budget,
         .overhead_bytes = overhead_bytes,
         .write_budget = s->write_budget,

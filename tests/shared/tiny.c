@@ -160,6 +160,7 @@ void tiny_spec_set_card(struct place_spec *spec, const struct gpu_plugin *plugin
     plugin->sizes(&shape, &sizes);
     spec->device_inner_bytes = sizes.inner_bytes;
     spec->device_scratch_bytes = sizes.scratch_bytes;
+    spec->device_head_once_bytes = sizes.head_once_bytes;
     spec->vram_budget = 256 * MIB;
 }
 
