@@ -200,6 +200,30 @@ static int check_counts(const struct plan *plan, struct err *err)
     return result;
 }
 
+/* Each micro-batch has its losses once; where backward updates, they are looked at before. */
+static int check_losses(const struct plan *plan, struct err *err)
+{
+    uint32_t accum = plan->place->spec.accum, losses = 0, checks = 0;
+    bool guarded = plan->place->immediate && plan->backward;
+    for (uint32_t o = 0; o < plan->op_count; o++) {
+        uint32_t kind = plan->ops[o].kind;
+        if (kind == OP_HEAD_LOSS || kind == OP_HEAD_ONCE) {
+            if (checks || plan->ops[o].micro != losses++)
+                return err_set(err, ERR_INPUT, "plan: op %u makes losses out of order", o);
+        } else if (kind == OP_CHECK) {
+            checks++;
+            if (losses != accum)
+                return err_set(err, ERR_INPUT, "plan: op %u checks %u losses", o, losses);
+        } else if (guarded && !checks && (kind == OP_UPDATE || kind == OP_DEVICE_UPDATE)) {
+            return err_set(err, ERR_INPUT, "plan: op %u updates before the losses are checked", o);
+        }
+    }
+    if (losses != (plan->forward ? accum : 0) || checks != guarded)
+        return err_set(err, ERR_INPUT, "plan: %u losses are made, and checked %u times", losses,
+                       checks);
+    return 0;
+}
+
 static int check_budgets(const struct plan *plan, struct err *err)
 {
     const struct place *place = plan->place;
@@ -222,6 +246,8 @@ int plan_check(const struct plan *plan, struct err *err)
         result = check_budgets(plan, err);
     if (result == 0)
         result = check_hazards(plan, err);
+    if (result == 0)
+        result = check_losses(plan, err);
     return result ? result : check_counts(plan, err);
 }
 

@@ -218,8 +218,9 @@ void plan_deinit(struct plan *plan);
 /* Proves: every wait is on an earlier op; every conflicting pair of uses of a cell is ordered; no
  * two cells of a tier overlap and all lie within its bytes; with update (or with
  * backward, where updates are immediate), every chunk is updated exactly once, and where the
- * placement says; with backward, every chunk's gradient is stored exactly once. Returns 0 or
- * ERR_INPUT with what is wrong (which is a bug: callers treat it as fatal). */
+ * placement says; with backward, every chunk's gradient is stored exactly once; with forward, every
+ * micro-batch has its losses once, and updates of backward come after these are checked. Returns 0
+ * or ERR_INPUT with what is wrong (which is a bug: callers treat it as fatal). */
 int plan_check(const struct plan *plan, struct err *err);
 
 /* A readable listing: one line an op. */

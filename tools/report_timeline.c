@@ -43,6 +43,12 @@ static bool says(const struct event *event, const char *word)
     return strstr(event->name, word) != NULL;
 }
 
+/* The head at once is mostly that. */
+static bool says_backward(const struct event *event)
+{
+    return says(event, "backward") || says(event, "head_once");
+}
+
 /* By the op's name (plan_op_name). A transfer belongs to the pass that it starts in. */
 static enum phase find_phase(const struct event *event, double backward_start)
 {
@@ -54,7 +60,7 @@ static enum phase find_phase(const struct event *event, double backward_start)
     for (size_t i = 0; i < ARRAY_COUNT(others); i++)
         if (says(event, others[i]))
             return PHASE_OTHERS;
-    if (says(event, "backward") || says(event, "recompute") || says(event, "gradient"))
+    if (says_backward(event) || says(event, "recompute") || says(event, "gradient"))
         return PHASE_BACKWARDS;
     if (says(event, "forward") || says(event, "head_loss"))
         return PHASE_FORWARDS;

@@ -29,16 +29,23 @@ extern const struct gpu_plugin spillway_gpu_plugin;
 
 /* What streams have to do with: copies of activations or none, one micro-batch or two. */
 struct stream_case {
-    uint32_t layers, accum, prefetch;
+    uint32_t vocab, layers, accum, prefetch;
     enum place_recompute recompute;
     bool update; /* without one, nothing holds the card up */
     bool streamed;
+    bool plenty; /* of memory: the head's passes are one */
 };
 static const struct stream_case cases[] = {
-    {3, 1, 2, RECOMPUTE_NONE, false, false}, {3, 1, 1, RECOMPUTE_ALL, true, false},
-    {3, 1, 1, RECOMPUTE_NONE, true, false},  {2, 2, 1, RECOMPUTE_AUTO, true, false},
-    {3, 1, 1, RECOMPUTE_NONE, true, true},
+    {48, 3, 1, 2, RECOMPUTE_NONE, false, false, false},
+    {48, 3, 1, 1, RECOMPUTE_ALL, true, false, false},
+    {48, 3, 1, 1, RECOMPUTE_NONE, true, false, false},
+    {70, 2, 2, 1, RECOMPUTE_AUTO, true, false, false},
+    {70, 2, 2, 1, RECOMPUTE_AUTO, true, false, true},
+    {48, 3, 1, 1, RECOMPUTE_NONE, true, true, false},
 };
+/* Two of them that compute the same. */
+#define IN_PASSES 3
+#define AT_ONCE   4
 
 /* Tokens, and gradients of the step before. */
 static void load(struct tiny_box *box)
@@ -76,9 +83,12 @@ static void choose(struct place_spec *spec, const struct tiny_model *model,
     spec->ram_budget = GIB;
     spec->prefetch = c->prefetch;
     tiny_spec_set_card(spec, &spillway_gpu_plugin);
-    if (c->streamed)
+    if (c->streamed || c->plenty)
         spec->resident_planes = PLANE_COUNT;
-    tiny_spec_shrink(spec);
+    if (c->plenty)
+        spec->update = UPDATE_CPU;
+    else
+        tiny_spec_shrink(spec);
     if (!c->streamed)
         return;
     spec->update = UPDATE_DEVICE;
@@ -94,7 +104,7 @@ static void walk_open(struct walk *w, const struct stream_case *c)
     struct err err;
     char name[32];
     *w = (struct walk){0};
-    tiny_model_init(&w->model, c->layers, 32, 48, 2048, 1024);
+    tiny_model_init(&w->model, c->layers, 32, c->vocab, 2048, 1024);
     choose(&spec, &w->model, c);
     snprintf(name, sizeof(name), "streams-%u", c->layers);
     tiny_box_open_on(&w->box, &w->model, &spec, name, !(created >> c->layers & 1),
@@ -173,6 +183,25 @@ static void test_every_order_gives_the_same_bits(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
         check_case(&cases[i]);
+}
+
+static void test_head_at_once_has_the_bits_of_its_passes(void **state)
+{
+    (void)state;
+    static const size_t pair[] = {IN_PASSES, AT_ONCE};
+    struct outcome outcome[2];
+    struct walk w;
+    for (int i = 0; i < 2; i++) {
+        walk_open(&w, &cases[pair[i]]);
+        assert_true(w.model.layout.tile_count > 1);
+        assert_int_equal(w.box.place.head_once, i);
+        compute(&w, 1, &outcome[i]);
+        if (i)
+            compare(&w, 1, &outcome[1], &outcome[0]);
+        walk_close(&w);
+    }
+    mem_free(outcome[0].state);
+    mem_free(outcome[1].state);
 }
 
 /* Functions that take something of the card. */
@@ -293,6 +322,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_order_gives_the_same_bits),
+        cmocka_unit_test(test_head_at_once_has_the_bits_of_its_passes),
         cmocka_unit_test(test_nothing_is_taken_after_opening),
         cmocka_unit_test(test_failing_calls),
         cmocka_unit_test(test_failing_to_open),

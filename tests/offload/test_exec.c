@@ -78,6 +78,16 @@ struct where {
     uint32_t on_device, streamed; /* chunks */
 };
 
+/* Placements of a sweep: the head in passes, or at once; and that on a device of its own. */
+static uint32_t passes_count, once_count, once_separate_count;
+
+static void count_ways(const struct place *place)
+{
+    passes_count += !place->head_once;
+    once_count += place->head_once;
+    once_separate_count += place->head_once && place->separate_device;
+}
+
 static struct where compute(const struct tiny_model *model, const struct place_spec *spec,
                             struct outcome *outcome)
 {
@@ -95,6 +105,7 @@ static struct where compute(const struct tiny_model *model, const struct place_s
     struct where where = {
         box.place.choice.knob[KNOB_DEVICE],
         (uint32_t)place_streamed_taken(&box.place, &box.place.choice, model->layout.chunk_count)};
+    count_ways(&box.place);
     tiny_box_close(&box);
     return where;
 }
@@ -190,7 +201,9 @@ static void sweep(const struct tiny_model *model, enum precision precision, uint
     spec.clip = clip;
     spec.nvme = false;
     spec.ram_budget = GIB;
+    passes_count = once_count = once_separate_count = 0;
     compute(model, &spec, &expected);
+    assert_int_equal(once_count, 1);
     assert_true(expected.loss[0] > 5 && expected.loss[0] < 6.5);
     assert_true(expected.loss[1] != expected.loss[0] && expected.norm[0] > tiny_optim.clip);
     spec.nvme = true;
@@ -212,6 +225,7 @@ static void sweep(const struct tiny_model *model, enum precision precision, uint
     sweep_device(model, &spec, &expected);
     if (clip)
         sweep_streamed(model, &spec, &expected);
+    assert_true(passes_count > 5 && once_count > 1 && once_separate_count > 0);
     mem_free(expected.state);
 }
 

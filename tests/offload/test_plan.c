@@ -338,6 +338,8 @@ static void check_waits_exact(const struct plan *plan)
 /* ---- The sweep --------------------------------------------------------------------------------
  */
 
+static uint32_t once_count, passes_count; /* plans with the head at once, or in passes */
+
 static void check_plans(struct example *e, const struct place_spec *spec)
 {
     for (size_t i = 0; i < ARRAY_COUNT(requests); i++) {
@@ -347,6 +349,8 @@ static void check_plans(struct example *e, const struct place_spec *spec)
         example_open(e, spec, &requests[i]);
         if (plan_check(&e->plan, &err) != 0)
             fail_msg("%s", err.message);
+        once_count += requests[i].backward && e->place.head_once;
+        passes_count += requests[i].backward && !e->place.head_once;
         check_ops(&e->plan);
         check_commit(&e->plan);
         check_dump(&e->plan);
@@ -366,6 +370,7 @@ static void sweep_moments(const char *kind, enum moments_kind moments, enum prec
     else
         tiny_model_init(&e.model, 3, 64, 300, 8192, 8192);
     tiny_model_set_moments(&e.model, moments);
+    once_count = passes_count = 0;
     for (int resident = separate ? PLACE_RESIDENT_DEVICE : PLACE_RESIDENT_AUTO;
          resident <= PLANE_COUNT; resident++)
         for (uint32_t prefetch = 1; prefetch <= 3; prefetch++)
@@ -400,6 +405,7 @@ static void sweep_moments(const char *kind, enum moments_kind moments, enum prec
                 spec.vram_budget = separate ? least[1] + spare_kib[spare] * KIB : 0;
                 check_plans(&e, &spec);
             }
+    assert_true(once_count > 20 && (passes_count > 5 || !separate));
     tiny_model_deinit(&e.model);
 }
 
@@ -634,6 +640,77 @@ static void change_counts(struct example *e)
     assert_true(mutants >= 4 * chunks);
 }
 
+static uint32_t once_examples, early_examples;
+
+/* Losses that are not made, made of another micro-batch or after the check of them; no check, or
+ * another one. */
+static void change_losses(struct example *e)
+{
+    struct plan *plan = &e->plan;
+    uint32_t mutants = 0;
+    once_examples += e->place.head_once;
+    for (uint32_t o = 0; o < plan->op_count; o++) {
+        struct plan_op *op = &plan->ops[o], before = *op;
+        bool losses = op->kind == OP_HEAD_LOSS || op->kind == OP_HEAD_ONCE;
+        op->kind = losses                 ? OP_NORM_FORWARD
+                   : op->kind == OP_CHECK ? OP_CLIP
+                   : o % 2                ? OP_CHECK
+                                          : OP_HEAD_LOSS;
+        if (losses || before.kind == OP_CHECK || before.kind == OP_CLIP || o % 16 < 2) {
+            assert_true(refused(plan));
+            mutants++;
+        }
+        op->kind = before.kind;
+        if (losses) {
+            op->micro++;
+            assert_true(refused(plan));
+        }
+        *op = before;
+    }
+    assert_true(mutants > 1 + e->place.spec.accum);
+}
+
+static void test_losses(void **state)
+{
+    (void)state;
+    once_examples = 0;
+    each_example(change_losses);
+    assert_in_range(once_examples, 2, ARRAY_COUNT(examples) - 1);
+}
+
+/* Where updates are immediate: one comes before the check of the losses. */
+static void update_early(struct example *e)
+{
+    struct plan *plan = &e->plan;
+    uint32_t check = PLAN_NONE, update = PLAN_NONE;
+    for (uint32_t o = 0; o < plan->op_count; o++) {
+        if (plan->ops[o].kind == OP_CHECK)
+            check = o;
+        else if (update == PLAN_NONE && plan->ops[o].kind == OP_UPDATE)
+            update = o;
+    }
+    if (check == PLAN_NONE || update == PLAN_NONE)
+        return;
+    assert_true(check < update);
+    struct plan_op kept = plan->ops[check];
+    /* The update's count stays right: it and the check exchange their kinds and chunks. */
+    plan->ops[check].kind = OP_UPDATE;
+    plan->ops[check].chunk = plan->ops[update].chunk;
+    plan->ops[update].kind = OP_CHECK;
+    assert_true(refused(plan));
+    plan->ops[update].kind = OP_UPDATE;
+    plan->ops[check] = kept;
+    early_examples++;
+}
+
+static void test_early_updates(void **state)
+{
+    (void)state;
+    early_examples = 0;
+    each_example(update_early);
+    assert_true(early_examples >= 2);
+}
+
 static void test_counts(void **state)
 {
     (void)state;
@@ -740,11 +817,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kinds),         cmocka_unit_test(test_moments),
-        cmocka_unit_test(test_fp32),          cmocka_unit_test(test_moments),
-        cmocka_unit_test(test_bf16),          cmocka_unit_test(test_removed_waits),
-        cmocka_unit_test(test_swapped_cells), cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_cells),         cmocka_unit_test(test_forward_waits),
-        cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_fp32),          cmocka_unit_test(test_losses),
+        cmocka_unit_test(test_early_updates), cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_removed_waits), cmocka_unit_test(test_swapped_cells),
+        cmocka_unit_test(test_counts),        cmocka_unit_test(test_cells),
+        cmocka_unit_test(test_forward_waits), cmocka_unit_test(test_budgets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -409,16 +409,29 @@ void tiny_train_part(struct tiny_run *run)
     tiny_train(run);
 }
 
-int tiny_device_share(const struct tiny_run *run)
+static char *read_plan(const struct tiny_run *run)
 {
-    static const char label[] = "state on the device, and updated there: ";
     struct err err;
     char path[FILE_PATH_MAX];
     require(file_join(path, run->run_dir, "plan.txt", &err), &err);
-    char *text = scratch_read(path), *found = strstr(text, label);
+    return scratch_read(path);
+}
+
+int tiny_device_share(const struct tiny_run *run)
+{
+    static const char label[] = "state on the device, and updated there: ";
+    char *text = read_plan(run), *found = strstr(text, label);
     int share = found ? atoi(found + sizeof(label) - 1) : 0;
     free(text);
     return share;
+}
+
+bool tiny_head_once(const struct tiny_run *run)
+{
+    char *text = read_plan(run);
+    bool once = strstr(text, "logits are computed once") != NULL;
+    free(text);
+    return once;
 }
 
 /* Calls fn with every line of metrics.jsonl. */

@@ -97,6 +97,8 @@ void tiny_train_least(struct tiny_run *run);
 void tiny_train_part(struct tiny_run *run);
 /* How much of the state a run has on the device, in percent, by its plan.txt. */
 int tiny_device_share(const struct tiny_run *run);
+/* Whether it computes the head's logits once. */
+bool tiny_head_once(const struct tiny_run *run);
 
 /* What a run has logged, as text: one line per step "step loss grad_norm", one per commit "commit
  * weights_hash", in the order of the file; freed with free. */
