@@ -5,7 +5,9 @@
  * 3. place_least, in closed form, is what the built plans move: the same number to the byte once
  *    the padding is added that the layout says (the padded layout is given to place_least as if it
  *    were all real), for every phase, precision and choice.
- * 4. More memory never means more traffic, but for what the rings take first (check_monotone).
+ * 4. Where memory allows, and then only, the head is computed at once; that never makes a budget
+ * too small that was enough without.
+ * 5. More memory never means more traffic, but for what the rings take first (check_monotone).
  * Method: sweeps over forced choices times budgets, on a tiny model in many chunks and, for
  * refusals, on gpt2-124m, where megabytes are small against the budgets.
  */
@@ -468,6 +470,79 @@ static void test_more_is_not_worse(void **state)
     tiny_model_deinit(&model);
 }
 
+/* ---- The head at once ------------------------------------------------------------------------
+ */
+
+/* What the budgets take of the head, with the bytes that this wants in both; its place is counted.
+ */
+static uint32_t tiles_of(const struct place_spec *spec, uint64_t *bytes)
+{
+    struct place place;
+    struct err err;
+    if (place_choose(&place, spec, &err) != 0)
+        fail_msg("%s", err.message);
+    check_fits(&place);
+    uint32_t tiles = place.choice.knob[KNOB_TILES];
+    assert_int_equal(place.head_once, tiles == TILES_ONCE);
+    *bytes = spec->vram_budget ? place.vram_bytes : place.ram_bytes;
+    if (place.head_once)
+        assert_true(*bytes > place.head_once_bytes);
+    place_deinit(&place);
+    return tiles;
+}
+
+/* From the least memory that works to plenty of it: no less than before, in every step, and in
+ * between all that there is. */
+static void climb_to_once(struct place_spec *spec)
+{
+    struct place_spec probe = *spec;
+    struct place place;
+    struct err err;
+    uint64_t *budget = spec->vram_budget ? &probe.vram_budget : &probe.ram_budget, bytes;
+    *budget = 1;
+    assert_int_equal(place_choose(&place, &probe, &err), ERR_INPUT);
+    place_deinit(&place);
+    uint64_t least = tiny_flag(err.message, spec->vram_budget ? "--vram-budget" : "--ram-budget");
+    uint32_t tiles = TILES_STREAMED, seen[TILES_COUNT] = {0};
+    for (uint64_t more = 0; more < 4 * GIB; more += 24 * MIB) {
+        *budget = least + more;
+        uint32_t now = tiles_of(&probe, &bytes);
+        assert_true(now >= tiles);
+        tiles = now;
+        seen[tiles]++;
+    }
+    for (uint32_t t = 0; t < TILES_COUNT; t++)
+        assert_true(seen[t] > 0);
+    /* Where that has no room, less of it is taken, and nothing is refused. */
+    probe.device_head_once_bytes = (uint64_t)1 << 50;
+    assert_int_equal(tiles_of(&probe, &bytes), TILES_HELD);
+    *budget = least;
+    tiles_of(&probe, &bytes);
+    *budget = 1;
+    assert_int_equal(place_choose(&place, &probe, &err), ERR_INPUT);
+    place_deinit(&place);
+    assert_int_equal(tiny_flag(err.message, spec->vram_budget ? "--vram-budget" : "--ram-budget"),
+                     least);
+}
+
+static void test_head_once(void **state)
+{
+    (void)state;
+    struct tiny_model model;
+    choices_model(&model, "gpt2-124m", 0, 0);
+    for (int precision = PRECISION_FP32; precision <= PRECISION_BF16; precision++)
+        for (int separate = 0; separate < 2; separate++) {
+            struct place_spec spec;
+            tiny_spec(&spec, &model);
+            spec.precision = (enum precision)precision;
+            spec.seq = 1024;
+            spec.ram_budget = 64 * GIB;
+            spec.vram_budget = separate ? 64 * GIB : 0;
+            climb_to_once(&spec);
+        }
+    tiny_model_deinit(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -479,6 +554,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refusals_in_turn),
         cmocka_unit_test(test_more_is_not_worse),
+        cmocka_unit_test(test_head_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
