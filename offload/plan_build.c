@@ -375,6 +375,16 @@ static void unstash_tile(struct builder *b, uint32_t tile)
     }
 }
 
+/* The losses, before updates that backward makes. */
+static void build_check(struct builder *b)
+{
+    if (!b->place->immediate)
+        return;
+    struct plan_op *op = emit_start(&b->emit, OP_CHECK, LANE_CPU);
+    emit_writes(op, b->memory->losses_host);
+    emit_finish(&b->emit);
+}
+
 static void build_head_backward(struct builder *b)
 {
     const struct plan_memory *memory = b->memory;
@@ -453,9 +463,10 @@ static void build_head_once(struct builder *b, struct plan_cells weights)
     }
 }
 
+/* The gradient of a head of its own; a tied one waits for the embedding's. */
 static void store_head(struct builder *b)
 {
-    for (uint32_t i = 0; i < b->layout->tile_count; i++)
+    for (uint32_t i = 0; i < b->layout->tile_count && !b->layout->tied; i++)
         store_tile(b, layout_head_tile(b->layout, i));
 }
 
@@ -597,15 +608,11 @@ void plan_build(struct plan *plan, const struct place *place, const struct plan_
     if (request->backward) {
         if (once)
             build_head_once(b, tiles);
-        if (place->immediate) {
-            struct plan_op *op = emit_start(&b->emit, OP_CHECK, LANE_CPU);
-            emit_writes(op, memory->losses_host);
-            emit_finish(&b->emit);
-        }
-        if (!once)
-            build_head_backward(b);
-        else if (!b->layout->tied)
+        build_check(b);
+        if (once)
             store_head(b);
+        else
+            build_head_backward(b);
         build_norm_backward(b, final_weights);
         for (uint32_t i = 0; i < layer_count(b); i++)
             build_block_backward(b, layer_count(b) - 1 - i);
