@@ -48,16 +48,10 @@ static uint32_t vocab_group_count(const struct kernels_shape *shape)
            group_count(last_tile_rows(shape));
 }
 
-/* A piece's rows of logits are so far apart. */
-static uint32_t piece_stride(uint32_t columns)
+/* A piece's rows of logits are so far apart. Of a tile's pieces only the last one has padding. */
+static uint32_t padded(uint32_t columns)
 {
     return (uint32_t)round_up(columns, ROWS_LANES);
-}
-
-/* Of a tile whose pieces lie side by side; only its last one has padding. */
-static uint32_t padded_columns(uint32_t row_count)
-{
-    return piece_stride(row_count);
 }
 
 /* Forward: maximum and sum of each group of columns, [groups, 2, R]. Backward: a block's gradient
@@ -80,8 +74,8 @@ struct once_layout {
 static struct once_layout once_layout(const struct kernels_shape *shape)
 {
     uint64_t block = MIN(shape_row_count(shape), HEAD_BLOCK_ROWS);
-    uint64_t columns = mul_checked(tile_count(shape) - 1, padded_columns(tile_rows(shape))) +
-                       padded_columns(last_tile_rows(shape));
+    uint64_t columns = mul_checked(tile_count(shape) - 1, padded(tile_rows(shape))) +
+                       padded(last_tile_rows(shape));
     struct once_layout layout = {0};
     layout.kept = layout_take(&layout.bytes, mul_checked(block, columns * sizeof(float)));
     layout.partial = layout_take(&layout.bytes,
@@ -127,7 +121,7 @@ static void init_logits(struct kernels *k, bool last_rows, unsigned kind)
                                     .k = k->shape.channels,
                                     .a_stride = k->shape.channels,
                                     .b_stride = k->shape.channels,
-                                    .c_stride = piece_stride(columns),
+                                    .c_stride = padded(columns),
                                     .b_transposed = true,
                                     .precision = k->shape.precision};
     head->logits[last_rows][kind] = matmul_declare(k->matmul, &logits);
@@ -224,9 +218,9 @@ static float *kept_piece(const struct pass *pass, const struct piece *piece)
 {
     const struct kernels *k = pass->k;
     size_t tile = pass->row_first / tile_rows(&k->shape);
-    size_t columns = tile * padded_columns(tile_rows(&k->shape)) + piece->column;
+    size_t columns = tile * padded(tile_rows(&k->shape)) + piece->column;
     return pass->kept + k->head.block_rows * columns +
-           (size_t)(piece->row - pass->block_first) * piece_stride(piece->columns);
+           (size_t)(piece->row - pass->block_first) * padded(piece->columns);
 }
 
 static struct rows_logits describe(const struct pass *pass, const struct piece *piece,
@@ -234,7 +228,7 @@ static struct rows_logits describe(const struct pass *pass, const struct piece *
 {
     return (struct rows_logits){
         .logits = logits,
-        .stride = piece_stride(piece->columns),
+        .stride = padded(piece->columns),
         .rows = piece->rows,
         .columns = piece->columns,
         .targets = pass->targets + piece->row,

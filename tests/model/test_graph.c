@@ -104,6 +104,7 @@ static void test_largest_stays_in_range(void **state)
     assert_true(graph_head_flops(&config, rows, config.vocab) < (uint64_t)1 << 62);
     assert_true(graph_inner_bytes(&config, &shape) < (uint64_t)1 << 50);
     assert_true(graph_scratch_bytes(&config, &shape) < (uint64_t)1 << 50);
+    assert_true(graph_head_once_bytes(&config, &shape) < (uint64_t)1 << 50);
 }
 
 static void check_kernels_sizes(const struct config *config, const struct graph_shape *shape)
@@ -120,6 +121,7 @@ static void check_kernels_sizes(const struct config *config, const struct graph_
     kernels_sizes(&kernels, &sizes);
     assert_int_equal(graph_inner_bytes(config, shape), sizes.inner_bytes);
     assert_int_equal(graph_scratch_bytes(config, shape), sizes.scratch_bytes);
+    assert_int_equal(graph_head_once_bytes(config, shape), sizes.head_once_bytes);
 }
 
 /* The last shape is one where the head needs more scratch than a block. */
@@ -204,6 +206,11 @@ static void test_head_scratch(void **state)
     struct graph_shape shape = {PRECISION_FP32, 1, 512, 1u << 17};
     named(&config, "qwen-32b");
     assert_int_equal(graph_scratch_bytes(&config, &shape), 512ull * 4 * (1u << 17));
+    /* At once: those of all tiles, beside the gradient of one, and two sums of each 512 columns. */
+    shape.tile_rows_max = 4096;
+    config.vocab = 1u << 17;
+    assert_int_equal(graph_head_once_bytes(&config, &shape),
+                     512ull * 4 * ((1u << 17) + 4096 + 2 * (1u << 17) / 512));
 }
 
 int main(void)
