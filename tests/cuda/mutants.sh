@@ -61,7 +61,8 @@ head-norm-narrow-index@gpu_head_norm.cu@test_gpu_head_norm@s/uint64_t first = in
 head-norm-channel-bound@gpu_head_norm.cu@test_gpu_head_norm@s/if \(c >= depth\)\n        return;//
 block-stale-dx@cuda_block.c@test_kernels_cuda@s/const void \*dx = dx_factor\(k, b\), \*qkv/const void *dx = k->bf16 ? b->scratch.narrow : (const void *)b->args->dx, *qkv/
 block-scratch-shared@cuda_block.c@test_kernels_cuda@s/\.dqkv = at \+ dpre/.dqkv = at + act/
-head-first-piece@cuda_head.c@test_kernels_cuda@s/args->accumulate \|\| p->first > 0/args->accumulate/
+head-first-piece@cuda_head.c@test_kernels_cuda@s/g->accumulate \|\| p->first > 0/g->accumulate/
+head-once-kept@cuda_head.c@test_kernels_cuda@s/\(float \*\)args->scratch \+ tile \* logits_count\(&k->shape\)/args->scratch/
 stream-no-wait@offload/gpu.c@test_gpu_streams@s/must_at\(cudaStreamWaitEvent\(.*?mark\);//s
 stream-waits-for-begin@offload/gpu.c@test_gpu_streams@s/(cudaStreamWaitEvent\(gpu->streams\[lane\], events_of\(gpu, mark\)->)end/$1begin/
 stream-wrong-one-waits@offload/gpu.c@test_gpu_streams@s/(cudaStreamWaitEvent\(gpu->streams\[)lane/$1mark->lane/
