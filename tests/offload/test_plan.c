@@ -131,11 +131,13 @@ static bool within(uint32_t cell, struct plan_cells cells)
 static bool lasts(const struct plan *plan, uint32_t cell)
 {
     const struct plan_memory *memory = plan->memory;
+    for (uint32_t c = 0; plan->update && c < plan->place->spec.layout->chunk_count; c++)
+        if (within(cell, memory->gradient_ram[c]))
+            return true;
     return within(cell, memory->plane_ram) || within(cell, memory->plane_nvme) ||
            within(cell, memory->plane_device) || within(cell, memory->tokens_host) ||
            (plan->update &&
-            (within(cell, memory->gradient_ram) || within(cell, memory->gradient_nvme) ||
-             within(cell, memory->gradient_device)));
+            (within(cell, memory->gradient_nvme) || within(cell, memory->gradient_device)));
 }
 
 static void check_ops(const struct plan *plan)
