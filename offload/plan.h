@@ -141,8 +141,8 @@ struct plan_memory {
     struct plan_cells x_ring;        /* M + 2 */
     struct plan_cells x_final;       /* [micro] */
     struct plan_cells x_ram, x_nvme; /* [layer * M + micro] */
-    struct plan_cells *inner_keep; /* owned; [layer * M + micro]: cells in a row; 0 bytes unless
-                                    * kept on the device */
+    struct plan_cells *inner_keep;   /* owned; [layer * M + micro]: cells in a row; 0 bytes unless
+                                      * kept on the device */
     struct plan_cells inner_ring, inner_ram, inner_nvme;
     struct plan_cells activation_stage; /* ring in RAM, only with a separate device */
     struct plan_cells dx;               /* [micro] */

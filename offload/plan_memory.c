@@ -143,8 +143,8 @@ static void add_own_gradients(struct plan_memory *memory, const struct place *pl
     for (uint32_t c = first; c < first + count; c++) {
         uint64_t bytes = place->spec.layout->chunks[c].count * place->gradient_bytes;
         memory->gradient_ram[c].count = 1;
-        memory->gradient_ram[c].first = add_cell(memory, TIER_RAM, CONTENT_GRADIENT,
-                                                 place->gradient_in_ram[c] ? bytes : 0);
+        memory->gradient_ram[c].first =
+            add_cell(memory, TIER_RAM, CONTENT_GRADIENT, place->gradient_in_ram[c] ? bytes : 0);
     }
 }
 
@@ -200,8 +200,8 @@ static void take_part(struct plan_cells *run, uint32_t cell, uint64_t bytes, uin
 }
 
 /* One piece of memory for what is kept for the backward pass of `layer`, micro-batch after
- * micro-batch, and for the gradient of chunks from c to chunk_end: with a cell between any two places
- * where one of either ends. */
+ * micro-batch, and for the gradient of chunks from c to chunk_end: with a cell between any two
+ * places where one of either ends. */
 static void add_inner_and_gradient(struct plan_memory *memory, const struct place *place,
                                    uint32_t layer, uint32_t c, uint32_t chunk_end)
 {
@@ -213,10 +213,10 @@ static void add_inner_and_gradient(struct plan_memory *memory, const struct plac
         gradient_left = layout->chunks[c].count * place->gradient_bytes;
     while (m < inner_end || c < chunk_end) {
         bool is_inner = m < inner_end, is_gradient = c < chunk_end;
-        uint64_t bytes = MIN(is_inner ? inner_left : UINT64_MAX,
-                             is_gradient ? gradient_left : UINT64_MAX);
-        uint32_t cell = add_cell(memory, TIER_DEVICE,
-                                 is_inner ? CONTENT_ACTIVATION : CONTENT_GRADIENT, bytes);
+        uint64_t bytes =
+            MIN(is_inner ? inner_left : UINT64_MAX, is_gradient ? gradient_left : UINT64_MAX);
+        uint32_t cell =
+            add_cell(memory, TIER_DEVICE, is_inner ? CONTENT_ACTIVATION : CONTENT_GRADIENT, bytes);
         if (is_inner)
             take_part(&memory->inner_keep[m], cell, bytes, &inner_left);
         if (is_gradient)
@@ -248,8 +248,8 @@ static void add_inner(struct plan_memory *memory, const struct place *place)
             continue;
         }
         for (uint32_t m = 0; m < accum; m++)
-            memory->inner_keep[l * accum + m] = add_ring(memory, TIER_DEVICE, CONTENT_ACTIVATION, 1,
-                                                         kept ? place->inner_bytes : 0);
+            memory->inner_keep[l * accum + m] =
+                add_ring(memory, TIER_DEVICE, CONTENT_ACTIVATION, 1, kept ? place->inner_bytes : 0);
         if (place->gradients_shared)
             add_own_gradients(memory, place, chunk, next - chunk);
         chunk = next;
