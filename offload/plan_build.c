@@ -455,7 +455,7 @@ static void build_block_backward(struct builder *b, uint32_t layer)
         op->flops = 2 * block_flops(b);
         emit_reads(op, weights);
         emit_reads(op, x);
-        emit_reads(op, inner);
+        emit_writes(op, inner);
         emit_writes(op, emit_one(memory->dx, m));
         emit_writes(op, gradient);
         emit_writes(op, memory->scratch);
