@@ -41,7 +41,7 @@ struct kernels_shape {
 };
 
 /* inner: everything a block computes for one micro-batch that its backward pass needs; written by
- * block_forward, read by block_backward. One piece of memory of inner_bytes.
+ * block_forward, read and used up by block_backward. One piece of memory of inner_bytes.
  * scratch: working memory without meaning between calls: scratch_bytes, for any one call but
  * kernels_head_once. */
 
@@ -59,10 +59,10 @@ struct kernels_block_forward {
 struct kernels_block_backward {
     const void *weights;
     const float *x_in; /* [R, C] */
-    const void *inner;
-    float *dx;       /* [R, C]; in: gradient of x_out; out: gradient of x_in */
-    float *gradient; /* the group's vector, float; */
-    bool accumulate; /* false: overwritten (first micro-batch); padding is written as zero */
+    void *inner;       /* used up: what it holds afterwards has no meaning */
+    float *dx;         /* [R, C]; in: gradient of x_out; out: gradient of x_in */
+    float *gradient;   /* the group's vector, float; */
+    bool accumulate;   /* false: overwritten (first micro-batch); padding is written as zero */
     void *scratch;
 };
 

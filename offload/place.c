@@ -203,6 +203,20 @@ static void move_to_device(struct place *place, struct place_choice *choice)
     choice->knob[KNOB_DEVICE] = count;
 }
 
+/* Where gradients lie in what is kept of activations, keeping them may take no more than a place to
+ * compute them again. */
+static void keep_where_shared(struct place *place, struct place_choice *choice)
+{
+    place_measure(place, choice);
+    uint64_t before = place->ram_bytes;
+    if (!place->gradients_shared)
+        return;
+    choice->knob[KNOB_INNER_DEVICE] = place_knob_max(place, KNOB_INNER_DEVICE);
+    place_measure(place, choice);
+    if (place->ram_bytes > before)
+        choice->knob[KNOB_INNER_DEVICE] = 0;
+}
+
 void place_least_choice(struct place *place, struct place_choice *choice)
 {
     const struct place_spec *spec = &place->spec;
@@ -217,6 +231,7 @@ void place_least_choice(struct place *place, struct place_choice *choice)
         choice->knob[KNOB_STASH] = place_knob_max(place, KNOB_STASH);
     }
     move_to_device(place, choice);
+    keep_where_shared(place, choice);
 }
 
 /* A plane is taken only where the planes before it are; chunks on the device need none in RAM. */

@@ -132,9 +132,14 @@ struct place {
     struct place_spec spec; /* as given, prefetch filled in */
     struct place_choice choice;
     bool separate_device;
-    bool immediate;          /* no clipping: backward updates, and no gradient is stored */
-    uint64_t weight_bytes;   /* a parameter on the device: 2 or 4 */
-    uint64_t gradient_bytes; /* a parameter, stored: 2 or 4 */
+    bool immediate; /* no clipping: backward updates, and no gradient is stored */
+    /* RAM is the device's memory and holds all gradients: one is stored where it was summed. A
+     * block's lies where activations were that backward has used up, and the update comes before
+     * they are written again: in bf16 where its own were, in FP32, where it is summed there too
+     * (gradient_slots is 0), where the next block's were. */
+    bool gradients_shared;
+    uint64_t weight_bytes;                        /* a parameter on the device: 2 or 4 */
+    uint64_t gradient_bytes;                      /* a parameter, stored: 2 or 4 */
     uint64_t x_bytes, inner_bytes, scratch_bytes; /* of a micro-batch (and block) */
     uint64_t head_once_bytes;                     /* scratch of the head at once */
 

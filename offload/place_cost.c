@@ -259,7 +259,8 @@ void place_print_choice(const struct place *place, FILE *out)
     if (place->immediate)
         fprintf(out, "; no gradients stored (--clip 0)\n");
     else
-        fprintf(out, "; gradients spilled: %.0f %%\n", 100.0 * away / layout->chunk_count);
+        fprintf(out, "; gradients spilled: %.0f %%%s\n", 100.0 * away / layout->chunk_count,
+                place->gradients_shared ? ", of blocks where activations were" : "");
     if (place->choice.knob[KNOB_DEVICE])
         fprintf(out, "  state on the device, and updated there: %.3g %%\n",
                 100.0 * place->choice.knob[KNOB_DEVICE] / layout->chunk_count);

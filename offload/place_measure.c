@@ -105,7 +105,6 @@ static void set_rings(struct place *place, const struct place_choice *choice,
     uint32_t prefetch = knob[KNOB_PREFETCH] + 1;
     uint32_t device = knob[KNOB_DEVICE], rest = spec->layout->chunk_count - device;
     bool held = knob[KNOB_TILES] >= TILES_HELD || (!separate && !spec->nvme);
-    place->gradient_slots = 1 + extra;
     place->tile_gradient_slots = held ? tiles : MIN(1 + extra, tiles);
     bool leaves = bf16 && separate && (rest || place->immediate);
     place->gradient_outs = leaves ? 2 + 2 * extra + knob[KNOB_GRADIENT_RING] : 0;
@@ -126,6 +125,9 @@ static void set_rings(struct place *place, const struct place_choice *choice,
     place->inner_slots = moved ? 2 : inner->layers[WHERE_RECOMPUTE] ? 1 : 0;
     bool staged = x->layers[WHERE_NVME] || inner->layers[WHERE_NVME];
     place->activation_stages = staged && separate ? 2 : 0;
+    place->gradients_shared =
+        !separate && !place->immediate && knob[KNOB_GRADIENTS] == spec->layout->chunk_count;
+    place->gradient_slots = place->gradients_shared && !bf16 ? 0 : 1 + extra;
     place->weights_in_place =
         bf16 && (separate ? !rest : knob[KNOB_HI] == spec->layout->chunk_count);
 }
@@ -250,8 +252,21 @@ static uint64_t add_device_state(const struct place *place, const struct place_c
     return count;
 }
 
+/* Parameters of shared gradients that have memory of their own. */
+static uint64_t unshared_gradients(const struct place *place, uint32_t kept_layers)
+{
+    const struct layout *layout = place->spec.layout;
+    uint64_t inner = place->spec.accum * pages(place->inner_bytes) / place->gradient_bytes;
+    bool held = place->tile_gradient_slots >= layout_tile_count(layout);
+    uint64_t tiles = held ? 0 : layout->wte_count * (layout->tied ? 1 : 2);
+    uint32_t layers = place->spec.config->layers;
+    uint32_t shared = MIN(kept_layers, place->gradient_slots ? layers : layers - 1);
+    return tiles + (layers - shared) * layout->block_count +
+           shared * (layout->block_count > inner ? layout->block_count - inner : 0);
+}
+
 static void add_state(const struct place *place, const struct place_choice *choice,
-                      struct tiers *tiers)
+                      uint32_t kept_layers, struct tiers *tiers)
 {
     const struct layout *layout = place->spec.layout;
     uint64_t chunk = layout->chunk_count_max, each = place->gradient_bytes;
@@ -259,7 +274,8 @@ static void add_state(const struct place *place, const struct place_choice *choi
         tiers->bytes[TIER_RAM] += plane_bytes_taken(place, choice, p);
     uint64_t in_ram = taken_parameters(place, choice, gradients_taken, 0) * each;
     uint64_t on_device = add_device_state(place, choice, tiers) * each;
-    tiers->bytes[TIER_RAM] += in_ram;
+    tiers->bytes[TIER_RAM] +=
+        place->gradients_shared ? unshared_gradients(place, kept_layers) * each : in_ram;
     if (!place->immediate)
         tiers->bytes[TIER_NVME] += layout->padded_parameters * each - in_ram - on_device;
     if (place->tile_gradient_slots < layout_tile_count(layout) && layout->tied) {
@@ -312,7 +328,7 @@ bool place_measure(struct place *place, const struct place_choice *choice)
     struct where_counts x, inner;
     count_where(place, choice, &x, &inner);
     set_rings(place, choice, &x, &inner);
-    add_state(place, choice, &tiers);
+    add_state(place, choice, inner.layers[WHERE_DEVICE], &tiers);
     add_weights(place, &tiers);
     add_activations(place, &x, &inner, &tiers);
     uint64_t ram = tiers.bytes[TIER_RAM];

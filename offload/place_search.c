@@ -13,6 +13,8 @@
 /* Of the time that the drive's traffic takes: so little that only ties are decided by it. */
 #define TRAFFIC_WEIGHT 1e-4
 #define BETTER         1e-6
+/* A step that is longer by no more than this is as fast: predictions are not that good. */
+#define AS_FAST 1.02
 /* Spendings drawn over all limits, before the descent, and how many of the best are descended from.
  * One start alone ended in valleys: freeing the device for activations in RAM needs two limits
  * moved at once (tests/offload/test_search.c). */
@@ -378,6 +380,59 @@ static void stream(struct search *search)
     }
 }
 
+/* ---- What is not worth its memory --------------------------------------------------------------
+ */
+
+/* Whether more memory could only hold copies: of weights, and of what is on its way. */
+static bool holds_everything(const struct place *place, const struct place_choice *choice)
+{
+    return !place->separate_device && holds_all(place, choice) &&
+           choice->knob[KNOB_X_DEVICE] == place_knob_max(place, KNOB_X_DEVICE) &&
+           choice->knob[KNOB_INNER_DEVICE] == place_knob_max(place, KNOB_INNER_DEVICE);
+}
+
+/* Moves to a choice that takes less RAM, is as fast and moves no more; whether there was one. */
+static bool try_less(struct search *search, const struct place_choice *choice, double most_s,
+                     double most_traffic_s)
+{
+    struct place *place = search->place;
+    double traffic_s;
+    struct wear wear;
+    place_measure(place, &search->best);
+    uint64_t before = place->ram_bytes;
+    place_measure(place, choice);
+    if (place->ram_bytes >= before)
+        return false;
+    double seconds = simulate(search, choice, &traffic_s, &wear);
+    if (seconds > most_s || traffic_s > most_traffic_s || wear.bytes_per_day > search->most_per_day)
+        return false;
+    search->best = *choice;
+    search->best_s = seconds;
+    search->best_per_day = wear.bytes_per_day;
+    return true;
+}
+
+static void give_back(struct search *search)
+{
+    static const enum place_knob copies[] = {KNOB_BLOCK_SLOTS,    KNOB_TILES,
+                                             KNOB_GRADIENT_SLOTS, KNOB_PREFETCH,
+                                             KNOB_GRADIENT_RING,  KNOB_STATE_STAGES};
+    double traffic_s;
+    struct wear wear;
+    if (!holds_everything(search->place, &search->best))
+        return;
+    double most_s = simulate(search, &search->best, &traffic_s, &wear) * AS_FAST;
+    for (size_t k = 0; k < ARRAY_COUNT(copies); k++)
+        for (uint32_t part = 1; part <= 4; part *= 2) {
+            struct place_choice choice = search->best;
+            if (copies[k] == KNOB_PREFETCH && search->place->spec.prefetch)
+                continue; /* as asked */
+            choice.knob[copies[k]] -= choice.knob[copies[k]] / part;
+            if (try_less(search, &choice, most_s, traffic_s))
+                break;
+        }
+}
+
 /* From so many of what was seen since the last descents, the best first. */
 static void descend_from_best(struct search *search, uint32_t count)
 {
@@ -436,6 +491,7 @@ double place_search(struct place *place, const struct place_limits *limits, doub
         if (search->best.knob[KNOB_STREAMED])
             search_streamed(search, limits);
     }
+    give_back(search);
     *choice = search->best;
     place->predicted_s = search->best_s;
     place->evaluations = search->seen_count;

@@ -8,7 +8,9 @@
  * at a time, in steps that get smaller; at last it trades a part of one knob for a part of another.
  * It keeps the best of all it has seen, never looks at a clock and draws its samples from a fixed
  * seed, so it gives the same placement for the same spec. Of choices that take the same
- * time, the one that moves less over the drive wins.
+ * time, the one that moves less over the drive wins; and where RAM is the device's memory and holds
+ * everything, copies (weights held beside the state, rings) are given up as long as a step is no
+ * more than two percent longer without them.
  */
 #ifndef SPILLWAY_OFFLOAD_PLACE_SEARCH_H
 #define SPILLWAY_OFFLOAD_PLACE_SEARCH_H

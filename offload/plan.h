@@ -6,7 +6,8 @@
  * Memory is dependencies. All memory of a run, on every tier, is divided once into *cells* that do
  * not overlap (struct plan_memory). Ops use cells; an op waits for the last writer of every cell
  * it reads, and for the last writer and all readers since of every cell it writes. Reusing a
- * buffer is therefore an edge like any other, and no op ever looks at a clock.
+ * buffer is therefore an edge like any other, and no op ever looks at a clock. What is never needed
+ * at the same time may lie in the same cells (place.h: gradients_shared).
  */
 #ifndef SPILLWAY_OFFLOAD_PLAN_H
 #define SPILLWAY_OFFLOAD_PLAN_H
@@ -120,7 +121,7 @@ struct plan_memory {
     struct plan_cells moment_maps;       /* 0 or 1: PLAN_MAPS_BYTES */
     struct plan_cells stream_stage;      /* ring on the device: states of streamed chunks, */
     struct plan_cells stream_gradient;   /* and their gradients */
-    struct plan_cells gradient_ram;      /* [chunk]; 0 bytes when spilled */
+    struct plan_cells *gradient_ram;     /* owned; [chunk]: cells in a row; 0 bytes when spilled */
     struct plan_cells gradient_nvme;     /* [chunk]; 0 bytes when resident */
     struct plan_cells gradient_stage;    /* ring in RAM: gradients on their way to or from NVMe */
     struct plan_cells gradient_out;      /* ring on the device: stored bf16 before the copy out */
@@ -141,7 +142,9 @@ struct plan_memory {
     struct plan_cells x_ring;        /* M + 2 */
     struct plan_cells x_final;       /* [micro] */
     struct plan_cells x_ram, x_nvme; /* [layer * M + micro] */
-    struct plan_cells inner_keep, inner_ring, inner_ram, inner_nvme;
+    struct plan_cells *inner_keep;   /* owned; [layer * M + micro]: cells in a row; 0 bytes unless
+                                      * kept on the device */
+    struct plan_cells inner_ring, inner_ram, inner_nvme;
     struct plan_cells activation_stage; /* ring in RAM, only with a separate device */
     struct plan_cells dx;               /* [micro] */
     struct plan_cells y;                /* [micro] ln_f's output */

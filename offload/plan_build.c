@@ -169,7 +169,7 @@ static uint64_t block_flops(const struct builder *b)
 static struct plan_cells inner_home(struct builder *b, uint32_t layer, uint32_t micro)
 {
     if (b->place->inner_where[layer] == WHERE_DEVICE)
-        return emit_one(b->memory->inner_keep, layer * accum(b) + micro);
+        return b->memory->inner_keep[layer * accum(b) + micro];
     return emit_next(b->memory->inner_ring, &b->next_inner);
 }
 
@@ -487,13 +487,23 @@ static void build_norm_backward(struct builder *b, struct plan_cells weights)
     plan_state_store(&b->state, b->layout->final_chunk, memory->final_gradient);
 }
 
+/* The cells in which the gradient of a chunk of a block is summed: a slot's, or where it stays. */
+static struct plan_cells block_gradient(const struct builder *b, uint32_t layer, uint32_t position)
+{
+    uint32_t chunks = b->layout->block_chunks, slots = b->place->gradient_slots;
+    if (!slots)
+        return b->memory->gradient_ram[b->layout->group_first_chunk[layer + 1] + position];
+    return emit_one(b->memory->block_gradient, layer % slots * chunks + position);
+}
+
 static void build_block_backward(struct builder *b, uint32_t layer)
 {
     const struct plan_memory *memory = b->memory;
     uint32_t chunks = b->layout->block_chunks;
     struct plan_cells weights = plan_state_block(&b->state, layer, false);
-    struct plan_cells gradient =
-        emit_some(memory->block_gradient, layer % b->place->gradient_slots * chunks, chunks);
+    struct plan_cells gradient = block_gradient(b, layer, 0);
+    struct plan_cells last = block_gradient(b, layer, chunks - 1);
+    gradient.count = last.first + last.count - gradient.first;
     enum place_where where = b->place->inner_where[layer];
     for (uint32_t m = 0; m < accum(b); m++) {
         struct plan_cells x = fetch_x(b, layer, m);
@@ -518,7 +528,7 @@ static void build_block_backward(struct builder *b, uint32_t layer)
         op->flops = 2 * block_flops(b);
         emit_reads(op, weights);
         emit_reads(op, x);
-        emit_reads(op, inner);
+        emit_writes(op, inner);
         emit_writes(op, emit_one(memory->dx, m));
         emit_writes(op, gradient);
         emit_writes(op, memory->scratch);
@@ -526,7 +536,7 @@ static void build_block_backward(struct builder *b, uint32_t layer)
     }
     for (uint32_t i = 0; i < chunks; i++)
         plan_state_store(&b->state, b->layout->group_first_chunk[layer + 1] + i,
-                         emit_one(gradient, i));
+                         block_gradient(b, layer, i));
 }
 
 static void build_embedding_backward(struct builder *b)

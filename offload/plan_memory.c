@@ -136,14 +136,24 @@ static void add_device_state(struct plan_memory *memory, const struct place *pla
                                        layout->chunk_count_max * place->gradient_bytes);
 }
 
+/* A gradient in RAM has cells of its own, unless it lies where others were (share_gradients). */
+static void add_own_gradients(struct plan_memory *memory, const struct place *place, uint32_t first,
+                              uint32_t count)
+{
+    for (uint32_t c = first; c < first + count; c++) {
+        uint64_t bytes = place->spec.layout->chunks[c].count * place->gradient_bytes;
+        memory->gradient_ram[c].count = 1;
+        memory->gradient_ram[c].first =
+            add_cell(memory, TIER_RAM, CONTENT_GRADIENT, place->gradient_in_ram[c] ? bytes : 0);
+    }
+}
+
 static void add_gradients(struct plan_memory *memory, const struct place *place)
 {
     const struct layout *layout = place->spec.layout;
     uint32_t chunks = layout->chunk_count, wte_chunks = layout->wpe_first_chunk;
-    memory->gradient_ram = (struct plan_cells){memory->cell_count, chunks};
-    for (uint32_t c = 0; c < chunks; c++)
-        add_cell(memory, TIER_RAM, CONTENT_GRADIENT,
-                 place->gradient_in_ram[c] ? layout->chunks[c].count * place->gradient_bytes : 0);
+    if (!place->gradients_shared)
+        add_own_gradients(memory, place, 0, chunks);
     memory->gradient_nvme = (struct plan_cells){memory->cell_count, chunks};
     for (uint32_t c = 0; c < chunks; c++)
         add_cell(memory, TIER_NVME, CONTENT_GRADIENT,
@@ -180,6 +190,74 @@ static struct plan_cells add_layers(struct plan_memory *memory, const struct pla
     return cells;
 }
 
+/* `cell` is the next part of a run of which `left` bytes are still to come. */
+static void take_part(struct plan_cells *run, uint32_t cell, uint64_t bytes, uint64_t *left)
+{
+    ASSERT(bytes <= *left);
+    run->first = run->count ? run->first : cell;
+    run->count++;
+    *left -= bytes;
+}
+
+/* One piece of memory for what is kept for the backward pass of `layer`, micro-batch after
+ * micro-batch, and for the gradient of chunks from c to chunk_end: with a cell between any two
+ * places where one of either ends. */
+static void add_inner_and_gradient(struct plan_memory *memory, const struct place *place,
+                                   uint32_t layer, uint32_t c, uint32_t chunk_end)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t m = layer * place->spec.accum, inner_end = m + place->spec.accum;
+    uint64_t inner = round_up(place->inner_bytes, IO_ALIGN), inner_left = inner;
+    uint64_t gradient_left = 0;
+    if (c < chunk_end)
+        gradient_left = layout->chunks[c].count * place->gradient_bytes;
+    while (m < inner_end || c < chunk_end) {
+        bool is_inner = m < inner_end, is_gradient = c < chunk_end;
+        uint64_t bytes =
+            MIN(is_inner ? inner_left : UINT64_MAX, is_gradient ? gradient_left : UINT64_MAX);
+        uint32_t cell =
+            add_cell(memory, TIER_DEVICE, is_inner ? CONTENT_ACTIVATION : CONTENT_GRADIENT, bytes);
+        if (is_inner)
+            take_part(&memory->inner_keep[m], cell, bytes, &inner_left);
+        if (is_gradient)
+            take_part(&memory->gradient_ram[c], cell, bytes, &gradient_left);
+        if (is_inner && !inner_left) {
+            inner_left = inner;
+            m++;
+        }
+        if (is_gradient && !gradient_left && ++c < chunk_end)
+            gradient_left = layout->chunks[c].count * place->gradient_bytes;
+    }
+}
+
+/* What is kept of each block, where the device keeps it. The gradient that shares its memory is in
+ * FP32 that of the block before, which is summed when this one's backward pass is done. */
+static void add_inner(struct plan_memory *memory, const struct place *place)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t layers = place->spec.config->layers, accum = place->spec.accum;
+    uint32_t chunk = layout->group_first_chunk[1];
+    uint32_t later = place->gradient_slots ? 0 : layout->block_chunks;
+    memory->inner_keep = mem_alloc((uint64_t)layers * accum, sizeof(*memory->inner_keep));
+    for (uint32_t l = 0; l < layers; l++) {
+        bool kept = place->inner_where[l] == WHERE_DEVICE;
+        uint32_t next = layout->group_first_chunk[l + 2] - later;
+        if (kept && place->gradients_shared) {
+            add_inner_and_gradient(memory, place, l, chunk, next);
+            chunk = next;
+            continue;
+        }
+        for (uint32_t m = 0; m < accum; m++)
+            memory->inner_keep[l * accum + m] =
+                add_ring(memory, TIER_DEVICE, CONTENT_ACTIVATION, 1, kept ? place->inner_bytes : 0);
+        if (place->gradients_shared)
+            add_own_gradients(memory, place, chunk, next - chunk);
+        chunk = next;
+    }
+    if (place->gradients_shared)
+        add_own_gradients(memory, place, chunk, layout->group_first_chunk[layers + 1] - chunk);
+}
+
 static void add_activations(struct plan_memory *memory, const struct place *place)
 {
     uint32_t accum = place->spec.accum;
@@ -194,8 +272,7 @@ static void add_activations(struct plan_memory *memory, const struct place *plac
     memory->x_final = add_ring(memory, TIER_DEVICE, CONTENT_ACTIVATION, accum, x);
     memory->x_ram = add_layers(memory, place, TIER_RAM, place->x_where, WHERE_RAM, x);
     memory->x_nvme = add_layers(memory, place, TIER_NVME, place->x_where, WHERE_NVME, x);
-    memory->inner_keep =
-        add_layers(memory, place, TIER_DEVICE, place->inner_where, WHERE_DEVICE, inner);
+    add_inner(memory, place);
     memory->inner_ring =
         add_ring(memory, TIER_DEVICE, CONTENT_ACTIVATION, place->inner_slots, inner);
     memory->inner_ram = add_layers(memory, place, TIER_RAM, place->inner_where, WHERE_RAM, inner);
@@ -244,13 +321,34 @@ static void add_device_weights(struct plan_memory *memory, const struct place *p
     memory->final_gradient = add_chunked(memory, CONTENT_GRADIENT, layout, 1, final, 1, 4);
 }
 
+/* The gradients of all but the blocks, where they were summed: in the tiles' cells, if those are
+ * all held. */
+static void share_gradients(struct plan_memory *memory, const struct place *place)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t tiles = layout_tile_count(layout), final = layout->final_chunk;
+    bool held = place->tile_gradient_slots >= tiles;
+    for (uint32_t t = 0; t < tiles; t++) {
+        uint32_t first = layout->tiles[t].first_chunk, count = layout->tiles[t].chunk_count;
+        if (!held)
+            add_own_gradients(memory, place, first, count);
+        for (uint32_t i = 0; held && i < count; i++)
+            memory->gradient_ram[first + i] = (struct plan_cells){
+                memory->tile_gradient.first + t * layout->tile_chunks_max + i, 1};
+    }
+    for (uint32_t i = 0; i < layout->wpe_chunk_count; i++)
+        memory->gradient_ram[layout->wpe_first_chunk + i] =
+            (struct plan_cells){memory->wpe_gradient.first + i, 1};
+    memory->gradient_ram[final] = (struct plan_cells){memory->final_gradient.first, 1};
+}
+
 /* An upper bound, so that cells can be written into one allocation. */
 static uint32_t cell_bound(const struct place *place)
 {
     const struct layout *layout = place->spec.layout;
     uint64_t layers = place->spec.config->layers, accum = place->spec.accum;
     uint64_t bound =
-        (uint64_t)layout->chunk_count * 19 + layers * accum * 6 + accum * 12 +
+        (uint64_t)layout->chunk_count * 20 + layers * accum * 6 + accum * 12 +
         (uint64_t)place->block_slots * layout->block_chunks +
         (uint64_t)place->gradient_slots * layout->block_chunks +
         (uint64_t)(place->tile_slots + place->tile_gradient_slots) * layout->tile_chunks_max +
@@ -270,6 +368,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
         .cell_max = cell_bound(place),
     };
     memory->cells = mem_alloc(memory->cell_max, sizeof(*memory->cells));
+    memory->gradient_ram = mem_alloc(layout->chunk_count, sizeof(*memory->gradient_ram));
     add_planes(memory, place);
     add_device_state(memory, place);
     add_gradients(memory, place);
@@ -279,6 +378,8 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
                                   layout->chunk_count_max * 4);
     add_device_weights(memory, place);
     add_activations(memory, place);
+    if (place->gradients_shared)
+        share_gradients(memory, place);
     memory->square_sums =
         add_ring(memory, TIER_DEVICE, CONTENT_OTHER, 1,
                  (uint64_t)layout->chunk_count * PLAN_SQUARES_PER_CHUNK * sizeof(double));
@@ -293,5 +394,7 @@ void plan_memory_init(struct plan_memory *memory, const struct place *place)
 void plan_memory_deinit(struct plan_memory *memory)
 {
     mem_free(memory->cells);
+    mem_free(memory->gradient_ram);
+    mem_free(memory->inner_keep);
     *memory = (struct plan_memory){0};
 }

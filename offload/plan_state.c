@@ -195,7 +195,7 @@ static struct plan_cells update_streamed(struct plan_state *state, uint32_t chun
     struct plan_cells gradient = emit_one(memory->stream_gradient, turn);
     emit_copy(state->emit, OP_COPY_H2D, planes, stage, bytes, about_chunk(chunk));
     emit_last(state->emit)->plane_count = PLANE_COUNT;
-    emit_copy(state->emit, OP_COPY_H2D, emit_one(memory->gradient_ram, chunk), gradient,
+    emit_copy(state->emit, OP_COPY_H2D, memory->gradient_ram[chunk], gradient,
               count * state->place->gradient_bytes, about_chunk(chunk));
     emit_device_update(state, LANE_D2H, chunk, stage, gradient);
     emit_copy(state->emit, OP_COPY_D2H, stage, planes, bytes, about_chunk(chunk));
@@ -221,7 +221,7 @@ static struct plan_cells update_on_host(struct plan_state *state, uint32_t chunk
         emit_planes(state->emit, OP_READ, chunk, resident, PLANE_COUNT - resident, stage);
     }
     if (!gradient.count && place->gradient_in_ram[chunk])
-        gradient = emit_one(memory->gradient_ram, chunk);
+        gradient = memory->gradient_ram[chunk];
     if (!gradient.count) {
         gradient = emit_next(memory->gradient_stage, &state->next_gradient_stage);
         emit_drive(state->emit, OP_READ, emit_one(memory->gradient_nvme, chunk), gradient,
@@ -326,7 +326,7 @@ struct plan_cells plan_state_fixed(struct plan_state *state, uint32_t first, uin
 static struct plan_cells host_gradient(struct plan_state *state, uint32_t chunk)
 {
     return state->place->gradient_in_ram[chunk]
-               ? emit_one(state->memory->gradient_ram, chunk)
+               ? state->memory->gradient_ram[chunk]
                : emit_next(state->memory->gradient_stage, &state->next_gradient_stage);
 }
 

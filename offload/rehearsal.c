@@ -80,7 +80,7 @@ static int open_tier(struct rehearsal *r, const char *nvme_dir, struct err *err)
     return result;
 }
 
-static void fill_gradient(const struct rehearsal *r, uint32_t cell)
+static void fill_cell(const struct rehearsal *r, uint32_t cell)
 {
     bool bf16 = r->place.spec.precision == PRECISION_BF16;
     uint64_t noise = bf16 ? BF16_NOISE : FP32_NOISE, size = bf16 ? BF16_SIZE : FP32_SIZE;
@@ -90,13 +90,18 @@ static void fill_gradient(const struct rehearsal *r, uint32_t cell)
         to[i] = (rng_u64(SEED + cell, RNG_STREAM_SAMPLE, i) & noise) | size;
 }
 
-/* Those that wait in RAM, and the stages through which the others go. */
+static void fill_cells(const struct rehearsal *r, struct plan_cells cells)
+{
+    for (uint32_t c = 0; c < cells.count; c++)
+        fill_cell(r, cells.first + c);
+}
+
+/* Gradients that wait in RAM, and the stages through which the others go. */
 static void fill_gradients(const struct rehearsal *r)
 {
-    const struct plan_cells runs[] = {r->memory.gradient_ram, r->memory.gradient_stage};
-    for (size_t i = 0; i < ARRAY_COUNT(runs); i++)
-        for (uint32_t c = 0; c < runs[i].count; c++)
-            fill_gradient(r, runs[i].first + c);
+    for (uint32_t c = 0; c < r->place.spec.layout->chunk_count; c++)
+        fill_cells(r, r->memory.gradient_ram[c]);
+    fill_cells(r, r->memory.gradient_stage);
 }
 
 static uint32_t drive_depth(const struct rehearsal *r)

@@ -45,7 +45,8 @@ static uint64_t inner_lay_out(const struct kernels_shape *shape, void *base, str
     return round_up(used, IO_ALIGN);
 }
 
-/* Scratch. The MLP's wide arrays and the attention's are never alive together. */
+/* Scratch. What the MLP and what the attention want are never alive together. The gradient of pre
+ * takes pre's place in inner. */
 struct scratch {
     void *normal;    /* E [R, C]: a LayerNorm's output */
     void *narrow;    /* E [R, C]: dx as a factor; dx itself in fp32 */
@@ -53,9 +54,8 @@ struct scratch {
     float *partial;  /* device_norm_partial_bytes */
     float *delta;    /* [B, H, T] */
     void *act;       /* E [R, 4C]: gelu's output */
-    void *dpre;      /* E [R, 4C] */
-    void *dattended; /* E [R, C], where act is */
-    void *dqkv;      /* E [R, 3C], where dpre is */
+    void *dattended; /* E [R, C], where act is, */
+    void *dqkv;      /* E [R, 3C], and behind it */
 };
 
 static uint64_t scratch_lay_out(const struct kernels_shape *shape, void *base,
@@ -70,7 +70,6 @@ static uint64_t scratch_lay_out(const struct kernels_shape *shape, void *base,
     uint64_t partial = layout_take(&used, device_norm_partial_bytes(shape));
     uint64_t delta = layout_take(&used, rows * shape->heads * sizeof(float));
     uint64_t act = layout_take(&used, 4 * element);
-    uint64_t dpre = layout_take(&used, 4 * element);
     if (scratch) {
         char *at = base;
         *scratch = (struct scratch){
@@ -80,9 +79,8 @@ static uint64_t scratch_lay_out(const struct kernels_shape *shape, void *base,
             .partial = (float *)(at + partial),
             .delta = (float *)(at + delta),
             .act = at + act,
-            .dpre = at + dpre,
             .dattended = at + act,
-            .dqkv = at + dpre,
+            .dqkv = at + act + element,
         };
     }
     return round_up(used, IO_ALIGN);
@@ -322,15 +320,15 @@ static void backward_mlp(struct kernels *k, const struct backward *b)
                                       .b = weight_of(k, b->args->weights, BLOCK_OUT_WEIGHT),
                                       .ending = ENDING_GELU_BACKWARD,
                                       .pre = b->inner.pre,
-                                      .out = scratch->dpre,
+                                      .out = b->inner.pre,
                                       .act = scratch->act},
                 1);
     struct product_job out =
         weight_gradient(k, b, PRODUCT_OUT_GRADIENT, scratch->act, dx, BLOCK_OUT_WEIGHT);
     product_run(k, &out, 1);
     norm_again(k, b, b->inner.middle, BLOCK_LN2_WEIGHT, statistics);
-    bias_gradient(k, b, scratch->dpre, k->bf16, BLOCK_FC_BIAS);
-    backward_pair(k, b, PRODUCT_FC, scratch->normal, scratch->dpre, BLOCK_FC_WEIGHT);
+    bias_gradient(k, b, b->inner.pre, k->bf16, BLOCK_FC_BIAS);
+    backward_pair(k, b, PRODUCT_FC, scratch->normal, b->inner.pre, BLOCK_FC_WEIGHT);
     norm_backward(k, b, b->inner.middle, BLOCK_LN2_WEIGHT, statistics);
 }
 
@@ -364,7 +362,7 @@ static void backward_attention(struct kernels *k, const struct backward *b)
 void kernels_block_backward(struct kernels *k, const struct kernels_block_backward *args)
 {
     struct backward b = {.args = args};
-    inner_lay_out(&k->shape, (void *)args->inner, &b.inner);
+    inner_lay_out(&k->shape, args->inner, &b.inner);
     scratch_lay_out(&k->shape, args->scratch, &b.scratch);
     if (!args->accumulate)
         device_zero_gaps(args->gradient, k->block, BLOCK_TENSOR_COUNT, k->block_count);

@@ -86,7 +86,7 @@ struct rows {
     /* out = residual + tile + bias. */
     void (*bias_residual)(const struct rows_tile *tile, const void *bias, const float *residual,
                           float *out, uint32_t out_stride);
-    /* dpre = tile * gelu'(pre); act = gelu(pre). */
+    /* dpre = tile * gelu'(pre); act = gelu(pre). dpre may be pre. */
     void (*gelu_backward)(const struct rows_tile *tile, const void *pre, void *dpre, void *act,
                           uint32_t out_stride);
 

@@ -50,10 +50,10 @@ static const struct stream_case cases[] = {
 /* Tokens, and gradients of the step before. */
 static void load(struct tiny_box *box)
 {
-    const struct plan_cells gradients = box->memory.gradient_ram;
-    for (uint32_t c = 0; c < gradients.count; c++)
-        memset(exec_cell(&box->exec, gradients.first + c), 0x3b,
-               box->memory.cells[gradients.first + c].bytes);
+    for (uint32_t c = 0; c < box->model->layout.chunk_count; c++) {
+        uint32_t cell = box->memory.gradient_ram[c].first;
+        memset(exec_cell(&box->exec, cell), 0x3b, box->memory.cells[cell].bytes);
+    }
     tiny_box_load_tokens(box, 7, 0);
 }
 

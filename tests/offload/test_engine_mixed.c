@@ -352,7 +352,7 @@ static void put_gradients(struct tiny_box *box)
     struct err err;
     uint8_t *stage = mem_alloc_aligned(IO_ALIGN, box->model->layout.chunk_count_max * 4);
     for (uint32_t c = 0; c < box->model->layout.chunk_count; c++) {
-        uint32_t ram = box->memory.gradient_ram.first + c;
+        uint32_t ram = box->memory.gradient_ram[c].first;
         uint32_t nvme = box->memory.gradient_nvme.first + c;
         uint64_t bytes = box->memory.cells[nvme].bytes;
         if (box->memory.cells[ram].bytes)

@@ -148,13 +148,14 @@ static void train_with_fault(void *context)
     _exit(1);
 }
 
-/* A small run that has moments on the drive, and at the least budget, gradients and activations. */
+/* A small run that has moments on the drive, and at the least budget, activations. */
 static void faulty_run_init(struct tiny_run *run, const char *name, uint64_t ram_budget)
 {
     tiny_run_init(run, name);
     run->settings.nvme = train_nvme(run->nvme_dir);
     run->settings.prefetch = 1;
     run->settings.accum = 4;
+    run->settings.seq = 32;
     run->settings.resident_planes = 1;
     run->settings.steps = 3;
     run->settings.checkpoint_every = 1;

@@ -4,7 +4,8 @@
  *    step; and what the checker does not look at holds too: an op's lane follows from its kind,
  *    transfers fit the cells at both ends, nothing is read that was neither written before nor
  *    lasting, a commit follows the last update and write of state, and every plan is listed op by
- *    op. So for models without positions and with a head of their own.
+ *    op; gradients share cells with those activations only that are used up. So for models without
+ * positions and with a head of their own.
  * 2. The waits of an op are exactly those that its uses demand (the last writer of each cell it
  *    uses, and the readers since of each cell it writes): none is missing and none is spare.
  * 3. plan_check refuses plans that are wrong. Method: mutation. Plans are damaged in one place: a
@@ -131,11 +132,13 @@ static bool within(uint32_t cell, struct plan_cells cells)
 static bool lasts(const struct plan *plan, uint32_t cell)
 {
     const struct plan_memory *memory = plan->memory;
+    for (uint32_t c = 0; plan->update && c < plan->place->spec.layout->chunk_count; c++)
+        if (within(cell, memory->gradient_ram[c]))
+            return true;
     return within(cell, memory->plane_ram) || within(cell, memory->plane_nvme) ||
            within(cell, memory->plane_device) || within(cell, memory->tokens_host) ||
            (plan->update &&
-            (within(cell, memory->gradient_ram) || within(cell, memory->gradient_nvme) ||
-             within(cell, memory->gradient_device)));
+            (within(cell, memory->gradient_nvme) || within(cell, memory->gradient_device)));
 }
 
 static void check_ops(const struct plan *plan)
@@ -335,6 +338,56 @@ static void check_waits_exact(const struct plan *plan)
     oracle_close(&oracle);
 }
 
+/* ---- Memory that is shared --------------------------------------------------------------------
+ */
+
+static uint32_t shared_count; /* placements in which a gradient lay where activations were */
+
+/* Cells that follow one another in memory; returns where they end. */
+static uint64_t check_run(const struct plan_memory *memory, struct plan_cells run, uint64_t bytes)
+{
+    uint64_t end = memory->cells[run.first].offset;
+    assert_true(run.count > 0 && cells_bytes(memory, run) >= bytes);
+    for (uint32_t i = run.first; i < run.first + run.count; i++) {
+        assert_int_equal(memory->cells[i].tier, memory->cells[run.first].tier);
+        assert_int_equal(memory->cells[i].offset, end);
+        end += memory->cells[i].bytes;
+    }
+    return end;
+}
+
+/* Gradients and what is kept of activations are in one piece each; a block's gradient is where it
+ * is summed there, and it shares cells with the activations of one layer at most: in FP32 the next
+ * one's, as its own are still read while it is summed. */
+static void check_shared(const struct place *place, const struct plan_memory *memory)
+{
+    const struct layout *layout = place->spec.layout;
+    uint32_t layers = place->spec.config->layers, accum = place->spec.accum, found = 0;
+    uint32_t ahead = place->spec.precision == PRECISION_FP32;
+    for (uint32_t i = 0; i < layers * accum; i++)
+        if (place->inner_where[i / accum] == WHERE_DEVICE)
+            check_run(memory, memory->inner_keep[i], place->inner_bytes);
+    uint64_t end = 0;
+    for (uint32_t c = 0; c < layout->chunk_count; c++) {
+        struct plan_cells run = memory->gradient_ram[c];
+        uint32_t group = layout->chunks[c].group;
+        if (!place->gradient_in_ram[c])
+            continue;
+        bool follows = c && layout->chunks[c - 1].group == group;
+        if (!place->gradient_slots && follows && group >= 1 && group <= layers)
+            assert_int_equal(memory->cells[run.first].offset, end);
+        end = check_run(memory, run, layout->chunks[c].count * place->gradient_bytes);
+        for (uint32_t i = 0; i < layers * accum; i++)
+            for (uint32_t cell = run.first; cell < run.first + run.count; cell++)
+                if (memory->cells[cell].bytes && within(cell, memory->inner_keep[i])) {
+                    assert_int_equal(i / accum + 1, group + ahead);
+                    found++;
+                }
+    }
+    assert_true(place->gradients_shared || !found);
+    shared_count += found > 0;
+}
+
 /* ---- The sweep --------------------------------------------------------------------------------
  */
 
@@ -351,6 +404,7 @@ static void check_plans(struct example *e, const struct place_spec *spec)
             fail_msg("%s", err.message);
         once_count += requests[i].backward && e->place.head_once;
         passes_count += requests[i].backward && !e->place.head_once;
+        check_shared(&e->place, &e->memory);
         check_ops(&e->plan);
         check_commit(&e->plan);
         check_dump(&e->plan);
@@ -442,7 +496,9 @@ static void test_moments(void **state)
 static void test_fp32(void **state)
 {
     (void)state;
+    shared_count = 0;
     sweep(PRECISION_FP32, false, true);
+    assert_true(shared_count > 0);
     sweep(PRECISION_FP32, false, false);
     sweep(PRECISION_FP32, true, true);
     sweep(PRECISION_FP32, true, false);
@@ -451,7 +507,9 @@ static void test_fp32(void **state)
 static void test_bf16(void **state)
 {
     (void)state;
+    shared_count = 0;
     sweep(PRECISION_BF16, false, true);
+    assert_true(shared_count > 0);
     sweep(PRECISION_BF16, false, false);
     sweep(PRECISION_BF16, true, true);
     sweep(PRECISION_BF16, true, false);
@@ -472,6 +530,7 @@ static const struct {
     {PRECISION_FP32, 0, 2, RECOMPUTE_ALL, 1, true, true},
     {PRECISION_BF16, 0, 1, RECOMPUTE_ALL, 2, true, true},
     {PRECISION_BF16, 0, 4, RECOMPUTE_NONE, 1, false, true},
+    {PRECISION_FP32, 0, 4, RECOMPUTE_NONE, 2, false, true},
     {PRECISION_FP32, 4 * MIB, 0, RECOMPUTE_NONE, 2, true, true},
     {PRECISION_FP32, 64 * MIB, 4, RECOMPUTE_AUTO, 1, false, true},
     {PRECISION_BF16, 3 * MIB, 1, RECOMPUTE_NONE, 2, true, true},

@@ -14,6 +14,8 @@
  *    little: an update passes it either way.
  * 7. The head is computed at once where memory is plenty and that is faster, and not where keeping
  *    logits takes longer than computing them again.
+ * 8. Where RAM is the device's memory and holds everything, no more is taken for copies than makes
+ *    a step faster by two percent: from what is found, none of them can be given up.
  */
 #include "core/mem.h"
 #include "offload/coarse.h"
@@ -187,6 +189,56 @@ static void test_best(void **state)
     each_scene(check_best);
 }
 
+/* ---- Copies -----------------------------------------------------------------------------------
+ */
+
+static const enum place_knob copies[] = {KNOB_BLOCK_SLOTS, KNOB_TILES, KNOB_GRADIENT_SLOTS,
+                                         KNOB_PREFETCH};
+
+static void check_copies(enum precision precision, double ram_factor)
+{
+    struct choices_scene scene = {"gpt2-124m", "cpu", 256, 4, 1, {16, 16}, 0, precision, true};
+    struct choices_example e;
+    struct place init;
+    struct coarse coarse;
+    struct place_choice found, all;
+    choices_open(&e, &scene);
+    choices_set_ram(&e, 0);
+    e.spec.nvme = false;
+    e.profile.ram.bytes_per_s *= ram_factor;
+    e.profile.cpu.join_parameters_per_s *= ram_factor;
+    double found_s = choices_search(&e.spec, &found);
+    coarse_init(&coarse, &e.model.layout);
+    place_init(&init, &e.spec);
+    all = found;
+    for (size_t k = 0; k < ARRAY_COUNT(copies); k++)
+        all.knob[copies[k]] = place_knob_max(&init, copies[k]);
+    place_measure(&init, &all);
+    uint64_t all_bytes = init.ram_bytes;
+    double all_s = step_s(&coarse, &init, &all, NULL);
+    place_measure(&init, &found);
+    uint64_t found_bytes = init.ram_bytes;
+    assert_true(found_bytes < all_bytes && found_s <= all_s * 1.021);
+    for (size_t k = 0; k < ARRAY_COUNT(copies); k++) {
+        struct place_choice less = found;
+        less.knob[copies[k]] = 0;
+        place_measure(&init, &less);
+        bool gains = init.ram_bytes < found_bytes;
+        if (gains && step_s(&coarse, &init, &less, NULL) < all_s * 1.015)
+            fail_msg("%s is not worth its memory", place_knob_name[copies[k]]);
+    }
+    coarse_deinit(&coarse);
+    choices_close(&e);
+}
+
+static void test_copies(void **state)
+{
+    (void)state;
+    check_copies(PRECISION_FP32, 1);
+    check_copies(PRECISION_BF16, 1);
+    check_copies(PRECISION_FP32, 1.0 / 16); /* joins are dear: copies are kept */
+}
+
 /* ---- Who updates what is in RAM ---------------------------------------------------------------
  */
 
@@ -275,7 +327,7 @@ int main(void)
         cmocka_unit_test(test_streamed),        cmocka_unit_test(test_faster_drive),
         cmocka_unit_test(test_faster_device),   cmocka_unit_test(test_more_vram),
         cmocka_unit_test(test_same_and_scaled), cmocka_unit_test(test_best),
-        cmocka_unit_test(test_head_once),
+        cmocka_unit_test(test_head_once),       cmocka_unit_test(test_copies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
