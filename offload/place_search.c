@@ -18,10 +18,11 @@
  * moved at once (tests/offload/test_search.c). */
 #define SAMPLES  64
 #define DESCENTS 3
-/* How much is streamed is tried last, in the best that was found: a line of so many points, with
- * halving steps around the best of them. */
+/* How much is streamed is tried last, in the best that was found and in what became of it then: a
+ * line of so many points each, with halving steps around the best of them. */
 #define STREAMED_POINTS 4
 #define STREAMED_HALVES 3
+#define STREAMED_LINES  2
 #define STREAMED_MOST   (STREAMED_POINTS + 2 * STREAMED_HALVES)
 /* And with state on the device, which is tried when it is known what is best without. */
 #define DEVICE_DESCENTS 1
@@ -44,7 +45,7 @@ struct seen {
 struct search {
     struct place *place;
     struct coarse coarse;
-    struct seen seen[PLACE_SEARCH_EVALUATIONS_MAX + STREAMED_MOST];
+    struct seen seen[PLACE_SEARCH_EVALUATIONS_MAX + STREAMED_LINES * STREAMED_MOST];
     uint32_t seen_count, seen_max;
     struct place_choice best;
     double best_score, best_s, best_per_day;
@@ -89,6 +90,7 @@ static double score_of(struct search *search, const struct place_limits *limits,
             return search->seen[i].score;
     if (search->seen_count == search->seen_max)
         return INFINITY;
+    ASSERT(search->seen_count < ARRAY_COUNT(search->seen));
     double seconds = simulate(search, choice, &traffic_s, &wear);
     double score = seconds + TRAFFIC_WEIGHT * traffic_s;
     if (wear.bytes_per_day > search->most_per_day)
