@@ -100,7 +100,7 @@ enum place_knob {
     KNOB_DEVICE,      /* chunks whose state and gradient are on the device; HI to V and GRADIENTS
                        * count chunks among the others, and all of them where there are fewer */
     KNOB_STREAMED, /* chunks that are streamed, among those of which RAM holds all; none unless it
-                    * holds all gradients that wait */
+                    * holds all of the planes before v and all gradients that wait */
     KNOB_COUNT
 };
 extern const char *const place_knob_name[KNOB_COUNT];

@@ -183,6 +183,10 @@ uint32_t place_streamable(const struct place *place, const struct place_choice *
     uint64_t all = host_before(place, choice, place->spec.layout->chunk_count);
     if (place->immediate || choice->knob[KNOB_GRADIENTS] < all)
         return 0;
+    /* Where a plane before v lacks chunks, those that have v need not be those that have it. */
+    for (uint32_t k = KNOB_HI; k < KNOB_V; k++)
+        if (choice->knob[k] < all)
+            return 0;
     return (uint32_t)MIN(choice->knob[KNOB_V], all);
 }
 

@@ -18,8 +18,8 @@
 #include "offload/place.h"
 
 /* Simulations at most, of which most models need less than 400: what is tried last, trades, is what
- * it cuts off. */
-#define PLACE_SEARCH_EVALUATIONS_MAX 600
+ * it cuts off; 20 are kept for how much is streamed. */
+#define PLACE_SEARCH_EVALUATIONS_MAX 620
 
 /* place has been place_init'ed and has a profile. choice: in: one that fits; out: the best of those
  * that write no more than most_per_day bytes (INFINITY: no limit), or, where none of them was

@@ -309,6 +309,40 @@ static void test_without_drive(void **state)
     tiny_model_deinit(&model);
 }
 
+/* Of chunks that have left the device RAM may hold all but a plane; then none counts as wholly
+ * there, although some are. */
+static void test_streams_only_what_ram_holds(void **state)
+{
+    (void)state;
+    struct tiny_model model;
+    tiny_model_init(&model, 3, 64, 300, 8192, 16384);
+    uint32_t all = model.layout.chunk_count, gone = all / 3, streamed = 0;
+    for (uint32_t lacking = KNOB_HI; lacking <= KNOB_V + 1; lacking++) {
+        struct place_spec spec;
+        struct place place;
+        struct place_choice choice;
+        tiny_spec(&spec, &model);
+        spec.vram_budget = 256 * MIB;
+        spec.update = UPDATE_DEVICE;
+        place_init(&place, &spec);
+        place_least_choice(&place, &choice);
+        choice.knob[KNOB_DEVICE] = gone;
+        choice.knob[KNOB_GRADIENTS] = all - gone;
+        for (uint32_t k = KNOB_HI; k <= KNOB_V; k++)
+            choice.knob[k] = k < lacking ? all - gone : all - gone - 1;
+        choice.knob[KNOB_STREAMED] = all;
+        place_apply(&place, &choice);
+        check_fits(&place);
+        check_traffic(&place);
+        streamed += place_streamed_taken(&place, &choice, all) > 0;
+        assert_int_equal(place_streamable(&place, &choice),
+                         lacking < KNOB_V ? 0 : all - gone - (lacking == KNOB_V));
+        place_deinit(&place);
+    }
+    assert_int_equal(streamed, 2);
+    tiny_model_deinit(&model);
+}
+
 /* ---- Refusals ------------------------------------------------------------------------------- */
 
 struct refusal {
@@ -553,6 +587,7 @@ int main(void)
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_kinds),
         cmocka_unit_test(test_without_drive),
+        cmocka_unit_test(test_streams_only_what_ram_holds),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refusals_in_turn),
         cmocka_unit_test(test_more_is_not_worse),
