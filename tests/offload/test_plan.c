@@ -338,9 +338,6 @@ static void check_waits_exact(const struct plan *plan)
     oracle_close(&oracle);
 }
 
-/* ---- Memory that is shared --------------------------------------------------------------------
- */
-
 static uint32_t shared_count; /* placements in which a gradient lay where activations were */
 
 /* Cells that follow one another in memory; returns where they end. */
@@ -348,23 +345,19 @@ static uint64_t check_run(const struct plan_memory *memory, struct plan_cells ru
 {
     uint64_t end = memory->cells[run.first].offset;
     assert_true(run.count > 0 && cells_bytes(memory, run) >= bytes);
-    for (uint32_t i = run.first; i < run.first + run.count; i++) {
-        assert_int_equal(memory->cells[i].tier, memory->cells[run.first].tier);
+    for (uint32_t i = run.first; i < run.first + run.count; end += memory->cells[i++].bytes)
         assert_int_equal(memory->cells[i].offset, end);
-        end += memory->cells[i].bytes;
-    }
     return end;
 }
 
-/* Gradients and what is kept of activations are in one piece each; a block's gradient is where it
- * is summed there, and it shares cells with the activations of one layer at most: in FP32 the next
- * one's, as its own are still read while it is summed. */
+/* Gradients and what is kept of activations are in one piece each; a block's gradient shares cells
+ * with the activations of one layer at most: in FP32, where it is summed there, the next one's. */
 static void check_shared(const struct place *place, const struct plan_memory *memory)
 {
     const struct layout *layout = place->spec.layout;
     uint32_t layers = place->spec.config->layers, accum = place->spec.accum, found = 0;
-    uint32_t ahead = place->spec.precision == PRECISION_FP32;
-    for (uint32_t i = 0; i < layers * accum; i++)
+    uint32_t ahead = place->spec.precision == PRECISION_FP32, inner_count = layers * accum;
+    for (uint32_t i = 0; i < inner_count; i++)
         if (place->inner_where[i / accum] == WHERE_DEVICE)
             check_run(memory, memory->inner_keep[i], place->inner_bytes);
     uint64_t end = 0;
@@ -377,12 +370,9 @@ static void check_shared(const struct place *place, const struct plan_memory *me
         if (!place->gradient_slots && follows && group >= 1 && group <= layers)
             assert_int_equal(memory->cells[run.first].offset, end);
         end = check_run(memory, run, layout->chunks[c].count * place->gradient_bytes);
-        for (uint32_t i = 0; i < layers * accum; i++)
-            for (uint32_t cell = run.first; cell < run.first + run.count; cell++)
-                if (memory->cells[cell].bytes && within(cell, memory->inner_keep[i])) {
-                    assert_int_equal(i / accum + 1, group + ahead);
-                    found++;
-                }
+        for (uint32_t i = 0; i < inner_count * run.count; i++)
+            if (within(run.first + i / inner_count, memory->inner_keep[i % inner_count]) && ++found)
+                assert_int_equal(i % inner_count / accum + 1, group + ahead);
     }
     assert_true(place->gradients_shared || !found);
     shared_count += found > 0;
