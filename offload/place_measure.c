@@ -83,6 +83,11 @@ uint64_t place_plane_taken(const struct place *place, const struct place_choice 
 {
     const struct layout *layout = place->spec.layout;
     uint64_t all = host_before(place, choice, layout->chunk_count);
+    /* Planes are spread over different chunks, and a chunk has none without those before it: of
+     * what has left the device, the first planes come first. */
+    for (uint32_t p = 0; p < plane; p++)
+        if (choice->knob[KNOB_HI + p] < all)
+            return 0;
     uint64_t count = MIN(choice->knob[KNOB_HI + plane], all);
     uint64_t index = host_before(place, choice, before);
     if (plane != PLANE_HI)
@@ -180,14 +185,10 @@ uint64_t place_gradients_taken(const struct place *place, const struct place_cho
 
 uint32_t place_streamable(const struct place *place, const struct place_choice *choice)
 {
-    uint64_t all = host_before(place, choice, place->spec.layout->chunk_count);
-    if (place->immediate || choice->knob[KNOB_GRADIENTS] < all)
+    uint32_t chunks = place->spec.layout->chunk_count;
+    if (place->immediate || choice->knob[KNOB_GRADIENTS] < host_before(place, choice, chunks))
         return 0;
-    /* Where a plane before v lacks chunks, those that have v need not be those that have it. */
-    for (uint32_t k = KNOB_HI; k < KNOB_V; k++)
-        if (choice->knob[k] < all)
-            return 0;
-    return (uint32_t)MIN(choice->knob[KNOB_V], all);
+    return (uint32_t)place_plane_taken(place, choice, PLANE_V, chunks);
 }
 
 uint64_t place_streamed_taken(const struct place *place, const struct place_choice *choice,
