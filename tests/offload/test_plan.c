@@ -524,7 +524,7 @@ static const struct {
     {PRECISION_FP32, 4 * MIB, 0, RECOMPUTE_NONE, 2, true, true},
     {PRECISION_FP32, 64 * MIB, 4, RECOMPUTE_AUTO, 1, false, true},
     {PRECISION_BF16, 3 * MIB, 1, RECOMPUTE_NONE, 2, true, true},
-    {PRECISION_BF16, 3 * MIB, 3, RECOMPUTE_ALL, 1, true, true},
+    {PRECISION_BF16, MIB + 100 * KIB, 3, RECOMPUTE_ALL, 1, true, true},
     {PRECISION_FP32, 0, 1, RECOMPUTE_NONE, 2, true, false},
     {PRECISION_BF16, 0, 4, RECOMPUTE_NONE, 1, false, false},
     {PRECISION_BF16, 3 * MIB, 0, RECOMPUTE_ALL, 2, true, false},
