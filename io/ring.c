@@ -726,18 +726,14 @@ static void queue_file(struct ring_files *files, uint32_t index)
     files->due += STEPS;
 }
 
-/* Files whose folder is not cached are opened by the kernel's threads for the thread that submits:
- * 4 a core, if not told otherwise, which is too few for a drive that answers many at once (2 cores
+/* Files whose folder is not cached are opened by the kernel's threads for the thread that submits: 4
+ * a core, if not told otherwise, which is too few for a drive that answers many at once (2 cores
  * and 8 threads: 30,000 cold files a second; 64: 52,000). Only a wish: it works without. */
 static void widen(struct ring_files *files)
 {
-    unsigned int workers[2] = {0, 0}; /* zeros ask; the second is for what is no file */
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned int workers[2] = {MAX(WORKERS_MIN, 4 * (unsigned int)MAX(cores, 1)), 0};
     files->widened = true;
-    if (io_uring_register_iowq_max_workers(&files->uring, workers) != 0 ||
-        workers[0] >= WORKERS_MIN)
-        return;
-    workers[0] = WORKERS_MIN;
-    workers[1] = 0;
     io_uring_register_iowq_max_workers(&files->uring, workers);
 }
 
