@@ -265,7 +265,7 @@ void place_print_choice(const struct place *place, FILE *out)
         fprintf(out, "  state on the device, and updated there: %.3g %%\n",
                 100.0 * place->choice.knob[KNOB_DEVICE] / layout->chunk_count);
     uint64_t streamed = place_streamed_taken(place, &place->choice, layout->chunk_count);
-    if (streamed)
+    if (streamed || place->spec.update == UPDATE_DEVICE)
         fprintf(out, "  state in RAM that is streamed through the device to be updated: %.3g %%\n",
                 100.0 * (double)streamed / layout->chunk_count);
     static const char *const names[] = {"on the device", "in RAM", "on NVMe", "recomputed"};
