@@ -48,6 +48,7 @@ struct place_spec {
     enum precision precision;
     uint32_t seq, batch, accum; /* T, B, M */
     uint64_t ram_budget;        /* the whole process */
+    bool thrifty;               /* nobody asked for so much: what of it is hardly of use is left */
     uint64_t vram_budget;       /* for arenas; 0: no separate device memory */
     uint64_t vram_reserve;      /* what the driver takes besides, a part of --vram-budget too */
     uint64_t vram_given;        /* what the user gave, for messages; 0: both of these together */

@@ -194,6 +194,7 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
         .batch = (uint32_t)s->batch,
         .accum = (uint32_t)s->accum,
         .ram_budget = s->ram_budget,
+        .thrifty = s->thrifty,
         .vram_budget = arena_budget(run),
         .vram_reserve = run->device_overhead_bytes,
         .vram_given = s->vram_budget,

@@ -45,6 +45,7 @@ struct train_settings {
     const char *run_dir;
     struct train_nvme nvme;
     uint64_t ram_budget, vram_budget, nvme_budget;
+    bool thrifty;          /* the RAM budget is nobody's wish (place.h) */
     uint64_t write_budget; /* bytes a day to the drive, as predicted; 0: no limit */
     bool one_slot;         /* of the state file (tier.h): --nvme-slots 1 */
     int resident_planes;

@@ -580,6 +580,7 @@ static void fill_settings(struct options *o, struct train_settings *s)
     };
     s->run_dir = o->out;
     s->ram_budget = o->ram_budget;
+    s->thrifty = o->thrifty;
     s->vram_budget = o->vram_budget;
     s->nvme_budget = o->nvme_budget;
     s->write_budget = o->write_budget;
@@ -648,6 +649,7 @@ static void default_ram(struct options *o)
 {
     char text[LOG_BYTES_MAX];
     o->ram_budget = mem_available_bytes() / 5 * 4 - MIN(o->vram_budget, mem_available_bytes() / 2);
+    o->thrifty = true;
     log_line("RAM budget: %s (80 %% of what is free%s)", log_bytes(text, o->ram_budget),
              o->vram_budget ? ", less the VRAM budget" : "");
 }

@@ -21,6 +21,7 @@ struct options {
     struct machine_request machine; /* train: its `machine` alone */
     double tokens;                  /* of the data, for a plan without it */
     uint64_t ram_budget, vram_budget, nvme_budget, write_budget;
+    bool thrifty; /* ram_budget was not given */
     uint64_t nvme_slots, seq, batch, accum, steps, lr_steps, epochs, seed, warmup, prefetch,
         threads;
     uint64_t checkpoint_every, keep_every, eval_every;

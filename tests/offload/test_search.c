@@ -14,8 +14,9 @@
  *    little: an update passes it either way. Who says that all of it shall be has no faster step.
  * 7. The head is computed at once where memory is plenty and that is faster, and not where keeping
  *    logits takes longer than computing them again.
- * 8. Where RAM is the device's memory and holds everything, no more is taken for copies than makes
- *    a step faster by two percent: from what is found, none of them can be given up.
+ * 8. Without a budget that somebody gave, where RAM is the device's memory and holds everything, no
+ *    more is taken for copies than makes a step faster by two percent: from what is found, none of
+ *    them can be given up.
  */
 #include "core/mem.h"
 #include "offload/coarse.h"
@@ -205,6 +206,7 @@ static void check_copies(enum precision precision, double ram_factor)
     choices_open(&e, &scene);
     choices_set_ram(&e, 0);
     e.spec.nvme = false;
+    e.spec.thrifty = true;
     e.profile.ram.bytes_per_s *= ram_factor;
     e.profile.cpu.join_parameters_per_s *= ram_factor;
     double found_s = choices_search(&e.spec, &found);
