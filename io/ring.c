@@ -726,8 +726,8 @@ static void queue_file(struct ring_files *files, uint32_t index)
     files->due += STEPS;
 }
 
-/* Files whose folder is not cached are opened by the kernel's threads for the thread that submits: 4
- * a core, if not told otherwise, which is too few for a drive that answers many at once (2 cores
+/* Files whose folder is not cached are opened by the kernel's threads for the thread that submits:
+ * 4 a core, if not told otherwise, which is too few for a drive that answers many at once (2 cores
  * and 8 threads: 30,000 cold files a second; 64: 52,000). Only a wish: it works without. */
 static void widen(struct ring_files *files)
 {
