@@ -10,6 +10,7 @@
 #   COMPILE=1 (torch.compile too; half a minute more each)  PYTHON (one that has torch, else a venv is made)
 #   LLMC (a checkout of llm.c: built with OpenMP and run once in fp32 at 4 x 64 and 4 x 256)  THREADS (all)
 . tests/shared/system.sh
+. benchmarks/shared/gpt2.sh
 rounds=${ROUNDS:-2} steps=${STEPS:-4} threads=${THREADS:-$(nproc)}
 cells=${CELLS:-124m:4:64 124m:4:256 124m:2:1024 small:8:256}
 build=$(dirname "$spillway")
@@ -24,10 +25,7 @@ fi
 
 seq 1 90000 >"$work/text"
 must prep "$work/text" --out "$work/data" --vocab-size 512
-cat >"$work/small.json" <<'END'
-{"model_type": "gpt2", "n_layer": 6, "n_embd": 384, "n_head": 6, "n_positions": 1024, "vocab_size": 50257,
- "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}
-END
+gpt2_small "$work/small.json" 1024
 
 # note CELL WHO RATE...: tokens/s of some steps.
 note() { printf '%s\n' "${@:3}" >>"$work/rates.$1.$2"; }
@@ -122,11 +120,6 @@ done
 
 # quartiles FILE: median, first and third quartile.
 quartiles() { sort -n "$1" | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)], v[int((NR + 3) / 4)], v[int((3 * NR + 1) / 4)] }'; }
-# FLOPs a token that a step's products need, without computing anything twice; causal attention by half.
-flops() { # MODEL T
-    [ "$1" = small ] && set -- 6 384 "$2" || set -- 12 768 "$2"
-    awk -v l="$1" -v c="$2" -v t="$3" 'BEGIN { print 6 * (12 * l * c * c + 50257 * c + l * c * t) }'
-}
 echo "products: $(awk '{ printf "%s%.0f GFLOP/s fp32, %.0f bf16", (NR == 1 ? "" : "; "), $1, $2 }' "$work/products.mean")"
 printf '%-14s %-5s %26s %34s %6s %8s %18s\n' "cell" "" "ours, tokens/s" "best peer, tokens/s" "ratio" "ceiling" "memory, MiB"
 for cell in $cells; do
@@ -146,7 +139,7 @@ for cell in $cells; do
             if awk -v a="$this" -v b="$best" 'BEGIN { exit !(a > b) }'; then best=$this name=$who; fi
         done
         awk -v cell="$cell" -v p="$precision" -v rate="$rate" -v low="$low" -v high="$high" -v best="$best" \
-            -v name="$name" -v flops="$(flops "$model" "$t")" \
+            -v name="$name" -v flops="$(gpt2_flops "$model" "$t")" \
             -v speed="$(awk -v p="$precision" '{ s += p == "fp32" ? $1 : $2 } END { print s / NR }' "$work/products.mean")" \
             -v mine="$(sort -n "$work/peak.$cell.ours-$precision" | tail -n 1)" \
             -v theirs="$(sort -n "$work/peak.$cell.$name" 2>/dev/null | tail -n 1)" \

@@ -9,16 +9,13 @@
 #   ROUNDS (2)  STEPS (3)  MODELS ("gpt-mini gpt2-124m gpt2-355m")  LENGTHS ("256 512 1024 2048 4096")
 #   TOKENS (4096, of the lengths)  PRECISION (bf16)  NVME (a folder on the drive; the work folder)
 . tests/shared/system.sh
+. benchmarks/shared/gpt2.sh
 rounds=${ROUNDS:-2} steps=${STEPS:-3} tokens=${TOKENS:-4096} precision=${PRECISION:-bf16}
 models=${MODELS:-gpt-mini gpt2-124m gpt2-355m} lengths=${LENGTHS:-256 512 1024 2048 4096}
 LIMIT_S=3600
 seq 1 200000 >"$work/text"
 must prep "$work/text" --out "$work/data" --vocab-size 512
-# 27 M parameters with room for long sequences.
-cat >"$work/long.json" <<'END'
-{"model_type": "gpt2", "n_layer": 6, "n_embd": 384, "n_head": 6, "n_positions": 4096, "vocab_size": 50257,
- "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}
-END
+gpt2_small "$work/long.json" 4096
 
 # step NAME ARGUMENT...: notes the seconds of its steps but the first.
 step() {
@@ -33,19 +30,6 @@ step() {
         sed -n 's/.*"step_s": *\([0-9.e+-]*\).*/\1/p' "$work/run/metrics.jsonl" | tail -n "$steps" >>"$work/seconds.$1"
     fi
 }
-# shape MODEL: layers, channels; vocabulary 50257.
-shape() {
-    case $1 in
-    gpt2-124m) echo 12 768 ;; gpt2-355m) echo 24 1024 ;; gpt2-774m) echo 36 1280 ;; gpt2-1558m) echo 48 1600 ;;
-    *) echo 6 384 ;;
-    esac
-}
-# flops MODEL T: of a token.
-flops() {
-    set -- $(shape "$1") "$2"
-    awk -v l="$1" -v c="$2" -v t="$3" 'BEGIN { printf "%.0f", 6 * (12 * l * c * c + 50257 * c + l * c * t) }'
-}
-
 for _ in $(seq "$rounds"); do
     for model in $models; do step "model.$model" --model "$model" --batch 4 --seq 256; done
     for t in $lengths; do step "length.$t" --model "$work/long.json" --batch $((tokens / t)) --seq "$t"; done
@@ -56,11 +40,11 @@ done
 seconds() { median <"$work/seconds.$1"; }
 printf '%-14s %10s %14s %8s\n' "4 x 256" seconds GFLOP/s rate
 for model in $models; do
-    awk -v m="$model" -v s="$(seconds "model.$model")" -v f="$(flops "$model" 256)" 'BEGIN { print m, s, 1024 * f / s / 1e9 }'
+    awk -v m="$model" -v s="$(seconds "model.$model")" -v f="$(gpt2_flops "$model" 256)" 'BEGIN { print m, s, 1024 * f / s / 1e9 }'
 done | awk 'NR == 1 { first = $3 } { printf "%-14s %10.3f %14.1f %8.2f\n", $1, $2, $3, $3 / first }'
 printf '%-14s %10s %14s %8s\n' "$tokens tokens" seconds GFLOP/s rate
 for t in $lengths; do
-    awk -v m="T $t" -v s="$(seconds "length.$t")" -v f="$(flops long "$t")" -v n="$tokens" 'BEGIN { printf "%s\t%s\t%s\n", m, s, n * f / s / 1e9 }'
+    awk -v m="T $t" -v s="$(seconds "length.$t")" -v f="$(gpt2_flops long "$t")" -v n="$tokens" 'BEGIN { printf "%s\t%s\t%s\n", m, s, n * f / s / 1e9 }'
 done | awk -F'\t' 'NR == 1 { first = $3 } { printf "%-14s %10.3f %14.1f %8.2f\n", $1, $2, $3, $3 / first }'
 awk -v ram="$(seconds state.ram)" -v drive="$(seconds state.drive)" 'BEGIN {
     printf "2 x 1024, gpt2-124m: %.3f s with all in RAM, %.3f s with all state on the drive: %.2f times\n", ram, drive, drive / ram }'

@@ -52,19 +52,21 @@ static uint64_t streamed_real(const struct place *place, uint32_t chunk)
     return MIN(place->spec.layout->chunks[chunk].real_count, place_streamed_count(place, chunk));
 }
 
-/* A streamed chunk comes with its gradient and goes; its weights are made there on the way. */
-static void add_streamed(const struct place *place, bool forward, struct place_least *least)
+/* A streamed chunk comes with its gradient and goes. Returns the bytes of its weights, which are
+ * made there on the way. */
+static uint64_t add_streamed(const struct place *place, struct place_least *least)
 {
     const struct layout *layout = place->spec.layout;
+    uint64_t weights = 0;
     for (uint32_t c = 0; c < layout->chunk_count; c++) {
         uint64_t real = streamed_real(place, c), state = 0;
         for (uint32_t p = 0; p < PLANE_COUNT && real; p++)
             state += layout_least_bytes(layout, real, p);
         least->h2d_bytes += state + real * place->gradient_bytes;
         least->d2h_bytes += state;
-        if (forward)
-            least->h2d_bytes -= real * place->weight_bytes;
+        weights += real * place->weight_bytes;
     }
+    return weights;
 }
 
 /* What passes over the tiles bring to a device that holds the last tile_slots of them. wte goes up
@@ -158,14 +160,14 @@ void place_least(const struct place *place, bool update, bool forward, bool back
             least->ssd_write_bytes += spilled(place, c, PLANE_COUNT);
         }
     add_gradients(place, update, backward, least);
-    if (update && !forward)
-        add_streamed(place, false, least);
+    uint64_t made = update ? add_streamed(place, least) : 0;
     if (!forward)
         return;
     struct weight_cost cost = {0};
     add_weight(place, 0, layout->chunk_count, &cost);
     if (update)
-        cost.ssd = 0; /* forward takes the weights from the update that has just made them */
+        cost.ssd = 0; /* forward takes the weights from the update that has just made them, */
+    cost.h2d -= made; /* on the device those of what is streamed */
     if (!place->weights_in_place) {
         add_tiles(place, true, &cost);
         if (backward) {
@@ -177,8 +179,6 @@ void place_least(const struct place *place, bool update, bool forward, bool back
     }
     least->ssd_read_bytes += cost.ssd;
     least->h2d_bytes += cost.h2d;
-    if (update)
-        add_streamed(place, true, least);
     uint64_t rows = (uint64_t)place->spec.batch * place->spec.seq * place->spec.accum;
     if (place->separate_device) {
         least->h2d_bytes += rows * 2 * 4;

@@ -116,14 +116,15 @@ static void set_rings(struct place *place, const struct place_choice *choice,
     place->tile_slots = knob[KNOB_TILES] >= TILES_HELD ? tiles : MIN(2, tiles);
     place->head_once = knob[KNOB_TILES] >= TILES_ONCE;
     place->block_slots = MIN(prefetch + 1 + knob[KNOB_BLOCK_SLOTS], spec->config->layers);
+    bool maps = knob[KNOB_STREAMED] && spec->layout->moments == MOMENTS_8BIT;
     bool streams = rest && (place->immediate || knob[KNOB_GRADIENTS] < rest);
     place->gradient_stages = streams ? prefetch + 2 + knob[KNOB_GRADIENT_RING] : 0;
     bool stashes = separate && place->tile_gradient_slots < tiles && spec->layout->tied &&
                    knob[KNOB_STASH] < spec->layout->wpe_first_chunk;
     place->stash_stages = stashes ? 2 : 0;
     place->state_stages = spec->nvme && rest ? PLACE_STATE_STAGES_MIN + knob[KNOB_STATE_STAGES]
-                          : device || knob[KNOB_STREAMED] ? COMMIT_STAGES
-                                                          : 0;
+                          : device || maps   ? COMMIT_STAGES
+                                             : 0;
     place->join_stages = separate && !bf16 && rest ? 2 + knob[KNOB_STATE_STAGES] / 2 : 0;
     place->stream_stages = knob[KNOB_STREAMED] ? PLACE_STREAM_STAGES : 0;
     bool moved = inner->layers[WHERE_RAM] || inner->layers[WHERE_NVME];
