@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,18 +94,24 @@ uint64_t mem_heap_bytes(void)
     return 0;
 }
 
+void mem_own_thread(void) {}
+
 void mem_library_enter(void) {}
 
 void mem_library_leave(void) {}
 
 #else
 
-/* Read by jemalloc before main. Four arenas instead of four per hardware thread, and no thread
- * caches: on a machine with many cores that is tens of megabytes that belong to the budget. */
-const char *malloc_conf = "tcache:false,narenas:4,dirty_decay_ms:1000,muzzy_decay_ms:0";
+/* Few arenas instead of four per hardware thread, and no thread caches: on a machine with many
+ * cores that is tens of megabytes that belong to the budget. */
+#define OWN_ARENAS 4u
+
+/* Read by jemalloc before main. The one arena is for threads that are not the program's own. */
+const char *malloc_conf = "tcache:false,narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0";
 
 static bool heap_counted;
-static unsigned library_arena;
+static unsigned own_arenas[OWN_ARENAS], library_arena;
+static atomic_uint own_threads;
 static __thread unsigned library_depth, arena_before;
 
 /* jemalloc purges an arena whenever its last thread leaves it, that is, after every bracket: a
@@ -126,16 +133,26 @@ static void keep_library_pages(void)
     ASSERT(mallctl(name, NULL, NULL, &kept, sizeof(kept)) == 0);
 }
 
+static bool create_arena(unsigned *arena)
+{
+    size_t size = sizeof(*arena);
+    return mallctl("arenas.create", arena, &size, NULL, 0) == 0;
+}
+
 __attribute__((constructor)) static void heap_start(void)
 {
     bool stats = false;
     size_t size = sizeof(stats);
     if (mallctl("config.stats", &stats, &size, NULL, 0) != 0 || !stats)
         return;
-    size = sizeof(library_arena);
-    heap_counted = mallctl("arenas.create", &library_arena, &size, NULL, 0) == 0;
-    if (heap_counted)
-        keep_library_pages();
+    if (!create_arena(&library_arena))
+        return;
+    for (unsigned i = 0; i < OWN_ARENAS; i++)
+        if (!create_arena(&own_arenas[i]))
+            return;
+    heap_counted = true;
+    keep_library_pages();
+    mem_own_thread();
 }
 
 bool mem_heap_has_stats(void)
@@ -164,11 +181,10 @@ uint64_t mem_heap_count(void)
     if (!heap_counted)
         return 0;
     heap_refresh();
-    uint64_t all =
-        arena_count(MALLCTL_ARENAS_ALL, "small") + arena_count(MALLCTL_ARENAS_ALL, "large");
-    uint64_t libraries = arena_count(library_arena, "small") + arena_count(library_arena, "large");
-    ASSERT(all >= libraries);
-    return all - libraries;
+    uint64_t count = 0;
+    for (unsigned i = 0; i < OWN_ARENAS; i++)
+        count += arena_count(own_arenas[i], "small") + arena_count(own_arenas[i], "large");
+    return count;
 }
 
 uint64_t mem_heap_bytes(void)
@@ -179,6 +195,14 @@ uint64_t mem_heap_bytes(void)
     size_t bytes = 0, size = sizeof(bytes);
     ASSERT(mallctl("stats.allocated", &bytes, &size, NULL, 0) == 0);
     return bytes;
+}
+
+void mem_own_thread(void)
+{
+    if (!heap_counted)
+        return;
+    unsigned *arena = &own_arenas[atomic_fetch_add(&own_threads, 1) % OWN_ARENAS];
+    ASSERT(mallctl("thread.arena", NULL, NULL, arena, sizeof(*arena)) == 0);
 }
 
 void mem_library_enter(void)

@@ -4,9 +4,10 @@
  *
  * An arena is one exact anonymous mapping, huge pages advised, prefaulted, kept out of forks.
  * The heap is plain malloc; a failed allocation is fatal through mem_alloc. After the first step
- * the trainer seals memory: mem_heap_count may then not grow, except inside
- * mem_library_enter/leave, the bracket around a library whose calls allocate and free by
- * themselves (their balance is checked by mem_heap_bytes instead).
+ * the trainer seals memory: mem_heap_count may then not grow. It counts the program's own threads
+ * (main's, and those that call mem_own_thread), not those that a library starts, as CUDA's driver
+ * does; and not what is inside mem_library_enter/leave, the bracket around a library whose calls
+ * allocate and free by themselves (their balance is checked by mem_heap_bytes instead).
  */
 #ifndef SPILLWAY_CORE_MEM_H
 #define SPILLWAY_CORE_MEM_H
@@ -57,11 +58,15 @@ uint64_t mem_available_bytes_under(const char *root);
 
 /* Whether the heap's statistics are there (false in sanitizer builds, which use their own heap). */
 bool mem_heap_has_stats(void);
-/* Allocation calls made so far by all threads together, less those inside library brackets. Exact,
- * and costs some tens of microseconds: once per step, not per op. 0 without statistics. */
+/* Allocation calls made so far by the program's own threads together, less those inside library
+ * brackets. Exact, and costs some tens of microseconds: once per step, not per op. 0 without
+ * statistics. */
 uint64_t mem_heap_count(void);
-/* Bytes that are allocated now, library brackets included. 0 without statistics. */
+/* Bytes that are allocated now, library brackets and threads included. 0 without statistics. */
 uint64_t mem_heap_bytes(void);
+/* The first call of every thread that this program starts: what it allocates from here on counts.
+ */
+void mem_own_thread(void);
 /* A bracket is the calling thread's own, and may be nested. */
 void mem_library_enter(void);
 void mem_library_leave(void);

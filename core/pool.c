@@ -129,6 +129,7 @@ static void *worker_main(void *argument)
     struct worker *worker = argument;
     struct pool *pool = worker->pool;
     char name[16];
+    mem_own_thread();
     snprintf(name, sizeof(name), "%s-%u", pool->name, (unsigned)worker->index % 1000);
     pthread_setname_np(pthread_self(), name);
     if (pool->bind)

@@ -44,6 +44,7 @@ static void sleep_until(struct watch *watch, uint64_t deadline_ns)
 static void *watch_main(void *context)
 {
     struct watch *watch = context;
+    mem_own_thread();
     while (!atomic_load(&watch->stop)) {
         sleep_until(watch, atomic_load(&watch->deadline_ns));
         uint_least64_t deadline_ns = atomic_load(&watch->deadline_ns);

@@ -8,7 +8,8 @@
  * one at a time; an op is done when it returns. Of a chained device one thread calls the ops of all
  * lanes, in an order in which what an op waits for comes before it; they return before they are
  * done. Around each of them that thread calls `follow` for what the op has to wait for, `begin`
- * and `end`; the lane's own thread then calls `reach`, once for each op, in their order.
+ * and `end`, or, of ops that are done together, around all of them; the lane's own thread then
+ * calls `reach`, once for each op, in their order.
  *
  * What breaks underneath is fatal there, with a sentence: the last commit is intact. Nothing
  * allocates between open_memory and close_memory.
@@ -25,7 +26,7 @@
 struct device;
 
 /* Of a chained device: a moment in a lane, of DEVICE_MARKS that each lane has. A mark is used again
- * when it has been reached. */
+ * when it has been reached, and all before it. */
 #define DEVICE_MARKS ENGINE_CHAIN_DEPTH
 struct device_mark {
     enum plan_lane lane;
@@ -91,11 +92,15 @@ struct device_copy {
 #define DEVICE_MEMBER(name) void (*name)(struct device *, const struct kernels_##name *);
 #define DEVICE_ENTRY(name)  .name = name,
 
+/* What the three that pass over chunks take at once, all of one lane: a chunk alone is too little
+ * for a GPU, which can do more of them in the time that it takes to begin. */
+#define DEVICE_LIST 16u
+
 struct device_ops {
     DEVICE_KERNELS(DEVICE_MEMBER)
-    void (*gradient_store)(struct device *device, const struct device_store *args);
-    void (*update)(struct device *device, const struct device_update *args);
-    void (*join)(struct device *device, const struct device_join *args);
+    void (*gradient_store)(struct device *device, const struct device_store *list, uint32_t count);
+    void (*update)(struct device *device, const struct device_update *list, uint32_t count);
+    void (*join)(struct device *device, const struct device_join *list, uint32_t count);
     void (*copy)(struct device *device, const struct device_copy *args);
 
     /* A thread, before its first op. */
@@ -109,6 +114,11 @@ struct device_ops {
     void (*follow)(struct device *device, enum plan_lane lane, const struct device_mark *mark);
     void (*begin)(struct device *device, const struct device_mark *mark);
     void (*end)(struct device *device, const struct device_mark *mark);
+    /* In the place of begin and end, after `with` was ended: of an op that was done with the op of
+     * `with`, which comes after it in the lane. It is reached when `with` is, and told its times.
+     */
+    void (*share)(struct device *device, const struct device_mark *mark,
+                  const struct device_mark *with);
     /* Outside of plans: returns when all that the lane was given is done. */
     void (*settle)(struct device *device, enum plan_lane lane);
     /* Returns when all that the lane was given before `end` is done, its writes visible to the
@@ -127,6 +137,7 @@ struct device_ops {
 
 struct device {
     const struct device_ops *ops;
+    bool host_memory; /* its memory is the host's, and counted as this process's */
 };
 
 /* The CPU. kernels and the pool that they run on are borrowed. */

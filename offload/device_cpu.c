@@ -24,7 +24,7 @@ static struct kernels *kernels_of(struct device *device)
     }
 DEVICE_KERNELS(FORWARD)
 
-static void gradient_store(struct device *device, const struct device_store *args)
+static void store_one(struct device *device, const struct device_store *args)
 {
     uint8_t *stored = args->stored;
     memset(args->square_sums, 0, PLAN_SQUARES_PER_CHUNK * sizeof(*args->square_sums));
@@ -32,6 +32,12 @@ static void gradient_store(struct device *device, const struct device_store *arg
                            args->square_sums);
     memset(stored + args->count * args->element_bytes, 0,
            (args->padded_count - args->count) * args->element_bytes);
+}
+
+static void gradient_store(struct device *device, const struct device_store *list, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        store_one(device, &list[i]);
 }
 
 /* The pool is the compute lane's; another lane works by itself. */
@@ -55,10 +61,12 @@ static void update_task(void *context, uint32_t part, uint32_t worker)
         __atomic_store_n(args->flag, 1, __ATOMIC_RELAXED);
 }
 
-static void update(struct device *device, const struct device_update *args)
+static void update(struct device *device, const struct device_update *list, uint32_t count)
 {
-    struct device_update job = *args;
-    run_parts(device, args->lane, update_task, &job, update_part_count(&args->update));
+    for (uint32_t i = 0; i < count; i++) {
+        struct device_update job = list[i];
+        run_parts(device, job.lane, update_task, &job, update_part_count(&job.update));
+    }
 }
 
 void device_cpu_join_part(const struct device_join *args, uint32_t part)
@@ -77,11 +85,13 @@ static void join_task(void *context, uint32_t part, uint32_t worker)
     device_cpu_join_part(context, part);
 }
 
-static void join(struct device *device, const struct device_join *args)
+static void join(struct device *device, const struct device_join *list, uint32_t count)
 {
-    struct device_join job = *args;
-    run_parts(device, args->lane, join_task, &job,
-              (uint32_t)div_up(args->count, LAYOUT_PART_PARAMETERS));
+    for (uint32_t i = 0; i < count; i++) {
+        struct device_join job = list[i];
+        run_parts(device, job.lane, join_task, &job,
+                  (uint32_t)div_up(job.count, LAYOUT_PART_PARAMETERS));
+    }
 }
 
 static void copy(struct device *device, const struct device_copy *args)
@@ -131,6 +141,7 @@ int device_cpu_open(struct device **out, struct kernels *kernels, struct pool *p
     (void)err;
     struct device_cpu *cpu = mem_alloc(1, sizeof(*cpu));
     cpu->device.ops = &ops;
+    cpu->device.host_memory = true;
     cpu->kernels = kernels;
     cpu->pool = pool;
     *out = &cpu->device;

@@ -30,11 +30,11 @@ static inline uint32_t engine_drive_depth(uint32_t queue_depth, uint32_t drive_c
 
 /* Ops that a chained lane holds at once. A GPU must never wait for the host: the way from the end
  * of an op through a thread and the scheduler to the next one's launch takes some 100 us, in which
- * a GPU does a few of the smallest ops (stores of a gradient, embeddings) or a part of a block's;
- * so this is ahead of it at any moment, with room to spare: the ops of a block for several
- * micro-batches. Far more would fill the 1024 launches that a stream takes before the next one
- * blocks; an op has one to some 35 of them. */
-#define ENGINE_CHAIN_DEPTH 32
+ * a large GPU does the stores of a gradient or the updates of some 50 chunks, which it takes
+ * DEVICE_LIST at a time; so twice that is ahead of it at any moment. Where a stream has the 1024
+ * launches that it takes before the next one blocks, the host waits, and loses nothing by it: an op
+ * has one to some 35 of them, the head more. */
+#define ENGINE_CHAIN_DEPTH 128
 
 struct engine_completion {
     uint32_t op;

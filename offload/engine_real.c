@@ -3,11 +3,13 @@
  * 1. A lane thread and the scheduler share one queue each way: the scheduler alone moves `queued`
  *    and `reaped`, the thread alone `finished`. At most depth[lane] ops lie between.
  * 2. A semaphore counts queued ops, or, of a chained lane, those that the feeder has handed over;
- *    ring_wake follows every finished one, so that ring_reap is the only place where the scheduler
- *    sleeps.
+ *    ring_wake follows every finished one, or the last of those that are done together, so that
+ *    ring_reap is the only place where the scheduler sleeps.
  * 3. The feeder hands ops over in the order of submission. So the end of what an op waits for was
  *    recorded before the op comes to it, and the mark, which is free for another op when its own
  *    has been reaped, cannot have been given to one yet: that one was submitted later.
+ * 4. It comes to them when the scheduler has submitted all that it can, so that those that can be
+ *    done as one are there. They share the mark of the last, which is reaped after the others.
  */
 #include "offload/engine_real.h"
 
@@ -40,6 +42,7 @@ struct lane {
     pthread_t thread;
     sem_t work;
     uint32_t ops[QUEUE_MAX];
+    bool with_next[QUEUE_MAX]; /* done together with the op behind it */
     struct engine_completion done[QUEUE_MAX];
     atomic_uint queued, finished;
     unsigned reaped;
@@ -60,7 +63,8 @@ struct feeder {
     pthread_t thread;
     sem_t work;
     struct feed queue[FEED_MAX];
-    unsigned queued; /* the scheduler's */
+    unsigned queued;    /* the scheduler's */
+    atomic_uint handed; /* of these, what the feeder may take */
     atomic_bool stop;
 };
 
@@ -91,21 +95,50 @@ static struct device_mark mark_of(const struct engine_real *real, const struct l
     return (struct device_mark){lane->which, number, plan_op_name[kind]};
 }
 
+/* The feed at `at`, before `end`, with those after it that can be done with it: how many. */
+static uint32_t feed_together(struct feeder *feeder, unsigned at, unsigned end)
+{
+    struct engine_real *real = feeder->real;
+    struct device *device = real->exec->device;
+    const struct feed *feed = &feeder->queue[at % FEED_MAX], *last = feed;
+    const struct plan_op *ops[DEVICE_LIST] = {&real->plan->ops[feed->op]};
+    enum plan_lane lane = (enum plan_lane)ops[0]->lane;
+    uint32_t count = 1;
+    for (; count < DEVICE_LIST && at + count != end; count++) {
+        const struct feed *next = &feeder->queue[(at + count) % FEED_MAX];
+        const struct plan_op *op = &real->plan->ops[next->op];
+        if (next->after_count || !exec_joins(ops, count, op))
+            break;
+        ops[count] = op;
+        last = next;
+    }
+    for (uint32_t i = 0; i < feed->after_count; i++)
+        device->ops->follow(device, lane, &feed->after[i]);
+    device->ops->begin(device, &last->mark);
+    exec_ops(real->exec, ops, count);
+    device->ops->end(device, &last->mark);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct device_mark *mark = &feeder->queue[(at + i) % FEED_MAX].mark;
+        real->lanes[lane].with_next[mark->number] = i + 1 < count;
+        if (i + 1 < count)
+            device->ops->share(device, mark, &last->mark);
+    }
+    for (uint32_t i = 0; i < count; i++)
+        sem_post(&real->lanes[lane].work);
+    return count;
+}
+
 static void *feeder_main(void *context)
 {
     struct feeder *feeder = context;
-    struct engine_real *real = feeder->real;
-    struct device *device = real->exec->device;
+    struct device *device = feeder->real->exec->device;
+    unsigned at = 0;
+    mem_own_thread();
     device->ops->enter(device);
-    for (unsigned at = 0; next_work(&feeder->work, &feeder->stop); at++) {
-        const struct feed *feed = &feeder->queue[at % FEED_MAX];
-        const struct plan_op *op = &real->plan->ops[feed->op];
-        for (uint32_t i = 0; i < feed->after_count; i++)
-            device->ops->follow(device, (enum plan_lane)op->lane, &feed->after[i]);
-        device->ops->begin(device, &feed->mark);
-        exec_op(real->exec, op);
-        device->ops->end(device, &feed->mark);
-        sem_post(&real->lanes[op->lane].work);
+    while (next_work(&feeder->work, &feeder->stop)) {
+        unsigned end = atomic_load_explicit(&feeder->handed, memory_order_acquire);
+        while (at != end)
+            at += feed_together(feeder, at, end);
     }
     return NULL;
 }
@@ -130,6 +163,7 @@ static void complete(struct lane *lane, unsigned position, struct engine_complet
 static void *lane_main(void *context)
 {
     struct lane *lane = context;
+    mem_own_thread();
     if (lane->device)
         lane->device->ops->enter(lane->device);
     while (next_work(&lane->work, &lane->stop)) {
@@ -137,8 +171,10 @@ static void *lane_main(void *context)
         struct engine_completion *done = &lane->done[position % QUEUE_MAX];
         done->op = lane->ops[position % QUEUE_MAX];
         complete(lane, position, done);
+        bool with_next = lane->with_next[position % QUEUE_MAX];
         atomic_fetch_add_explicit(&lane->finished, 1, memory_order_release);
-        ring_wake(lane->real->ring);
+        if (!with_next)
+            ring_wake(lane->real->ring);
     }
     return NULL;
 }
@@ -201,6 +237,14 @@ static void feed_device(struct engine_real *real, const struct lane *lane, unsig
     feed->op = lane->ops[position % QUEUE_MAX];
     feed->mark = mark_of(real, lane, position);
     find_after(real, feed);
+}
+
+/* What was submitted since the last time. */
+static void hand_over(struct feeder *feeder)
+{
+    if (feeder->queued == atomic_load_explicit(&feeder->handed, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&feeder->handed, feeder->queued, memory_order_release);
     sem_post(&feeder->work);
 }
 
@@ -273,6 +317,8 @@ static uint32_t reap_ring(struct engine_real *real, struct engine_completion *co
 uint32_t engine_real_reap(struct engine_real *real, struct engine_completion *completions,
                           uint32_t max, uint64_t deadline_ns)
 {
+    if (real->feeder.running)
+        hand_over(&real->feeder);
     for (;;) {
         uint32_t count = reap_lanes(real, completions, max);
         if (count < max)

@@ -312,10 +312,11 @@ static struct update update_of(const struct exec *exec, uint32_t number)
     };
 }
 
-static void run_gradient_store(struct exec *exec, const struct plan_op *op)
+static struct device_store store_of(const struct exec *exec, const struct plan_op *op)
 {
     const struct layout_chunk *chunk = &exec->layout->chunks[op->chunk];
-    struct device_store args = {
+    ASSERT(div_up(chunk->real_count, KERNELS_NORM_BLOCK) <= PLAN_SQUARES_PER_CHUNK);
+    return (struct device_store){
         .gradient = at(exec, op, 0),
         .stored = at(exec, op, 1),
         .count = chunk->real_count,
@@ -323,8 +324,6 @@ static void run_gradient_store(struct exec *exec, const struct plan_op *op)
         .element_bytes = exec->place->gradient_bytes,
         .square_sums = (double *)at(exec, op, 2) + (uint64_t)op->chunk * PLAN_SQUARES_PER_CHUNK,
     };
-    ASSERT(div_up(chunk->real_count, KERNELS_NORM_BLOCK) <= PLAN_SQUARES_PER_CHUNK);
-    exec->device->ops->gradient_store(exec->device, &args);
 }
 
 /* A plane of a chunk in the cells of the op's n-th use: one a plane, or one for its image, in which
@@ -339,7 +338,7 @@ static uint8_t *plane_at(const struct exec *exec, const struct plan_op *op, uint
     return (uint8_t *)at(exec, op, use) + layout_plane_offset(exec->layout, count, plane);
 }
 
-static void run_device_update(struct exec *exec, const struct plan_op *op)
+static struct device_update device_update_of(const struct exec *exec, const struct plan_op *op)
 {
     const struct plan_memory *memory = exec->memory;
     uint32_t chunk = op->chunk;
@@ -352,20 +351,43 @@ static void run_device_update(struct exec *exec, const struct plan_op *op)
     for (uint32_t p = 0; p < PLANE_COUNT; p++)
         args.update.plane[p] = plane_at(exec, op, 0, p);
     args.update.gradient = at(exec, op, 1);
-    exec->device->ops->update(exec->device, &args);
+    return args;
 }
 
-static void run_device_join(struct exec *exec, const struct plan_op *op)
+static struct device_join join_of(const struct exec *exec, const struct plan_op *op)
 {
     bool bf16 = exec->place->spec.precision == PRECISION_BF16;
-    struct device_join args = {
+    return (struct device_join){
         .lane = (enum plan_lane)op->lane,
         .hi = (const uint16_t *)plane_at(exec, op, 0, PLANE_HI),
         .lo = bf16 ? NULL : (const int16_t *)plane_at(exec, op, 0, PLANE_LO),
         .weights = at(exec, op, 1),
         .count = exec->layout->chunks[op->chunk].count,
     };
-    exec->device->ops->join(exec->device, &args);
+}
+
+static void run_stores(struct exec *exec, const struct plan_op *const *ops, uint32_t count)
+{
+    struct device_store list[DEVICE_LIST];
+    for (uint32_t i = 0; i < count; i++)
+        list[i] = store_of(exec, ops[i]);
+    exec->device->ops->gradient_store(exec->device, list, count);
+}
+
+static void run_device_updates(struct exec *exec, const struct plan_op *const *ops, uint32_t count)
+{
+    struct device_update list[DEVICE_LIST];
+    for (uint32_t i = 0; i < count; i++)
+        list[i] = device_update_of(exec, ops[i]);
+    exec->device->ops->update(exec->device, list, count);
+}
+
+static void run_device_joins(struct exec *exec, const struct plan_op *const *ops, uint32_t count)
+{
+    struct device_join list[DEVICE_LIST];
+    for (uint32_t i = 0; i < count; i++)
+        list[i] = join_of(exec, ops[i]);
+    exec->device->ops->join(exec->device, list, count);
 }
 
 /* Planes lie apart where they stay, and back to back in the image of the chunk that a stage holds.
@@ -626,13 +648,13 @@ void exec_op(struct exec *exec, const struct plan_op *op)
         return;
     }
     case OP_GRADIENT_STORE:
-        run_gradient_store(exec, op);
+        run_stores(exec, &op, 1);
         return;
     case OP_DEVICE_UPDATE:
-        run_device_update(exec, op);
+        run_device_updates(exec, &op, 1);
         return;
     case OP_DEVICE_JOIN:
-        run_device_join(exec, op);
+        run_device_joins(exec, &op, 1);
         return;
     case OP_COPY_H2D:
     case OP_COPY_D2H:
@@ -668,4 +690,44 @@ void exec_op(struct exec *exec, const struct plan_op *op)
         break;
     }
     ASSERT(!"an op that no lane thread runs");
+}
+
+/* Of a store its sums of squares, of an update its flags: the ops of all chunks write the cell,
+ * each its own part of it. */
+#define USE_IN_PARTS 2u
+
+static bool is_apart(const struct plan_op *a, const struct plan_op *b)
+{
+    for (uint32_t u = 0; u < a->use_count; u++)
+        for (uint32_t v = 0; v < b->use_count; v++) {
+            const struct plan_cells x = a->uses[u].cells, y = b->uses[v].cells;
+            if (u != USE_IN_PARTS && v != USE_IN_PARTS && (a->uses[u].write || b->uses[v].write) &&
+                x.first < y.first + y.count && y.first < x.first + x.count)
+                return false;
+        }
+    return true;
+}
+
+bool exec_joins(const struct plan_op *const *ops, uint32_t count, const struct plan_op *next)
+{
+    if (next->kind != OP_GRADIENT_STORE && next->kind != OP_DEVICE_UPDATE &&
+        next->kind != OP_DEVICE_JOIN)
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (ops[i]->kind != next->kind || ops[i]->lane != next->lane || !is_apart(ops[i], next))
+            return false;
+    return true;
+}
+
+void exec_ops(struct exec *exec, const struct plan_op *const *ops, uint32_t count)
+{
+    ASSERT(count >= 1 && count <= DEVICE_LIST);
+    if (count == 1)
+        exec_op(exec, ops[0]);
+    else if (ops[0]->kind == OP_GRADIENT_STORE)
+        run_stores(exec, ops, count);
+    else if (ops[0]->kind == OP_DEVICE_UPDATE)
+        run_device_updates(exec, ops, count);
+    else
+        run_device_joins(exec, ops, count);
 }

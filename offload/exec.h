@@ -57,6 +57,10 @@ void exec_move_state(const struct exec *exec, enum plan_lane lane, uint32_t chun
 
 /* Compute, copy and cpu lanes. */
 void exec_op(struct exec *exec, const struct plan_op *op);
+/* Whether the ops, and then `next`, one after the other in a lane, may be done as one. */
+bool exec_joins(const struct plan_op *const *ops, uint32_t count, const struct plan_op *next);
+/* 1 to DEVICE_LIST ops, each of which joins those before it. */
+void exec_ops(struct exec *exec, const struct plan_op *const *ops, uint32_t count);
 
 /* Tokens of a micro-batch on the host: inputs [R], then targets [R]. */
 uint32_t *exec_tokens(const struct exec *exec, uint32_t micro);

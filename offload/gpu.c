@@ -28,11 +28,26 @@ struct mark_events {
     cudaEvent_t begin, end;
 };
 
+/* What a mark that was given to an op is reached at: its own events or those that it shares. */
+struct reached {
+    const struct mark_events *events;
+    uint64_t turn; /* counts what the events were recorded for; 0: nothing yet */
+};
+
+/* The last that a lane's thread has reached: ops that are done together ask once. */
+struct latest {
+    uint64_t turn;
+    struct device_time time;
+};
+
 struct gpu {
     struct device device; /* first: the caller's pointer is ours */
     int number;
     cudaStream_t streams[LANE_COUNT]; /* of the compute and copy lanes */
     struct mark_events marks[LANE_COUNT][DEVICE_MARKS];
+    struct reached reached[LANE_COUNT][DEVICE_MARKS];
+    struct latest latest[LANE_COUNT];
+    uint64_t turns;
     cudaEvent_t base; /* a moment of the plan that runs, and when it was by the host's clock */
     uint64_t base_ns;
     struct kernels_cuda *kernels; /* owned; runs on the compute lane's stream */
@@ -80,27 +95,21 @@ static void must_run(int result, const struct err *err)
     }
 DEVICE_KERNELS(FORWARD)
 
-static void gradient_store(struct device *device, const struct device_store *args)
+static void gradient_store(struct device *device, const struct device_store *list, uint32_t count)
 {
-    struct gpu *gpu = gpu_of(device);
-    cudaStream_t stream = gpu->streams[LANE_COMPUTE];
-    const struct kernels_cuda_store store = {
-        .gradient = args->gradient,
-        .stored = args->stored,
-        .count = args->count,
-        .square_sums = args->square_sums,
-    };
+    struct kernels_cuda_store stores[DEVICE_LIST];
+    for (uint32_t i = 0; i < count; i++)
+        stores[i] = (struct kernels_cuda_store){
+            .gradient = list[i].gradient,
+            .stored = list[i].stored,
+            .count = list[i].count,
+            .padded_count = list[i].padded_count,
+            .square_sums = list[i].square_sums,
+            .square_count = PLAN_SQUARES_PER_CHUNK,
+        };
     struct err err;
-    uint64_t padding = (args->padded_count - args->count) * args->element_bytes;
     mem_library_enter();
-    must(cudaMemsetAsync(args->square_sums, 0, PLAN_SQUARES_PER_CHUNK * sizeof(*args->square_sums),
-                         stream),
-         "cudaMemsetAsync");
-    must_run(kernels_cuda_gradient_store(gpu->kernels, &store, &err), &err);
-    if (padding)
-        must(cudaMemsetAsync((char *)args->stored + args->count * args->element_bytes, 0, padding,
-                             stream),
-             "cudaMemsetAsync");
+    must_run(kernels_cuda_gradient_store(gpu_of(device)->kernels, stores, count, &err), &err);
     mem_library_leave();
 }
 
@@ -113,36 +122,13 @@ static struct gpu_adamw_map map_of(const void *maps, uint32_t number)
 
 /* Segments end at parts of a chunk, for the CPU's caches; here those of one tensor are one again.
  */
-static void set_segments(struct gpu_adamw *adamw, const struct update *update)
+static void add_run(struct gpu_adamw *adamw, const struct device_update *args)
 {
-    for (uint32_t s = 0; s < update->segment_count; s++) {
-        const struct update_segment *from = &update->segments[s];
-        struct gpu_adamw_segment *last =
-            adamw->segment_count ? &adamw->segments[adamw->segment_count - 1] : NULL;
-        adamw->count = (uint32_t)(from->first + from->count);
-        if (last && last->first + last->count == from->first && last->decay == from->decay) {
-            last->count += (uint32_t)from->count;
-            continue;
-        }
-        ASSERT(adamw->segment_count < GPU_ADAMW_SEGMENTS); /* a group has fewer tensors */
-        adamw->segments[adamw->segment_count++] =
-            (struct gpu_adamw_segment){(uint32_t)from->first, (uint32_t)from->count, from->decay};
-    }
-}
-
-static void update(struct device *device, const struct device_update *args)
-{
-    struct gpu *gpu = gpu_of(device);
     const struct update *u = &args->update;
-    const struct optim_step *s = u->step;
-    struct gpu_adamw adamw = {
-        .moments = (enum gpu_adamw_moments)u->moments->kind,
-        .bf16 = u->precision == PRECISION_BF16,
-        .step = {s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip_factor, s->correction1,
-                 s->correction2, (uint32_t)s->step, u->moments->seed},
-        .map_m = map_of(args->maps, 0),
-        .map_v = map_of(args->maps, 1),
+    struct gpu_adamw_run *run = &adamw->runs[adamw->run_count++];
+    *run = (struct gpu_adamw_run){
         .first = u->origin,
+        .segment_first = adamw->segment_count,
         .hi = (uint16_t *)u->plane[PLANE_HI],
         .lo = (int16_t *)u->plane[PLANE_LO],
         .m = u->plane[PLANE_M],
@@ -150,25 +136,61 @@ static void update(struct device *device, const struct device_update *args)
         .gradient = u->gradient,
         .broken = args->flag,
     };
+    for (uint32_t s = 0; s < u->segment_count; s++) {
+        const struct update_segment *from = &u->segments[s];
+        struct gpu_adamw_segment *last =
+            run->segment_count ? &adamw->segments[adamw->segment_count - 1] : NULL;
+        run->count = (uint32_t)(from->first + from->count);
+        if (last && last->first + last->count == from->first && last->decay == from->decay) {
+            last->count += (uint32_t)from->count;
+            continue;
+        }
+        ASSERT(adamw->segment_count < GPU_ADAMW_SEGMENTS); /* a group has fewer tensors */
+        adamw->segments[adamw->segment_count++] =
+            (struct gpu_adamw_segment){(uint32_t)from->first, (uint32_t)from->count, from->decay};
+        run->segment_count++;
+    }
+}
+
+/* As many of the list as fit: how many. They are of one step. */
+static uint32_t update_some(struct gpu *gpu, const struct device_update *list, uint32_t count)
+{
+    const struct update *u = &list->update;
+    const struct optim_step *s = u->step;
+    struct gpu_adamw adamw = {
+        .moments = (enum gpu_adamw_moments)u->moments->kind,
+        .bf16 = u->precision == PRECISION_BF16,
+        .step = {s->lr, s->beta1, s->beta2, s->eps, s->weight_decay, s->clip_factor, s->correction1,
+                 s->correction2, (uint32_t)s->step, u->moments->seed},
+        .map_m = map_of(list->maps, 0),
+        .map_v = map_of(list->maps, 1),
+    };
+    while (adamw.run_count < MIN(count, GPU_ADAMW_RUNS) &&
+           (adamw.run_count == 0 ||
+            adamw.segment_count + list[adamw.run_count].update.segment_count <= GPU_ADAMW_SEGMENTS))
+        add_run(&adamw, &list[adamw.run_count]);
     struct err err;
-    set_segments(&adamw, u);
+    must_run(kernels_cuda_adamw(gpu->kernels, gpu->streams[list->lane], &adamw, &err), &err);
+    return adamw.run_count;
+}
+
+static void update(struct device *device, const struct device_update *list, uint32_t count)
+{
     mem_library_enter();
-    must_run(kernels_cuda_adamw(gpu->kernels, gpu->streams[args->lane], &adamw, &err), &err);
+    for (uint32_t done = 0; done < count;)
+        done += update_some(gpu_of(device), list + done, count - done);
     mem_library_leave();
 }
 
-static void join(struct device *device, const struct device_join *args)
+static void join(struct device *device, const struct device_join *list, uint32_t count)
 {
     struct gpu *gpu = gpu_of(device);
-    const struct gpu_join join_args = {args->count, args->hi, args->lo, args->weights};
+    struct gpu_join joins[DEVICE_LIST];
+    for (uint32_t i = 0; i < count; i++)
+        joins[i] = (struct gpu_join){list[i].count, list[i].hi, list[i].lo, list[i].weights};
     struct err err;
     mem_library_enter();
-    if (args->lo)
-        must_run(kernels_cuda_join(gpu->kernels, gpu->streams[args->lane], &join_args, &err), &err);
-    else
-        must(cudaMemcpyAsync(args->weights, args->hi, args->count * sizeof(*args->hi),
-                             cudaMemcpyDeviceToDevice, gpu->streams[args->lane]),
-             "cudaMemcpyAsync");
+    must_run(kernels_cuda_join(gpu->kernels, gpu->streams[list->lane], joins, count, &err), &err);
     mem_library_leave();
 }
 
@@ -185,15 +207,17 @@ static void copy(struct device *device, const struct device_copy *args)
 
 static void enter(struct device *device)
 {
+    mem_library_enter();
     must(cudaSetDevice(gpu_of(device)->number), "cudaSetDevice");
+    mem_library_leave();
 }
 
 /* ---- Marks ----------------------------------------------------------------------------------- */
 
-static struct mark_events *events_of(struct gpu *gpu, const struct device_mark *mark)
+static struct reached *reached_of(struct gpu *gpu, const struct device_mark *mark)
 {
     ASSERT(gpu->streams[mark->lane] && mark->number < DEVICE_MARKS);
-    return &gpu->marks[mark->lane][mark->number];
+    return &gpu->reached[mark->lane][mark->number];
 }
 
 /* A call that may tell of an earlier op: names the op that it was made for, and its lane. */
@@ -228,7 +252,7 @@ static void follow(struct device *device, enum plan_lane lane, const struct devi
 {
     struct gpu *gpu = gpu_of(device);
     mem_library_enter();
-    must_at(cudaStreamWaitEvent(gpu->streams[lane], events_of(gpu, mark)->end, 0),
+    must_at(cudaStreamWaitEvent(gpu->streams[lane], reached_of(gpu, mark)->events->end, 0),
             "cudaStreamWaitEvent", mark);
     mem_library_leave();
 }
@@ -236,8 +260,9 @@ static void follow(struct device *device, enum plan_lane lane, const struct devi
 static void begin_mark(struct device *device, const struct device_mark *mark)
 {
     struct gpu *gpu = gpu_of(device);
+    *reached_of(gpu, mark) = (struct reached){&gpu->marks[mark->lane][mark->number], ++gpu->turns};
     mem_library_enter();
-    must_at(cudaEventRecord(events_of(gpu, mark)->begin, gpu->streams[mark->lane]),
+    must_at(cudaEventRecord(reached_of(gpu, mark)->events->begin, gpu->streams[mark->lane]),
             "cudaEventRecord", mark);
     mem_library_leave();
 }
@@ -246,9 +271,16 @@ static void end_mark(struct device *device, const struct device_mark *mark)
 {
     struct gpu *gpu = gpu_of(device);
     mem_library_enter();
-    must_at(cudaEventRecord(events_of(gpu, mark)->end, gpu->streams[mark->lane]), "cudaEventRecord",
-            mark);
+    must_at(cudaEventRecord(reached_of(gpu, mark)->events->end, gpu->streams[mark->lane]),
+            "cudaEventRecord", mark);
     mem_library_leave();
+}
+
+static void share_mark(struct device *device, const struct device_mark *mark,
+                       const struct device_mark *with)
+{
+    struct gpu *gpu = gpu_of(device);
+    *reached_of(gpu, mark) = *reached_of(gpu, with);
 }
 
 /* When an event was, by the host's clock; not after latest_ns. A float of milliseconds since the
@@ -264,12 +296,18 @@ static uint64_t time_of(const struct gpu *gpu, cudaEvent_t event, const struct d
 static void reach(struct device *device, const struct device_mark *mark, struct device_time *time)
 {
     struct gpu *gpu = gpu_of(device);
-    const struct mark_events *events = events_of(gpu, mark);
-    mem_library_enter();
-    must_at(cudaEventSynchronize(events->end), "cudaEventSynchronize", mark);
-    time->end_ns = time_of(gpu, events->end, mark, clock_ns());
-    time->start_ns = time_of(gpu, events->begin, mark, time->end_ns);
-    mem_library_leave();
+    const struct reached *reached = reached_of(gpu, mark);
+    const struct mark_events *events = reached->events;
+    struct latest *latest = &gpu->latest[mark->lane];
+    if (reached->turn != latest->turn) {
+        mem_library_enter();
+        must_at(cudaEventSynchronize(events->end), "cudaEventSynchronize", mark);
+        latest->turn = reached->turn;
+        latest->time.end_ns = time_of(gpu, events->end, mark, clock_ns());
+        latest->time.start_ns = time_of(gpu, events->begin, mark, latest->time.end_ns);
+        mem_library_leave();
+    }
+    *time = latest->time;
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
@@ -349,6 +387,7 @@ static const struct device_ops ops = {
     .follow = follow,
     .begin = begin_mark,
     .end = end_mark,
+    .share = share_mark,
     .reach = reach,
     .open_memory = open_memory,
     .close_memory = close_memory,
@@ -439,6 +478,7 @@ static int open_gpu(struct device **device, const struct gpu_setup *setup, uint6
                     struct err *err)
 {
     struct gpu *gpu = mem_alloc(1, sizeof(*gpu));
+    struct cudaDeviceProp prop;
     size_t before = 0, after = 0, all = 0;
     gpu->device.ops = &ops;
     gpu->number = (int)setup->number;
@@ -446,6 +486,10 @@ static int open_gpu(struct device **device, const struct gpu_setup *setup, uint6
     cudaError_t error = cudaSetDevice(gpu->number);
     if (error)
         return failed(error, "cudaSetDevice", err);
+    error = cudaGetDeviceProperties(&prop, gpu->number);
+    if (error)
+        return failed(error, "cudaGetDeviceProperties", err);
+    gpu->device.host_memory = prop.integrated;
     error = cudaMemGetInfo(&before, &all);
     if (error)
         return failed(error, "cudaMemGetInfo", err);

@@ -183,26 +183,37 @@ static void commit_streamed(struct plan_state *state, uint32_t chunk, struct pla
         emit_committed(state->emit, chunk, p);
 }
 
-/* Applies the pending gradient of a chunk in RAM on the device. Returns the stage there. */
-static struct plan_cells update_streamed(struct plan_state *state, uint32_t chunk)
+/* A streamed chunk on the device: its state, and the pending gradient. */
+struct stream {
+    struct plan_cells stage, gradient;
+};
+
+static struct stream fetch_streamed(struct plan_state *state, uint32_t chunk)
 {
     const struct plan_memory *memory = state->memory;
     uint64_t count = place_streamed_count(state->place, chunk);
-    uint64_t bytes = layout_state_bytes(state->place->spec.layout, count);
-    struct plan_cells planes = emit_some(memory->plane_ram, chunk * PLANE_COUNT, PLANE_COUNT);
     uint32_t turn = state->next_stream++ % memory->stream_stage.count;
-    struct plan_cells stage = emit_one(memory->stream_stage, turn);
-    struct plan_cells gradient = emit_one(memory->stream_gradient, turn);
-    emit_copy(state->emit, OP_COPY_H2D, planes, stage, bytes, about_chunk(chunk));
+    struct stream stream = {emit_one(memory->stream_stage, turn),
+                            emit_one(memory->stream_gradient, turn)};
+    emit_copy(state->emit, OP_COPY_H2D,
+              emit_some(memory->plane_ram, chunk * PLANE_COUNT, PLANE_COUNT), stream.stage,
+              layout_state_bytes(state->place->spec.layout, count), about_chunk(chunk));
     emit_last(state->emit)->plane_count = PLANE_COUNT;
-    emit_copy(state->emit, OP_COPY_H2D, memory->gradient_ram[chunk], gradient,
+    emit_copy(state->emit, OP_COPY_H2D, memory->gradient_ram[chunk], stream.gradient,
               count * state->place->gradient_bytes, about_chunk(chunk));
-    emit_device_update(state, LANE_D2H, chunk, stage, gradient);
-    emit_copy(state->emit, OP_COPY_D2H, stage, planes, bytes, about_chunk(chunk));
+    return stream;
+}
+
+static void return_streamed(struct plan_state *state, uint32_t chunk, struct plan_cells stage)
+{
+    uint64_t count = place_streamed_count(state->place, chunk);
+    struct plan_cells planes =
+        emit_some(state->memory->plane_ram, chunk * PLANE_COUNT, PLANE_COUNT);
+    emit_copy(state->emit, OP_COPY_D2H, stage, planes,
+              layout_state_bytes(state->place->spec.layout, count), about_chunk(chunk));
     emit_last(state->emit)->plane_count = PLANE_COUNT;
     if (state->request.commit)
         commit_streamed(state, chunk, planes);
-    return stage;
 }
 
 /* Applies a gradient where the rest of the state is, and writes what is spilled (and, in a commit,
@@ -245,20 +256,50 @@ static struct plan_cells update_on_host(struct plan_state *state, uint32_t chunk
     return stage;
 }
 
-/* The pending gradient of a chunk. */
-static struct updated update_chunk(struct plan_state *state, uint32_t chunk)
+/* The pending gradient of a chunk; stream: where it is streamed, what was fetched of it. */
+static struct updated update_chunk(struct plan_state *state, uint32_t chunk,
+                                   const struct stream *stream)
 {
-    struct updated updated = not_updated;
+    struct updated updated = {emit_none, stream->stage};
     uint64_t streamed = place_streamed_count(state->place, chunk);
     /* Of a coarse plan both, in the same cells: the CPU runs ahead, as its updates do not wait for
      * the link, and the link's would hold it up. */
     if (place_host_count(state->place, chunk) > streamed)
         updated.spilled = update_on_host(state, chunk, emit_none);
     if (streamed)
-        updated.streamed = update_streamed(state, chunk);
+        emit_device_update(state, LANE_D2H, chunk, stream->stage, stream->gradient);
     if (place_device_count(state->place, chunk))
         update_on_device(state, chunk, emit_none);
     return updated;
+}
+
+/* How many chunks from `first` on are brought together: whole ones that are streamed, or one. */
+static uint32_t group_at(const struct plan_state *state, uint32_t first, uint32_t count)
+{
+    uint32_t most = MIN(count, MIN(state->memory->stream_stage.count / 2, PLACE_STREAM_STAGES / 2));
+    uint32_t group = 0;
+    while (group < most && place_streamed_count(state->place, first + group) ==
+                               state->layout->chunks[first + group].count)
+        group++;
+    return MAX(group, 1);
+}
+
+static void bring_group(struct plan_state *state, uint32_t first, uint32_t count,
+                        struct plan_cells target, bool update)
+{
+    struct stream streams[PLACE_STREAM_STAGES / 2] = {{{0, 0}, {0, 0}}};
+    struct updated updated[PLACE_STREAM_STAGES / 2];
+    for (uint32_t i = 0; i < count; i++)
+        if (update && place_streamed_count(state->place, first + i))
+            streams[i] = fetch_streamed(state, first + i);
+    for (uint32_t i = 0; i < count; i++)
+        updated[i] = update ? update_chunk(state, first + i, &streams[i]) : not_updated;
+    for (uint32_t i = 0; i < count; i++)
+        if (state->request.forward && !state->place->weights_in_place)
+            load_chunk(state, first + i, emit_one(target, i), &updated[i]);
+    for (uint32_t i = 0; i < count; i++)
+        if (streams[i].stage.count)
+            return_streamed(state, first + i, streams[i].stage);
 }
 
 /* Brings chunks [first, first + count) to the device cells `target` (one each), updating them on
@@ -266,11 +307,11 @@ static struct updated update_chunk(struct plan_state *state, uint32_t chunk)
 static void bring(struct plan_state *state, uint32_t first, uint32_t count,
                   struct plan_cells target, bool update)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        struct updated updated = update ? update_chunk(state, first + i) : not_updated;
-        if (!state->request.forward || state->place->weights_in_place)
-            continue;
-        load_chunk(state, first + i, emit_one(target, i), &updated);
+    for (uint32_t i = 0; i < count;) {
+        uint32_t group = update ? group_at(state, first + i, count - i) : 1;
+        bring_group(state, first + i, group, target.count ? emit_some(target, i, group) : target,
+                    update);
+        i += group;
     }
 }
 

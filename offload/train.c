@@ -246,8 +246,9 @@ static void fill_memory(const struct run *run, struct metrics_step *m)
     struct mem_usage usage;
     mem_usage_read(&usage);
     m->vram_bytes = m->vram_peak_bytes = run->exec.vram.bytes;
-    m->ram_bytes = usage.rss_bytes + usage.page_table_bytes - m->vram_bytes;
-    m->ram_peak_bytes = usage.rss_peak_bytes + usage.page_table_bytes - m->vram_bytes;
+    uint64_t counted_vram = run->exec.device->host_memory ? m->vram_bytes : 0;
+    m->ram_bytes = usage.rss_bytes + usage.page_table_bytes - counted_vram;
+    m->ram_peak_bytes = usage.rss_peak_bytes + usage.page_table_bytes - counted_vram;
 }
 
 /* One step: the update and commit of the one before, forward, backward, and its log line. */

@@ -316,6 +316,7 @@ struct lane {
 static void *lane_main(void *context)
 {
     struct lane *lane = context;
+    mem_own_thread();
     for (;;) {
         while (sem_wait(&lane->work) != 0)
             ASSERT(errno == EINTR);

@@ -120,10 +120,16 @@ RUN(gpu_norm_backward)
 RUN(gpu_gelu_forward)
 RUN(gpu_gelu_backward)
 RUN(gpu_embed_forward)
-RUN(gpu_gradient_store)
 RUN(gpu_head_forward)
 RUN(gpu_head_backward)
 RUN(gpu_adamw)
+
+static int run_gpu_gradient_store(void *args, struct err *err)
+{
+    (void)err;
+    must(gpu_gradient_store(args, 1, stream), "gpu_gradient_store");
+    return 0;
+}
 
 static void time_norms(bool bf16)
 {
@@ -224,9 +230,12 @@ static void time_updates(bool bf16)
     uint64_t count = shape->parameters;
     struct gpu_gradient_store store = {.bf16 = bf16,
                                        .count = count,
+                                       .padded_count = count,
                                        .gradient = take(count * 4),
                                        .stored = take(count * each),
-                                       .square_sums = take(div_up(count, GPU_GRADIENT_BLOCK) * 8)};
+                                       .square_count = div_up(count, GPU_GRADIENT_BLOCK),
+                                       .workspace = take(gpu_gradient_workspace_bytes(count))};
+    store.square_sums = take(store.square_count * 8);
     time_pass("gradient's store with its norm", bf16, run_gpu_gradient_store, &store,
               (double)count * (4 + each));
     struct gpu_adamw adamw = {.moments = GPU_ADAMW_FP32,
@@ -239,15 +248,17 @@ static void time_updates(bool bf16)
                                        .clip_factor = 1,
                                        .correction1 = 1,
                                        .correction2 = 1},
-                              .count = (uint32_t)count,
+                              .run_count = 1,
                               .segment_count = 1,
-                              .segments = {{0, (uint32_t)count, 1}},
-                              .hi = take(count * 2),
-                              .lo = take(count * 2),
-                              .m = take(count * 4),
-                              .v = take(count * 4),
-                              .gradient = take(count * each),
-                              .broken = take(4)};
+                              .segments = {{0, (uint32_t)count, 1}}};
+    adamw.runs[0] = (struct gpu_adamw_run){.count = (uint32_t)count,
+                                           .segment_count = 1,
+                                           .hi = take(count * 2),
+                                           .lo = take(count * 2),
+                                           .m = take(count * 4),
+                                           .v = take(count * 4),
+                                           .gradient = take(count * each),
+                                           .broken = take(4)};
     time_pass("AdamW, moments in fp32", bf16, run_gpu_adamw, &adamw, (double)count * (24 + each));
 }
 

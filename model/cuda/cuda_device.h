@@ -14,7 +14,7 @@
 #include "model/cuda/kernels_cuda.h"
 
 /* Rows of logits that are in memory at once. */
-#define HEAD_ROWS 512u
+#define HEAD_ROWS 2048u
 
 /* Logits' rows are this many elements apart, or a multiple: products want 16 bytes. */
 #define HEAD_STRIDE 32u
@@ -41,7 +41,8 @@ struct kernels_cuda {
     struct kernels_shape shape;
     uint32_t row_count; /* R */
     bool bf16;
-    cudaStream_t stream;           /* borrowed */
+    cudaStream_t stream; /* borrowed */
+    void *workspace;     /* borrowed; one call's after the other, as the stream has them */
     struct gpu_products *products; /* owned */
     struct linear linears[LINEAR_COUNT];
     struct head_products head;

@@ -31,6 +31,69 @@ static __device__ __forceinline__ void put(bf16 *to, float value)
     *to = __float2bfloat16_rn(value);
 }
 
+/* 16 bytes of E, read and written at once. */
+template <class E> struct alignas(16) pack {
+    static constexpr uint32_t COUNT = 16 / sizeof(E);
+    E value[COUNT];
+};
+
+/* Four elements, read and written at once. */
+template <class E> struct alignas(4 * sizeof(E)) quad {
+    E value[4];
+};
+
+template <class E>
+static __device__ __forceinline__ void store_quad(E *to, const quad<E> &from, uint64_t left)
+{
+    if (left >= 4) {
+        *reinterpret_cast<quad<E> *>(to) = from;
+        return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++)
+        if (i < left)
+            to[i] = from.value[i];
+}
+
+/* `left` elements are there, or a whole pack and more; `from` and `to` are aligned to a pack. */
+template <class E> static __device__ __forceinline__ pack<E> load_pack(const E *from, uint64_t left)
+{
+    if (left >= pack<E>::COUNT)
+        return *reinterpret_cast<const pack<E> *>(from);
+    pack<E> result = {};
+#pragma unroll
+    for (uint32_t i = 0; i < pack<E>::COUNT; i++)
+        if (i < left)
+            result.value[i] = from[i];
+    return result;
+}
+
+template <class E>
+static __device__ __forceinline__ void store_pack(E *to, const pack<E> &from, uint64_t left)
+{
+    if (left >= pack<E>::COUNT) {
+        *reinterpret_cast<pack<E> *>(to) = from;
+        return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < pack<E>::COUNT; i++)
+        if (i < left)
+            to[i] = from.value[i];
+}
+
+/* body(first, left) for each pack of a flat array. Launch: flat_pack_shape. */
+template <class E, class Body>
+static __device__ __forceinline__ void for_packs(uint64_t count, const Body &body)
+{
+    for (uint64_t i = flat_first() * pack<E>::COUNT; i < count; i += flat_step() * pack<E>::COUNT)
+        body(i, count - i);
+}
+
+template <class E> static inline launch_shape flat_pack_shape(uint64_t count)
+{
+    return flat_shape(blocks_for(count, pack<E>::COUNT));
+}
+
 /* By halving: every lane gets the same bits. */
 static __device__ __forceinline__ float warp_sum(float value)
 {
@@ -58,7 +121,7 @@ static __device__ __forceinline__ float warp_max(float value)
 }
 
 /* Of all threads of a block of whole warps, given to all of them. scratch: WARP elements of shared
- * memory, which may be used again at once. */
+ * memory, which may be used again when all have met once more. */
 template <class T> static __device__ __forceinline__ T block_sum(T value, T *scratch)
 {
     uint32_t lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
@@ -66,21 +129,7 @@ template <class T> static __device__ __forceinline__ T block_sum(T value, T *scr
     if (lane == 0)
         scratch[threadIdx.x / WARP] = value;
     __syncthreads();
-    value = warp_sum(lane < warps ? scratch[lane] : (T)0);
-    __syncthreads();
-    return value;
-}
-
-static __device__ __forceinline__ float block_max(float value, float *scratch)
-{
-    uint32_t lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
-    value = warp_max(value);
-    if (lane == 0)
-        scratch[threadIdx.x / WARP] = value;
-    __syncthreads();
-    value = warp_max(lane < warps ? scratch[lane] : -INFINITY);
-    __syncthreads();
-    return value;
+    return warp_sum(lane < warps ? scratch[lane] : (T)0);
 }
 
 #endif

@@ -4,7 +4,7 @@
  * GELU is the tanh form (Hendrycks and Gimpel 2016): x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
  * SwiGLU: silu(gate) up, silu(x) = x / (1 + exp(-x)) (Shazeer 2020). E is the compute element;
  * counts are of elements and need no multiple of anything. Pointers are to device memory; functions
- * enqueue on stream and return what the launch returned.
+ * enqueue on stream and return what the launch returned. Arrays are aligned to 16 bytes.
  */
 #ifndef SPILLWAY_MODEL_CUDA_GPU_ACTIVATION_H
 #define SPILLWAY_MODEL_CUDA_GPU_ACTIVATION_H
@@ -72,7 +72,7 @@ cudaError_t gpu_rope(const struct gpu_rope *args, cudaStream_t stream);
 struct gpu_add {
     bool bf16; /* of bias */
     uint64_t count;
-    uint32_t columns;
+    uint32_t columns; /* a multiple of 4 */
     float *x;
     const float *residual;
     const void *bias; /* E [columns] */

@@ -21,9 +21,10 @@ static __device__ __forceinline__ bool not_finite(float value)
 
 /* -- Random bits: Philox-4x32-10 (Salmon et al. 2011), core/rng.h's numbers -- */
 
-static __device__ __forceinline__ uint32_t random_word(const struct gpu_adamw &p, uint64_t block)
+static __device__ __forceinline__ uint32_t random_word(const struct gpu_adamw &p, uint64_t first,
+                                                       uint64_t block)
 {
-    uint64_t index = (p.first + block * GPU_ADAMW_BLOCK) / 4 + threadIdx.x % NUMBERS;
+    uint64_t index = (first + block * GPU_ADAMW_BLOCK) / 4 + threadIdx.x % NUMBERS;
     uint32_t key0 = (uint32_t)p.step.seed, key1 = (uint32_t)(p.step.seed >> 32);
     uint32_t x0 = (uint32_t)index, x1 = (uint32_t)(index >> 32), x2 = ROUNDING, x3 = p.step.step;
 #pragma unroll
@@ -118,66 +119,77 @@ struct moments_pair {
 
 enum { PADDING, STAYS, DECAYS };
 
-static __device__ __forceinline__ int kind_of(const struct gpu_adamw &p, uint64_t at)
+static __device__ __forceinline__ int kind_of(const struct gpu_adamw &p, const gpu_adamw_run &run,
+                                              uint64_t at)
 {
-    for (uint32_t s = 0; s < p.segment_count; s++)
-        if (at >= p.segments[s].first && at - p.segments[s].first < p.segments[s].count)
-            return p.segments[s].decay ? DECAYS : STAYS;
+    for (uint32_t s = 0; s < run.segment_count; s++) {
+        const gpu_adamw_segment &segment = p.segments[run.segment_first + s];
+        if (at >= segment.first && at - segment.first < segment.count)
+            return segment.decay ? DECAYS : STAYS;
+    }
     return PADDING;
 }
 
 /* model/optim.c's loop, one turn of it. False when the new weight is not finite. */
-static __device__ __forceinline__ bool update(const struct gpu_adamw &p, uint64_t at, bool decays,
-                                              moments_pair *moments)
+static __device__ __forceinline__ bool update(const struct gpu_adamw &p, const gpu_adamw_run &run,
+                                              uint64_t at, bool decays, moments_pair *moments)
 {
     const gpu_adamw_step &s = p.step;
-    float gradient = p.bf16 ? to_float(static_cast<const bf16 *>(p.gradient)[at])
-                            : static_cast<const float *>(p.gradient)[at];
+    float gradient = p.bf16 ? to_float(static_cast<const bf16 *>(run.gradient)[at])
+                            : static_cast<const float *>(run.gradient)[at];
     gradient *= s.clip_factor;
-    float weight = __uint_as_float(((uint32_t)p.hi[at] << 16) + (uint32_t)(int32_t)p.lo[at]);
+    float weight = __uint_as_float(((uint32_t)run.hi[at] << 16) + (uint32_t)(int32_t)run.lo[at]);
     moments->m = s.beta1 * moments->m + (1.0f - s.beta1) * gradient;
     moments->v = s.beta2 * moments->v + (1.0f - s.beta2) * (gradient * gradient);
     float direction = (moments->m * s.correction1) / (sqrtf(moments->v * s.correction2) + s.eps);
     weight -= s.lr * (direction + (decays ? s.weight_decay : 0.0f) * weight);
     uint32_t bits = __float_as_uint(weight), high = (bits + 0x8000u) >> 16;
-    p.hi[at] = (uint16_t)high;
-    p.lo[at] = (int16_t)(uint16_t)(bits - (high << 16));
+    run.hi[at] = (uint16_t)high;
+    run.lo[at] = (int16_t)(uint16_t)(bits - (high << 16));
     return !not_finite(weight);
 }
 
-__global__ void adamw_kernel(struct gpu_adamw p)
+__global__ void adamw_kernel(const __grid_constant__ struct gpu_adamw p)
 {
     SHARED(shared);
     uint32_t *scratch = reinterpret_cast<uint32_t *>(shared);
+    const gpu_adamw_run &run = p.runs[blockIdx.y];
     uint64_t block = blockIdx.x, at = block * GPU_ADAMW_BLOCK + threadIdx.x;
-    int kind = kind_of(p, at);
+    if (block * GPU_ADAMW_BLOCK >= run.count)
+        return;
+    int kind = kind_of(p, run, at);
     moments_pair moments = {};
     bool finite = true;
     if (kind != PADDING || p.moments != GPU_ADAMW_FP32)
-        moments = {load_moment(p, p.m, p.map_m, block), load_moment(p, p.v, p.map_v, block)};
+        moments = {load_moment(p, run.m, p.map_m, block), load_moment(p, run.v, p.map_v, block)};
     if (kind != PADDING)
-        finite = update(p, at, kind == DECAYS, &moments);
+        finite = update(p, run, at, kind == DECAYS, &moments);
     if (p.moments == GPU_ADAMW_FP32 && kind != PADDING) {
-        static_cast<float *>(p.m)[at] = moments.m;
-        static_cast<float *>(p.v)[at] = moments.v;
+        static_cast<float *>(run.m)[at] = moments.m;
+        static_cast<float *>(run.v)[at] = moments.v;
     } else if (p.moments == GPU_ADAMW_BF16) {
-        uint32_t random = random_word(p, block);
-        finite &= store_bf16(static_cast<uint16_t *>(p.m) + at, moments.m, random);
-        finite &= store_bf16(static_cast<uint16_t *>(p.v) + at, moments.v, random >> 16);
+        uint32_t random = random_word(p, run.first, block);
+        finite &= store_bf16(static_cast<uint16_t *>(run.m) + at, moments.m, random);
+        finite &= store_bf16(static_cast<uint16_t *>(run.v) + at, moments.v, random >> 16);
     } else if (p.moments == GPU_ADAMW_8BIT) {
-        eight_bits *m = static_cast<eight_bits *>(p.m) + block;
-        eight_bits *v = static_cast<eight_bits *>(p.v) + block;
+        eight_bits *m = static_cast<eight_bits *>(run.m) + block;
+        eight_bits *v = static_cast<eight_bits *>(run.v) + block;
         finite &= store_8bit(m, moments.m, p.map_m, true, scratch);
         finite &= store_8bit(v, moments.v, p.map_v, false, scratch);
     }
     if (!finite)
-        atomicOr(p.broken, 1u);
+        atomicOr(run.broken, 1u);
 }
 
 cudaError_t gpu_adamw(const struct gpu_adamw *args, cudaStream_t stream)
 {
+    uint64_t most = 0;
+    if (args->run_count == 0 || args->run_count > GPU_ADAMW_RUNS)
+        return cudaErrorInvalidValue;
+    for (uint32_t i = 0; i < args->run_count; i++)
+        most = larger_of(most, args->runs[i].count);
     launch_shape shape = {};
-    shape.grid = dim3((unsigned)blocks_for(args->count, GPU_ADAMW_BLOCK));
+    shape.grid = dim3((unsigned)blocks_for(most, GPU_ADAMW_BLOCK), args->run_count);
     shape.block = dim3(THREADS);
     shape.shared_bytes = THREADS / WARP * sizeof(uint32_t);
     return launch(adamw_kernel, shape, stream, *args);

@@ -42,24 +42,30 @@ struct gpu_adamw_segment {
     uint32_t first, count; /* in parameters of the run */
     uint32_t decay;        /* 0 or 1 */
 };
-#define GPU_ADAMW_SEGMENTS 32u
 
-/* A run of parameters that begins with a block of moments: a chunk, or a part of it where it has
- * more segments. */
-struct gpu_adamw {
-    enum gpu_adamw_moments moments;
-    bool bf16; /* the gradient's element, else float */
-    struct gpu_adamw_step step;
-    struct gpu_adamw_map map_m, map_v;
+/* A run of parameters that begins with a block of moments: a chunk. */
+struct gpu_adamw_run {
     uint64_t first; /* canonical number of the first parameter, a multiple of GPU_ADAMW_BLOCK */
     uint32_t count; /* parameters */
-    uint32_t segment_count;
-    struct gpu_adamw_segment segments[GPU_ADAMW_SEGMENTS];
+    uint32_t segment_first, segment_count; /* of struct gpu_adamw's */
     uint16_t *hi;
     int16_t *lo;
     void *m, *v; /* blocks as moments_store leaves them; the last one whole in memory */
     const void *gradient;
     uint32_t *broken; /* set to 1 when a new weight or moment is not finite; never to 0 */
+};
+
+/* Runs that are updated at once. */
+#define GPU_ADAMW_RUNS     16u
+#define GPU_ADAMW_SEGMENTS 64u
+struct gpu_adamw {
+    enum gpu_adamw_moments moments;
+    bool bf16; /* the gradients' element, else float */
+    struct gpu_adamw_step step;
+    struct gpu_adamw_map map_m, map_v;
+    uint32_t run_count, segment_count;
+    struct gpu_adamw_run runs[GPU_ADAMW_RUNS];
+    struct gpu_adamw_segment segments[GPU_ADAMW_SEGMENTS];
 };
 cudaError_t gpu_adamw(const struct gpu_adamw *args, cudaStream_t stream);
 

@@ -1,24 +1,36 @@
-/* A block has a row of the piece; single rows for sampling have a warp each. */
+/* A warp has a row of logits, in packs: their stride is a multiple of one. */
 #include "model/cuda/gpu_head.h"
 #include "model/cuda/element.cuh"
 
 #define THREADS 256u
+#define WARPS   (THREADS / WARP)
+#define EACH    pack<float>::COUNT
 
 __global__ void head_forward_kernel(struct gpu_head_forward p)
 {
-    SHARED(shared);
-    float *scratch = reinterpret_cast<float *>(shared);
-    uint32_t r = blockIdx.x;
+    uint32_t lane = threadIdx.x % WARP, r = blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (r >= p.logits.rows)
+        return;
     const float *row = p.logits.logits + (uint64_t)r * p.logits.stride;
+    uint32_t columns = p.logits.columns;
     float most = -INFINITY, sum = 0.0f;
-    for (uint32_t c = threadIdx.x; c < p.logits.columns; c += THREADS)
-        most = fmaxf(most, row[c]);
+    for (uint32_t c = lane * EACH; c < columns; c += WARP * EACH) {
+        pack<float> x = load_pack(row + c, columns - c);
+#pragma unroll
+        for (uint32_t i = 0; i < EACH; i++)
+            most = c + i < columns ? fmaxf(most, x.value[i]) : most;
+    }
     float before = p.first ? -INFINITY : p.maximum[r];
-    most = fmaxf(block_max(most, scratch), before);
-    for (uint32_t c = threadIdx.x; c < p.logits.columns; c += THREADS)
-        sum += expf(row[c] - most);
-    sum = block_sum(sum, scratch);
-    if (threadIdx.x > 0)
+    most = fmaxf(warp_max(most), before);
+    for (uint32_t c = lane * EACH; c < columns; c += WARP * EACH) {
+        pack<float> x = load_pack(row + c, columns - c);
+#pragma unroll
+        for (uint32_t i = 0; i < EACH; i++)
+            sum += c + i < columns ? expf(x.value[i] - most) : 0.0f;
+    }
+    sum = warp_sum(sum);
+    __syncwarp(); /* all have read the maximum of before */
+    if (lane > 0)
         return;
     p.sum[r] = p.first ? sum : p.sum[r] * expf(before - most) + sum;
     p.maximum[r] = most;
@@ -40,21 +52,30 @@ __global__ void head_loss_kernel(struct gpu_head_loss p)
 
 template <class E> __global__ void head_backward_kernel(struct gpu_head_backward p)
 {
-    uint32_t r = blockIdx.x;
+    uint32_t lane = threadIdx.x % WARP, r = blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (r >= p.logits.rows)
+        return;
     uint64_t row = (uint64_t)r * p.logits.stride;
     const float *logits = p.logits.logits + row;
     E *dlogits = static_cast<E *>(p.dlogits) + row;
+    uint32_t columns = p.logits.columns;
     float log_sum = p.log_sum[r];
     uint32_t target = p.logits.targets[r] - p.logits.column_first;
-    for (uint32_t c = threadIdx.x; c < p.logits.columns; c += THREADS) {
-        float probability = expf(logits[c] - log_sum);
-        put(dlogits + c, (probability - (c == target ? 1.0f : 0.0f)) * p.loss_scale);
+    for (uint32_t c = lane * EACH; c < columns; c += WARP * EACH) {
+        pack<float> x = load_pack(logits + c, columns - c);
+        quad<E> d;
+#pragma unroll
+        for (uint32_t i = 0; i < EACH; i++) {
+            float probability = expf(x.value[i] - log_sum);
+            put(&d.value[i], (probability - (c + i == target ? 1.0f : 0.0f)) * p.loss_scale);
+        }
+        store_quad(dlogits + c, d, columns - c);
     }
 }
 
 template <class E> __global__ void head_single_kernel(struct gpu_head_single p)
 {
-    uint32_t lane = threadIdx.x % WARP, r = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+    uint32_t lane = threadIdx.x % WARP, r = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (r >= p.rows)
         return;
     const E *row = static_cast<const E *>(p.tile) + (uint64_t)r * p.channels;
@@ -70,9 +91,8 @@ template <class E> __global__ void head_single_kernel(struct gpu_head_single p)
 static launch_shape row_blocks(uint32_t rows)
 {
     launch_shape shape = {};
-    shape.grid = dim3(rows);
+    shape.grid = dim3((unsigned)blocks_for(rows, WARPS));
     shape.block = dim3(THREADS);
-    shape.shared_bytes = WARP * sizeof(float);
     return shape;
 }
 
@@ -95,7 +115,7 @@ cudaError_t gpu_head_backward(const struct gpu_head_backward *args, cudaStream_t
 
 cudaError_t gpu_head_single(const struct gpu_head_single *args, cudaStream_t stream)
 {
-    launch_shape shape = row_blocks((uint32_t)blocks_for(args->rows, THREADS / WARP));
+    launch_shape shape = row_blocks(args->rows);
     return args->bf16 ? launch(head_single_kernel<bf16>, shape, stream, *args)
                       : launch(head_single_kernel<float>, shape, stream, *args);
 }

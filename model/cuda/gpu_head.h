@@ -19,10 +19,10 @@ extern "C" {
 
 /* A piece of logits: row i of it is row i of the pointers beside it. */
 struct gpu_head_logits {
-    const float *logits; /* [rows, stride], of which columns are there */
-    uint32_t rows, columns, stride;
-    const uint32_t *targets; /* [rows] */
-    uint32_t column_first;   /* the vocabulary's number of column 0 */
+    const float *logits; /* [rows, stride], of which columns are there; aligned to 16 bytes */
+    uint32_t rows, columns, stride; /* stride: a multiple of 4 */
+    const uint32_t *targets;        /* [rows] */
+    uint32_t column_first;          /* the vocabulary's number of column 0 */
 };
 
 struct gpu_head_forward {

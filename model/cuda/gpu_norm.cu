@@ -17,22 +17,21 @@ struct four {
 
 template <class E> static __device__ __forceinline__ four load_four(const E *from)
 {
+    quad<E> read = *reinterpret_cast<const quad<E> *>(from);
     four result;
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        result.value[i] = to_float(from[i]);
+        result.value[i] = to_float(read.value[i]);
     return result;
 }
 
-template <> __device__ __forceinline__ four load_four<float>(const float *from)
+template <class E> static __device__ __forceinline__ void store_four(E *to, const four &v)
 {
-    float4 v = *reinterpret_cast<const float4 *>(from);
-    return {{v.x, v.y, v.z, v.w}};
-}
-
-static __device__ __forceinline__ void store_four(float *to, const four &v)
-{
-    *reinterpret_cast<float4 *>(to) = {v.value[0], v.value[1], v.value[2], v.value[3]};
+    quad<E> written;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        put(&written.value[i], v.value[i]);
+    *reinterpret_cast<quad<E> *>(to) = written;
 }
 
 /* x, or x + add + add_bias, which is then kept. */
@@ -101,7 +100,8 @@ template <class E> __global__ void norm_forward_kernel(struct gpu_norm_forward p
             b = load_four(bias + c);
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            put(y + c + i, (x.value[i] - s.mean) * s.deviation * w.value[i] + b.value[i]);
+            x.value[i] = (x.value[i] - s.mean) * s.deviation * w.value[i] + b.value[i];
+        store_four(y + c, x);
     }
     if (lane > 0 || p.again)
         return;
@@ -166,6 +166,7 @@ __global__ void norm_partial_kernel(struct gpu_norm_backward p)
         return;
     uint32_t first = blockIdx.x * GPU_NORM_RUN, end = min(first + GPU_NORM_RUN, p.rows);
     float dweight = 0.0f, dbias = 0.0f;
+#pragma unroll 8
     for (uint32_t r = first; r < end; r++) {
         uint64_t at = (uint64_t)r * p.columns + c;
         float mean = p.kind == GPU_NORM_LAYER ? p.mean[r] : 0.0f;

@@ -295,10 +295,15 @@ static int measure_link(struct gpu_rates_link *link, struct err *err)
 
 struct stream {
     struct box *box;
-    void *from, *to;
+    void *from, *to, *workspace;
     double *sums;
     uint64_t bytes;
 };
+
+static uint64_t square_count(const struct stream *s)
+{
+    return div_up(s->bytes / sizeof(float), GPU_GRADIENT_BLOCK);
+}
 
 static int run_inner_copy(void *context, struct err *err)
 {
@@ -311,12 +316,15 @@ static int run_inner_copy(void *context, struct err *err)
 static int run_store(void *context, struct err *err)
 {
     struct stream *s = context;
-    cudaError_t error = gpu_gradient_store(&(struct gpu_gradient_store){.bf16 = true,
-                                                                        .count = s->bytes / 4,
-                                                                        .gradient = s->from,
-                                                                        .stored = s->to,
-                                                                        .square_sums = s->sums},
-                                           s->box->stream);
+    const struct gpu_gradient_store store = {.bf16 = true,
+                                             .count = s->bytes / sizeof(float),
+                                             .padded_count = s->bytes / sizeof(float),
+                                             .gradient = s->from,
+                                             .stored = s->to,
+                                             .square_sums = s->sums,
+                                             .square_count = square_count(s),
+                                             .workspace = s->workspace};
+    cudaError_t error = gpu_gradient_store(&store, 1, s->box->stream);
     return error ? failed(error, "gpu_gradient_store", err) : 0;
 }
 
@@ -333,9 +341,10 @@ static int take_stream(void *context, uint64_t bytes, struct err *err)
     s->bytes = bytes;
     s->from = take(s->box, bytes, VALUES_FLOAT, err);
     s->to = s->from ? take(s->box, bytes, VALUES_NONE, err) : NULL;
-    s->sums = s->to ? take(s->box, div_up(bytes / 4, GPU_GRADIENT_BLOCK) * sizeof(double),
-                           VALUES_NONE, err)
-                    : NULL;
+    uint64_t workspace = gpu_gradient_workspace_bytes(bytes / sizeof(float));
+    s->workspace = s->to ? take(s->box, workspace, VALUES_NONE, err) : NULL;
+    s->sums =
+        s->workspace ? take(s->box, square_count(s) * sizeof(double), VALUES_NONE, err) : NULL;
     return s->sums ? 0 : err->code;
 }
 

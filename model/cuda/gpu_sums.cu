@@ -1,8 +1,12 @@
-/* A thread has a column: neighbours read neighbouring addresses. */
+/*
+ * A thread has a column: neighbours read neighbouring addresses. Of the runs' sums a block has a
+ * warp's width of columns and RUN_LANES threads for each, as there are few columns and many runs.
+ */
 #include "model/cuda/gpu_sums.h"
 #include "model/cuda/element.cuh"
 
 #define COLUMN_THREADS 128u
+#define RUN_LANES      16u
 
 template <class E> __global__ void sums_kernel(struct gpu_sums p)
 {
@@ -12,6 +16,7 @@ template <class E> __global__ void sums_kernel(struct gpu_sums p)
     uint32_t first = blockIdx.x * GPU_SUMS_RUN, end = min(first + GPU_SUMS_RUN, p.rows);
     const E *x = static_cast<const E *>(p.x);
     float sum = 0.0f;
+#pragma unroll 8
     for (uint32_t r = first; r < end; r++)
         sum += to_float(x[(uint64_t)r * p.columns + c]);
     p.partial[(uint64_t)blockIdx.x * p.columns + c] = sum;
@@ -19,13 +24,21 @@ template <class E> __global__ void sums_kernel(struct gpu_sums p)
 
 __global__ void sums_runs_kernel(struct gpu_sums_runs p)
 {
-    uint32_t c = blockIdx.x * COLUMN_THREADS + threadIdx.x;
-    if (c >= p.columns)
-        return;
+    SHARED(shared);
+    float *parts = reinterpret_cast<float *>(shared);
+    uint32_t c = blockIdx.x * WARP + threadIdx.x;
     float sum = 0.0f;
-    for (uint32_t i = 0; i < p.runs; i++)
+    for (uint32_t i = threadIdx.y; i < p.runs && c < p.columns; i += RUN_LANES)
         sum += p.partial[(uint64_t)i * p.stride + c];
-    p.sums[c] = p.accumulate ? p.sums[c] + sum : sum;
+    parts[threadIdx.y * WARP + threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= p.columns)
+        return;
+    sum = p.accumulate ? p.sums[c] : 0.0f;
+#pragma unroll
+    for (uint32_t i = 0; i < RUN_LANES; i++)
+        sum += parts[i * WARP + threadIdx.x];
+    p.sums[c] = sum;
 }
 
 uint64_t gpu_sums_partial_bytes(uint32_t rows, uint32_t columns)
@@ -36,8 +49,9 @@ uint64_t gpu_sums_partial_bytes(uint32_t rows, uint32_t columns)
 cudaError_t gpu_sums_runs(const struct gpu_sums_runs *args, cudaStream_t stream)
 {
     launch_shape shape = {};
-    shape.grid = dim3((unsigned)blocks_for(args->columns, COLUMN_THREADS));
-    shape.block = dim3(COLUMN_THREADS);
+    shape.grid = dim3((unsigned)blocks_for(args->columns, WARP));
+    shape.block = dim3(WARP, RUN_LANES);
+    shape.shared_bytes = WARP * RUN_LANES * sizeof(float);
     return launch(sums_runs_kernel, shape, stream, *args);
 }
 

@@ -71,7 +71,8 @@ int kernels_cuda_open(struct kernels_cuda **out, const struct kernels_cuda_open 
     *k = (struct kernels_cuda){.shape = args->shape,
                                .row_count = cuda_shape_rows(&args->shape),
                                .bf16 = args->shape.precision == PRECISION_BF16,
-                               .stream = args->stream};
+                               .stream = args->stream,
+                               .workspace = args->workspace};
     read_spans(k, args->tensors);
     rc = gpu_products_open(&k->products, args->workspace, err);
     if (!rc)
@@ -235,15 +236,26 @@ int kernels_cuda_norm_backward(struct kernels_cuda *k, const struct kernels_norm
     return cuda_device_end(k, err);
 }
 
-int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cuda_store *args,
-                                struct err *err)
+int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cuda_store *list,
+                                uint32_t count, struct err *err)
 {
-    CUDA_DEVICE_RUN(k, gpu_gradient_store,
-                    {.bf16 = k->bf16,
-                     .count = args->count,
-                     .gradient = args->gradient,
-                     .stored = args->stored,
-                     .square_sums = args->square_sums});
+    struct gpu_gradient_store stores[GPU_GRADIENT_LIST];
+    uint64_t used = 0;
+    ASSERT(count >= 1 && count <= GPU_GRADIENT_LIST);
+    for (uint32_t i = 0; i < count; i++) {
+        stores[i] = (struct gpu_gradient_store){.bf16 = k->bf16,
+                                                .count = list[i].count,
+                                                .padded_count = list[i].padded_count,
+                                                .gradient = list[i].gradient,
+                                                .stored = list[i].stored,
+                                                .square_sums = list[i].square_sums,
+                                                .square_count = list[i].square_count,
+                                                .workspace = (char *)k->workspace + used};
+        used += gpu_gradient_workspace_bytes(list[i].padded_count);
+    }
+    ASSERT(used <= kernels_cuda_workspace_bytes());
+    if (!k->failed)
+        cuda_device_check(k, gpu_gradient_store(stores, count, k->stream), "gpu_gradient_store");
     return cuda_device_end(k, err);
 }
 
@@ -255,10 +267,10 @@ int kernels_cuda_adamw(struct kernels_cuda *k, cudaStream_t stream, const struct
     return cuda_device_end(k, err);
 }
 
-int kernels_cuda_join(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_join *args,
-                      struct err *err)
+int kernels_cuda_join(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_join *list,
+                      uint32_t count, struct err *err)
 {
     if (!k->failed)
-        cuda_device_check(k, gpu_join(args, stream), "gpu_join");
+        cuda_device_check(k, gpu_join(list, count, stream), "gpu_join");
     return cuda_device_end(k, err);
 }

@@ -69,21 +69,25 @@ int kernels_cuda_head_once(struct kernels_cuda *k, const struct kernels_head_onc
                            struct err *err);
 int kernels_cuda_logits(struct kernels_cuda *k, const struct kernels_logits *args, struct err *err);
 
-/* kernels_gradient_store; stored may be the same memory as gradient. */
+/* kernels_gradient_store; stored may be the same memory as gradient. Behind the `count` parameters
+ * zeros are stored, and zeros are the sums of squares behind those of parameters. */
 struct kernels_cuda_store {
     const float *gradient;
     void *stored;
-    uint64_t count;
+    uint64_t count, padded_count;
     double *square_sums;
+    uint64_t square_count;
 };
-int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cuda_store *args,
-                                struct err *err);
+/* count: up to GPU_GRADIENT_LIST. */
+int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cuda_store *list,
+                                uint32_t count, struct err *err);
 
 /* AdamW on state in device memory, on a stream that may be another than the instance's; bits as on
  * the CPU. */
 int kernels_cuda_adamw(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_adamw *args,
                        struct err *err);
-int kernels_cuda_join(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_join *args,
-                      struct err *err);
+/* count: up to GPU_JOIN_LIST. */
+int kernels_cuda_join(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_join *list,
+                      uint32_t count, struct err *err);
 
 #endif

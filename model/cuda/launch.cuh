@@ -48,6 +48,11 @@ static inline cudaError_t launch(void (*kernel)(P), const launch_shape &shape, c
     return cudaLaunchKernelEx(&config, kernel, parameters);
 }
 
+static inline uint64_t larger_of(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline uint64_t blocks_for(uint64_t count, uint64_t per_block)
 {
     return (count + per_block - 1) / per_block;

@@ -201,14 +201,22 @@ static void test_bracket(void **state)
     assert_int_equal(mem_heap_count(), before + ALLOCATIONS);
 }
 
+static void *thread_of_library(void *argument)
+{
+    allocate_and_free();
+    return argument;
+}
+
 static void *thread_without_bracket(void *argument)
 {
+    mem_own_thread();
     allocate_and_free();
     return argument;
 }
 
 static void *thread_with_bracket(void *argument)
 {
+    mem_own_thread();
     mem_library_enter();
     allocate_and_free();
     mem_library_leave();
@@ -237,6 +245,20 @@ static void test_bracket_is_per_thread(void **state)
     run_thread(thread_without_bracket);
     mem_library_leave();
     assert_in_range(mem_heap_count() - before, ALLOCATIONS, ALLOCATIONS + thread_cost);
+}
+
+/* What a thread that some library has started allocates is the library's. */
+static void test_threads_of_libraries_do_not_count(void **state)
+{
+    (void)state;
+    need_stats();
+    run_thread(thread_of_library); /* what starting a thread costs the first time */
+    uint64_t before = mem_heap_count();
+    run_thread(thread_of_library);
+    uint64_t thread_cost = mem_heap_count() - before;
+    assert_true(thread_cost < 10 && thread_cost < ALLOCATIONS);
+    run_thread(thread_without_bracket);
+    assert_true(mem_heap_count() - before >= ALLOCATIONS + thread_cost);
 }
 
 /* What is free */
@@ -324,6 +346,7 @@ int main(void)
         cmocka_unit_test(test_bytes_balance),
         cmocka_unit_test(test_bracket),
         cmocka_unit_test(test_bracket_is_per_thread),
+        cmocka_unit_test(test_threads_of_libraries_do_not_count),
         cmocka_unit_test(test_available_without_cgroups),
         cmocka_unit_test(test_available_cgroup_v2),
         cmocka_unit_test(test_available_cgroup_v1),

@@ -13,8 +13,7 @@ trap 'rm -rf "$work"' EXIT
 
 # NAME @ SOURCE, or HEADER:SOURCE, of model/cuda unless it has a folder @ TEST @ SUBSTITUTION in perl
 mutants=$(cat <<'END'
-sum-barrier-before-read@element.cuh:gpu_head.cu@test_gpu_head@s/scratch\[threadIdx.x \/ WARP\] = value;\n    __syncthreads\(\);/scratch[threadIdx.x \/ WARP] = value;/
-sum-barrier-before-reuse@element.cuh:gpu_head.cu@test_gpu_head@s/(scratch\[lane\] : -INFINITY\);\n)    __syncthreads\(\);/$1/
+sum-barrier-before-read@element.cuh:gpu_gradient.cu@test_gpu_gradient@s/scratch\[threadIdx.x \/ WARP\] = value;\n    __syncthreads\(\);/scratch[threadIdx.x \/ WARP] = value;/
 sum-shuffle-mask@launch.cuh:gpu_norm.cu@test_gpu_norm@s/ALL_LANES 0xffffffffu/ALL_LANES 0x0000ffffu/
 sum-lost-lanes@element.cuh:gpu_norm.cu@test_gpu_norm@s/flip = 16; flip > 0/flip = 16; flip > 1/
 norm-row-bound@gpu_norm.cu@test_gpu_norm@s/if \(r >= p.rows\)\n        return;\n    bool layer = p.kind == GPU_NORM_LAYER;\n    uint64_t row = \(uint64_t\)r \* p.columns;\n    statistics/bool layer = p.kind == GPU_NORM_LAYER;\n    uint64_t row = (uint64_t)r * p.columns;\n    statistics/
@@ -23,24 +22,33 @@ norm-run-bound@gpu_norm.cu@test_gpu_norm@s/end = min\(first \+ GPU_NORM_RUN, p.r
 norm-narrow-index@gpu_norm.cu@test_gpu_norm@s/uint64_t row = \(uint64_t\)r \* p.columns;\n    statistics/int64_t row = (int)(r * p.columns);\n    statistics/
 norm-order-of-kernels@gpu_norm.cu@test_gpu_norm@s/(launch\(norm_partial_kernel, columns, stream, \*args\);)(.*?)(\n    if \(!error\)\n        error = add_runs\(args, 0)/cudaSuccess;$2\n    if (!error) error = $1$3/s
 sums-run-bound@gpu_sums.cu@test_gpu_activation@s/end = min\(first \+ GPU_SUMS_RUN, p.rows\)/end = first + GPU_SUMS_RUN/
+sums-runs-barrier@gpu_sums.cu@test_gpu_activation@s/__syncthreads\(\);//
 sums-column-bound@gpu_sums.cu@test_gpu_activation@s/if \(c >= p.columns\)\n        return;//
-flat-bound@gpu_activation.cu@test_gpu_activation@s/i < p.count; i \+= flat_step\(\)\)\n        put\(act/i <= p.count; i += flat_step())\n        put(act/
-flat-narrow-counter@gpu_activation.cu@test_gpu_activation@s/for \(uint64_t i = flat_first\(\); i < p.count; i \+= flat_step\(\)\)\n        put\(to/for (int i = (int)flat_first(); i >= 0 && i < (int64_t)p.count; i += (int)flat_step())\n        put(to/
-embed-barrier-counts@gpu_embed.cu@test_gpu_embed@s/(__popc\(lanes\);\n)    __syncthreads\(\);/$1/
-embed-barrier-list@gpu_embed.cu@test_gpu_embed@s/= \{row, r\};\n    __syncthreads\(\);/= {row, r};/
-embed-token-bound@gpu_embed.cu@test_gpu_embed@s/(bool mine =.*?)row < p.row_count/$1true/s
+flat-bound@gpu_activation.cu@test_gpu_activation@s/i < p.count; i \+= flat_step\(\)\) \{\n        float g = to_float\(gate\[i\]\);\n        put/i <= p.count; i += flat_step()) {\n        float g = to_float(gate[i]);\n        put/
+pack-bound@element.cuh:gpu_activation.cu@test_gpu_activation@s/if \(left >= pack<E>::COUNT\) \{/if (left) {/
+pack-tail@element.cuh:gpu_activation.cu@test_gpu_activation@s/if (i < left)\n            to/if (i + 1 < left)\n            to/
+flat-narrow-counter@element.cuh:gpu_activation.cu@test_gpu_activation@s/for \(uint64_t i = flat_first\(\) \* pack<E>::COUNT; i < count; i \+= flat_step\(\) \* pack<E>::COUNT\)/for (int i = (int)flat_first() * (int)pack<E>::COUNT; i >= 0 \&\& i < (int64_t)count; i += (int)(flat_step() * pack<E>::COUNT))/
+embed-barrier-counts@gpu_embed.cu@test_gpu_embed@s/    __syncthreads\(\);\n    uint32_t mine/    uint32_t mine/
+embed-barrier-list@gpu_embed.cu@test_gpu_embed@s/    __syncthreads\(\);\n    return total;/    return total;/
+embed-token-bound@gpu_embed.cu@test_gpu_embed@s/(bool mine =.*?)rows\[k\] < p.row_count/$1true/s
 embed-channel-bound@gpu_embed.cu@test_gpu_embed@s/i < count && c < p.channels/i < count/
 embed-ballot-mask@gpu_embed.cu@test_gpu_embed@s/__ballot_sync\(ALL_LANES/__ballot_sync(0x7fffffffu/
-head-columns@gpu_head.cu@test_gpu_head@s/sum \+= expf\(row\[c\] - most\)/sum += expf(row[c + 1] - most)/
+head-columns@gpu_head.cu@test_gpu_head@s/sum \+= c \+ i < columns \?/sum += c + i <= columns ?/
+head-maximum-read@gpu_head.cu@test_gpu_head@s/    __syncwarp\(\); \/\* all have read[^\n]*\n//
 head-target-bound@gpu_head.cu@test_gpu_head@s/ && target < p.logits.columns\)/)/
 head-rescale@gpu_head.cu@test_gpu_head@s/p.sum\[r\] \* expf\(before - most\)/p.sum[r]/
-gradient-barrier-in-place@gpu_gradient.cu@test_gpu_gradient@s/(in this one. \*\/\n)        __syncthreads\(\);/$1/
-gradient-bound@gpu_gradient.cu@test_gpu_gradient@s/if \(at < count\)\n            to/to/
-gradient-order-of-moves@gpu_gradient.cu@test_gpu_gradient@s/first < blocks; first \*= 2/first < blocks; first = blocks/
+gradient-bound@gpu_gradient.cu@test_gpu_gradient@s/at < p.args.count \? p.args.count - at : 0/p.args.padded_count - at/
+gradient-room@element.cuh:gpu_gradient.cu@test_gpu_gradient@s/if \(left >= 4\) \{/if (left) {/
+gradient-last-part@gpu_gradient.cu@test_gpu_gradient@s/part < parts \? p.sums\[part\] : 0.0/p.sums[part]/
+gradient-in-place@gpu_gradient.cu@test_gpu_gradient@s/p.moves = args->bf16 && .*?;/p.moves = false;/
 adamw-barrier-largest@gpu_adamw.cu@test_gpu_adamw@s/(scratch\[threadIdx.x \/ WARP\] = value;\n)    __syncthreads\(\);/$1/
-adamw-segment-end@gpu_adamw.cu@test_gpu_adamw@s/< p.segments\[s\].count\)/<= p.segments[s].count)/
-join-bound@gpu_join.cu@test_gpu_join@s/i < p.count/i <= p.count/
-join-sign@gpu_join.cu@test_gpu_join@s/\(uint32_t\)\(int32_t\)p.lo\[i\]/(uint16_t)p.lo[i]/
+adamw-run-end@gpu_adamw.cu@test_gpu_adamw@s/if \(block \* GPU_ADAMW_BLOCK >= run.count\)\n        return;//
+adamw-run-segments@gpu_adamw.cu@test_gpu_adamw@s/p.segments\[run.segment_first \+ s\]/p.segments[s]/
+adamw-segment-end@gpu_adamw.cu@test_gpu_adamw@s/at - segment.first < segment.count/at - segment.first <= segment.count/
+join-bound@gpu_join.cu@test_gpu_join@s/load_pack\(p.hi \+ at, left\)/load_pack(p.hi + at, left + 1)/
+join-list@gpu_join.cu@test_gpu_join@s/list.of\[blockIdx.y\]/list.of[0]/
+gradient-list@gpu_gradient.cu@test_gpu_gradient@s/list.of\[blockIdx.y\]/list.of[0]/
+join-sign@gpu_join.cu@test_gpu_join@s/\(uint32_t\)\(int32_t\)lo.value\[i\]/(uint16_t)lo.value[i]/
 attention-copy-wait@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/ptx_copy_wait<STAGES - 1>\(\);//
 attention-copy-commit@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/ptx_copy_commit\(\);\n        ptx_copy_wait/ptx_copy_wait/
 attention-barrier-arrive@attention_tile.cuh:gpu_attention.cu@test_gpu_attention@s/(ptx_copy_wait<STAGES - 1>\(\);\n)        __syncthreads\(\);/$1/
@@ -64,17 +72,18 @@ block-scratch-shared@cuda_block.c@test_kernels_cuda@s/\.dqkv = at \+ dpre/.dqkv 
 head-first-piece@cuda_head.c@test_kernels_cuda@s/g->accumulate \|\| p->first > 0/g->accumulate/
 head-once-kept@cuda_head.c@test_kernels_cuda@s/\(float \*\)args->scratch \+ tile \* logits_count\(&k->shape\)/args->scratch/
 stream-no-wait@offload/gpu.c@test_gpu_streams@s/must_at\(cudaStreamWaitEvent\(.*?mark\);//s
-stream-waits-for-begin@offload/gpu.c@test_gpu_streams@s/(cudaStreamWaitEvent\(gpu->streams\[lane\], events_of\(gpu, mark\)->)end/$1begin/
+stream-waits-for-begin@offload/gpu.c@test_gpu_streams@s/(cudaStreamWaitEvent\(gpu->streams\[lane\], reached_of\(gpu, mark\)->events->)end/$1begin/
 stream-wrong-one-waits@offload/gpu.c@test_gpu_streams@s/(cudaStreamWaitEvent\(gpu->streams\[)lane/$1mark->lane/
 stream-end-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/->end, gpu->streams\[mark->lane\]/->end, gpu->streams[LANE_COMPUTE]/
-stream-end-before-op@offload/engine_real.c@test_gpu_streams@s/(exec_op\(real->exec, op\);)\s*(device->ops->end\(device, &feed->mark\);)/$2 $1/
+stream-end-before-op@offload/engine_real.c@test_gpu_streams@s/(exec_ops\(real->exec, ops, count\);)\s*(device->ops->end\(device, &last->mark\);)/$2 $1/
 stream-copy-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/gpu_of\(device\)->streams\[args->lane\]/gpu_of(device)->streams[LANE_H2D]/
-stream-set-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/stream = gpu->streams\[LANE_COMPUTE\];/stream = gpu->streams[LANE_D2H];/
-stream-update-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/kernels, gpu->streams\[args->lane\], &adamw/kernels, gpu->streams[LANE_COMPUTE], &adamw/
-stream-join-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/cudaMemcpyDeviceToDevice, gpu->streams\[args->lane\]/cudaMemcpyDeviceToDevice, gpu->streams[LANE_COMPUTE]/
+stream-update-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/gpu->streams\[list->lane\], &adamw/gpu->streams[LANE_COMPUTE], \&adamw/
+stream-join-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/gpu->streams\[list->lane\], joins/gpu->streams[LANE_COMPUTE], joins/
 stream-told-unreached@offload/engine_real.c@test_gpu_streams@s/lane->device->ops->reach\(lane->device, &mark, &time\);/time = (struct device_time){clock_ns(), clock_ns()};/
 stream-reached-at-begin@offload/gpu.c@test_gpu_streams@s/must_at\(cudaEventSynchronize\(events->end\)/must_at(cudaEventSynchronize(events->begin)/
-stream-told-before-given@offload/engine_real.c@test_gpu_streams@s/        device->ops->begin\(device, &feed->mark\);/        sem_post(&real->lanes[op->lane].work);\n$&/; s/(device->ops->end\(device, &feed->mark\);)\s*sem_post\(&real->lanes\[op->lane\].work\);/$1/
+stream-shares-too-early@offload/engine_real.c@test_gpu_streams@s/device->ops->begin\(device, &last->mark\)/device->ops->begin(device, \&feed->mark)/; s/device->ops->end\(device, &last->mark\)/device->ops->end(device, \&feed->mark)/; s/if \(i \+ 1 < count\)\n            device->ops->share\(device, mark, &last->mark\)/if (i)\n            device->ops->share(device, mark, \&feed->mark)/
+stream-done-as-one-with-waits@offload/engine_real.c@test_gpu_streams@s/if \(next->after_count \|\| /if (/
+stream-told-before-given@offload/engine_real.c@test_gpu_streams@s/    device->ops->begin\(device, &last->mark\);/    for (uint32_t i = 0; i < count; i++)\n        sem_post(\&real->lanes[lane].work);\n$&/; s/(&last->mark\);)\n    for \(uint32_t i = 0; i < count; i\+\+\)\n        sem_post\(&real->lanes\[lane\].work\);/$1/
 stream-first-wait-alone@offload/engine.h:offload/engine_real.c@test_gpu_streams@s/behind\[lane\] < on/behind[lane] > on/
 stream-one-lane-alone@offload/engine_real.c@test_gpu_streams@s/feed->after\[feed->after_count\+\+\]/feed->after_count = 1, feed->after[0]/
 stream-marks-too-few@offload/engine_real.c@test_gpu_streams@s/(struct device_mark\)\{lane->which, )number/$1number % 2/

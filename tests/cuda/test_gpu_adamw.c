@@ -30,6 +30,12 @@ _Static_assert((int)GPU_ADAMW_8BIT == (int)MOMENTS_8BIT && (int)GPU_ADAMW_BF16 =
 static const struct gpu_adamw_segment segments[] = {
     {0, 300, 1}, {300, 7, 0}, {307, 693, 1}, {1024, 500, 0}, {1524, 466, 1}};
 
+/* The same as two runs that are updated at once, cut where a block ends. */
+#define CUT (2 * GPU_ADAMW_BLOCK)
+static const struct gpu_adamw_segment cut_segments[] = {
+    {0, 300, 1},        {300, 7, 0},          {307, CUT - 307, 1}, /* of the first */
+    {0, 1000 - CUT, 1}, {1024 - CUT, 500, 0}, {1524 - CUT, 466, 1}};
+
 struct state {
     uint16_t hi[PADDED];
     int16_t lo[PADDED];
@@ -134,6 +140,7 @@ static struct gpu_adamw_map map_of(const struct moments_map *map)
 static void gpu_step(const struct device_state *d, const struct optim_step *step, bool bf16)
 {
     const struct maps *maps = d->maps;
+    size_t moments_part = CUT / GPU_ADAMW_BLOCK * moments_block_bytes(moments.kind);
     struct gpu_adamw args = {
         .moments = (enum gpu_adamw_moments)moments.kind,
         .bf16 = bf16,
@@ -142,17 +149,29 @@ static void gpu_step(const struct device_state *d, const struct optim_step *step
                  SEED},
         .map_m = map_of(&maps->m),
         .map_v = map_of(&maps->v),
-        .first = FIRST,
-        .count = COUNT,
-        .segment_count = ARRAY_COUNT(segments),
-        .hi = d->hi,
-        .lo = d->lo,
-        .m = d->m,
-        .v = d->v,
-        .gradient = d->gradient,
-        .broken = d->broken,
+        .run_count = 2,
+        .segment_count = ARRAY_COUNT(cut_segments),
+        .runs = {{.first = FIRST,
+                  .count = CUT,
+                  .segment_count = 3,
+                  .hi = d->hi,
+                  .lo = d->lo,
+                  .m = d->m,
+                  .v = d->v,
+                  .gradient = d->gradient,
+                  .broken = d->broken},
+                 {.first = FIRST + CUT,
+                  .count = COUNT - CUT,
+                  .segment_first = 3,
+                  .segment_count = 3,
+                  .hi = (uint16_t *)d->hi + CUT,
+                  .lo = (int16_t *)d->lo + CUT,
+                  .m = (uint8_t *)d->m + moments_part,
+                  .v = (uint8_t *)d->v + moments_part,
+                  .gradient = (uint8_t *)d->gradient + CUT * (bf16 ? 2 : 4),
+                  .broken = d->broken}},
     };
-    memcpy(args.segments, segments, sizeof(segments));
+    memcpy(args.segments, cut_segments, sizeof(cut_segments));
     assert_int_equal(gpu_adamw(&args, gpu_stream), cudaSuccess);
 }
 

@@ -32,21 +32,38 @@ static struct problem problem_of(const struct size *size)
     return p;
 }
 
-/* A tile's logits have memory of their own, as on the device: what lies beside them is not theirs.
- */
+/* Rows of `bytes` from one stride, in bytes, to another. */
+static void copy_rows(void *to, uint64_t to_stride, const void *from, uint64_t from_stride,
+                      uint64_t bytes, uint32_t rows)
+{
+    for (uint32_t r = 0; r < rows; r++)
+        assert_int_equal(cudaMemcpyAsync((char *)to + r * to_stride,
+                                         (const char *)from + r * from_stride, bytes,
+                                         cudaMemcpyDeviceToDevice, gpu_stream),
+                         cudaSuccess);
+}
+
+/* Rows lie `stride` apart, and the memory ends with the last one. */
+static uint64_t spread_count(const struct gpu_head_logits *logits)
+{
+    return (uint64_t)(logits->rows - 1) * logits->stride + logits->columns;
+}
+
+/* A tile's logits have memory of their own, as on the device: what lies between and behind them is
+ * not theirs. */
 static struct gpu_head_logits tile_of(const struct problem *p, uint32_t first)
 {
     const struct size *s = &p->size;
-    uint32_t columns = MIN(s->tile, s->vocab - first);
-    struct gpu_array tile = gpu_unwritten(GPU_FLOAT, (uint64_t)s->rows * columns);
-    for (uint32_t r = 0; r < s->rows; r++)
-        assert_int_equal(cudaMemcpyAsync((float *)tile.device + (uint64_t)r * columns,
-                                         (float *)p->logits.device + (uint64_t)r * s->vocab + first,
-                                         columns * sizeof(float), cudaMemcpyDeviceToDevice,
-                                         gpu_stream),
-                         cudaSuccess);
-    return (struct gpu_head_logits){tile.device, s->rows,           columns,
-                                    columns,     p->targets.device, first};
+    struct gpu_head_logits logits = {.rows = s->rows,
+                                     .columns = MIN(s->tile, s->vocab - first),
+                                     .targets = p->targets.device,
+                                     .column_first = first};
+    logits.stride = (uint32_t)round_up(logits.columns, 4) + 4;
+    struct gpu_array tile = gpu_unwritten(GPU_FLOAT, spread_count(&logits));
+    copy_rows(tile.device, logits.stride * sizeof(float), (float *)p->logits.device + first,
+              s->vocab * sizeof(float), logits.columns * sizeof(float), s->rows);
+    logits.logits = tile.device;
+    return logits;
 }
 
 static void run_forward(const struct problem *p)
@@ -80,15 +97,18 @@ static double log_sum(const double *row, uint32_t count)
 static void check_tile(const struct problem *p, uint32_t first, bool bf16, const double *expected)
 {
     struct gpu_head_logits logits = tile_of(p, first);
+    uint64_t each = bf16 ? 2 : 4, bytes = logits.columns * each;
+    struct gpu_array spread = gpu_unwritten(gpu_element(bf16), spread_count(&logits));
     struct gpu_array dlogits =
         gpu_unwritten(gpu_element(bf16), (uint64_t)logits.rows * logits.columns);
     double *part = gpu_doubles(dlogits.count);
     for (uint64_t i = 0; i < dlogits.count; i++)
         part[i] = expected[i / logits.columns * p->size.vocab + first + i % logits.columns];
     assert_int_equal(gpu_head_backward(&(struct gpu_head_backward){logits, p->running.device, SCALE,
-                                                                   bf16, dlogits.device},
+                                                                   bf16, spread.device},
                                        gpu_stream),
                      cudaSuccess);
+    copy_rows(dlogits.device, bytes, spread.device, logits.stride * each, bytes, logits.rows);
     gpu_check("dlogits", &dlogits, part, gpu_tolerance(bf16));
 }
 
@@ -174,11 +194,9 @@ static void test_index_beyond_31_bits(void **state)
     for (uint32_t r = 0; r < rows; r++) {
         const double *row = p.logits.host + (uint64_t)r * columns;
         losses[r] = log_sum(row, columns) - row[(uint32_t)p.targets.host[r]];
-        assert_int_equal(
-            cudaMemcpyAsync(spread + (uint64_t)r * stride, (float *)p.logits.device + r * columns,
-                            columns * sizeof(float), cudaMemcpyDeviceToDevice, gpu_stream),
-            cudaSuccess);
     }
+    copy_rows(spread, stride * sizeof(float), p.logits.device, columns * sizeof(float),
+              columns * sizeof(float), rows);
     struct gpu_head_logits logits = {spread, rows, columns, stride, p.targets.device, 0};
     assert_int_equal(gpu_head_forward(&(struct gpu_head_forward){logits, running, running + rows,
                                                                  running + 2 * rows, true},

@@ -48,12 +48,32 @@ static void check_join(uint64_t count)
         .count = count,
         .hi = upload(hi, count * sizeof(*hi)),
         .lo = upload(lo, count * sizeof(*lo)),
-        .masters = upload(found, (count + 1) * sizeof(*found)),
+        .weights = upload(found, (count + 1) * sizeof(*found)),
     };
-    assert_int_equal(gpu_join(&args, gpu_stream), cudaSuccess);
+    /* In a list behind a longer and before a shorter one; hi alone is copied. */
+    uint16_t none = 0;
+    uint64_t longer = count + 1000;
+    uint16_t *halves = mem_alloc(longer, sizeof(*halves));
+    for (uint64_t i = 0; i < longer; i++)
+        halves[i] = (uint16_t)(i * 31);
+    const struct gpu_join list[] = {
+        {longer, upload(halves, longer * sizeof(*halves)), NULL,
+         gpu_unwritten(GPU_BF16, longer).device},
+        args,
+        {1, upload(&none, sizeof(none)), NULL, gpu_unwritten(GPU_BF16, 1).device},
+    };
+    assert_int_equal(gpu_join(list, ARRAY_COUNT(list), gpu_stream), cudaSuccess);
+    uint16_t *copied = mem_alloc(longer, sizeof(*copied));
     assert_int_equal(cudaStreamSynchronize(gpu_stream), cudaSuccess);
     assert_int_equal(
-        cudaMemcpy(found, args.masters, (count + 1) * sizeof(*found), cudaMemcpyDeviceToHost),
+        cudaMemcpy(copied, list[0].weights, longer * sizeof(*copied), cudaMemcpyDeviceToHost),
+        cudaSuccess);
+    assert_memory_equal(copied, halves, longer * sizeof(*copied));
+    mem_free(halves);
+    mem_free(copied);
+    assert_int_equal(cudaStreamSynchronize(gpu_stream), cudaSuccess);
+    assert_int_equal(
+        cudaMemcpy(found, args.weights, (count + 1) * sizeof(*found), cudaMemcpyDeviceToHost),
         cudaSuccess);
     assert_memory_equal(found, expected, (count + 1) * sizeof(*found));
     mem_free(hi);

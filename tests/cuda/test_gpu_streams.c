@@ -92,7 +92,7 @@ static void choose(struct place_spec *spec, const struct tiny_model *model,
     if (!c->streamed)
         return;
     spec->update = UPDATE_DEVICE;
-    spec->vram_budget += 160 * KIB; /* for the stages, and the flags of updates */
+    spec->vram_budget += 320 * KIB; /* for the stages, and the flags of updates */
     spec->ram_budget += 64 * KIB;
 }
 

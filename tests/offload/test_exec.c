@@ -159,11 +159,11 @@ static void sweep_streamed(const struct tiny_model *model, const struct place_sp
     static const struct {
         uint64_t vram_kib, ram_kib;
         int resident;
-    } spare[] = {{700, 1600, PLACE_RESIDENT_AUTO},
-                 {700, 2200, PLACE_RESIDENT_AUTO},
-                 {700, 2600, PLACE_RESIDENT_AUTO},
-                 {1500, 100000, PLACE_RESIDENT_AUTO},
-                 {700, 100000, PLANE_COUNT}};
+    } spare[] = {{1300, 1600, PLACE_RESIDENT_AUTO},
+                 {1300, 2200, PLACE_RESIDENT_AUTO},
+                 {1300, 2600, PLACE_RESIDENT_AUTO},
+                 {2100, 100000, PLACE_RESIDENT_AUTO},
+                 {1300, 100000, PLANE_COUNT}};
     uint32_t beside_cpu = 0, whole = 0, beside_device = 0;
     for (size_t i = 0; i < 2 * ARRAY_COUNT(spare); i++) {
         struct place_spec spec = *given;

@@ -41,8 +41,11 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
         return error;
     if (device != 0)
         return cudaErrorInvalidValue;
-    *prop =
-        (struct cudaDeviceProp){.major = 8, .minor = 6, .multiProcessorCount = 28, .pciBusID = 1};
+    *prop = (struct cudaDeviceProp){.major = 8,
+                                    .minor = 6,
+                                    .multiProcessorCount = 28,
+                                    .pciBusID = 1,
+                                    .integrated = 1}; /* its memory is the host's */
     snprintf(prop->name, sizeof(prop->name), "emulated card");
     return cudaSuccess;
 }

@@ -17,6 +17,7 @@
 #define SPILLWAY_EMULATION 1
 #define __global__
 #define __device__
+#define __grid_constant__
 #define __host__
 #define __forceinline__        inline __attribute__((always_inline))
 #define __launch_bounds__(...) /* a hint for the compiler of device code */
@@ -173,6 +174,17 @@ inline unsigned int atomicOr(unsigned int *address, unsigned int value)
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+
+/* As exact as they need not be. */
+inline float __expf(float x)
+{
+    return expf(x);
+}
+
+inline float __fdividef(float a, float b)
+{
+    return a / b;
+}
 
 inline unsigned int min(unsigned int a, unsigned int b)
 {

@@ -53,6 +53,7 @@ struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
     int pciBusID, pciDeviceID, pciDomainID;
+    int integrated;
 };
 
 enum { cudaHostRegisterDefault = 0 };
