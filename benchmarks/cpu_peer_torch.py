@@ -9,7 +9,8 @@ also with torch.compile. Prints one JSON object: seconds and CPU seconds of each
     benchmarks/cpu_peer_torch.py --mode autocast --compile --layers 12 --channels 768 --heads 12 \
         --vocab 50257 --batch 4 --seq 256 --steps 5
 
-With --adamw N it times the fused, foreach and plain AdamW instead, over N million float parameters.
+With --adamw N it times the fused, foreach and plain AdamW instead, over N million float parameters, and
+DeepSpeed's CPU Adam where that is installed (it is compiled when it is first used).
 """
 
 import argparse
@@ -17,6 +18,7 @@ import contextlib
 import json
 import resource
 import statistics
+import sys
 import time
 
 import torch
@@ -94,6 +96,12 @@ def adamw(millions, repeats):
         for p in parameters:
             p.grad = torch.randn(1024, 1024) * 1e-3
         optimizers[name] = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.1, **options)
+    with contextlib.suppress(ImportError), contextlib.redirect_stdout(sys.stderr):
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        whole = nn.Parameter(torch.randn(millions * 2**20) * 0.02)
+        whole.grad = torch.randn(millions * 2**20) * 1e-3
+        optimizers["deepspeed"] = DeepSpeedCPUAdam([whole], lr=1e-5, weight_decay=0.1, adamw_mode=True)
     rates = {name: [] for name in optimizers}
     for i in range(repeats):
         for name, optimizer in optimizers.items():

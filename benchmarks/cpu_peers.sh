@@ -5,7 +5,8 @@
 #   asked: 1.25 times the best peer, 0.80 of the products' ceiling at 4 x 256 and 2 x 1024, 0.60 of PyTorch's memory
 # PyTorch runs in float, under bf16 autocast (as most train), and with everything in bf16, moments too; the last
 # keeps and moves half of what the others do, and is held against bf16 all the same. AdamW over 32 M parameters is
-# timed as well. Two rounds take 12 minutes on an idle machine of 2 cores; figures of a busy one are of no use.
+# timed as well, DeepSpeed's too where it is installed. Two rounds take 12 minutes on an idle machine of 2 cores;
+# figures of a busy one are of no use.
 #   ROUNDS (2)  STEPS (4)  CELLS ("124m:4:64 124m:4:256 124m:2:1024 small:8:256")  MODES ("fp32 autocast pure")
 #   COMPILE=1 (torch.compile too; half a minute more each)  PYTHON (one that has torch, else a venv is made)
 #   LLMC (a checkout of llm.c: built with OpenMP and run once in fp32 at 4 x 64 and 4 x 256)  THREADS (all)
@@ -56,7 +57,8 @@ torch() { # CELL MODEL B T MODE [compile]
 
 adamw() {
     "$python" benchmarks/cpu_peer_torch.py --adamw 32 --steps 12 --threads "$threads" >"$work/torch" 2>"$work/err" &&
-        field fused <"$work/torch" >>"$work/adamw.torch-fused" && field foreach <"$work/torch" >>"$work/adamw.torch-foreach"
+        field fused <"$work/torch" >>"$work/adamw.torch-fused" && field foreach <"$work/torch" >>"$work/adamw.torch-foreach" &&
+        { ! grep -q deepspeed "$work/torch" || field deepspeed <"$work/torch" >>"$work/adamw.deepspeed"; }
     must bench optimizer --seconds 8 --threads "$threads" --out "$work/machine.json"
     field optimizer_parameters_per_s <"$work/machine.json" | head -n 1 >>"$work/adamw.ours"
 }

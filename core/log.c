@@ -186,7 +186,9 @@ const char *log_duration(char text[LOG_BYTES_MAX], double seconds)
     uint64_t whole = (uint64_t)(seconds + 0.5);
     unsigned day = (unsigned)(whole / 86400), hour = (unsigned)(whole / 3600 % 24);
     unsigned minute = (unsigned)(whole / 60 % 60), second = (unsigned)(whole % 60);
-    if (seconds < 59.95)
+    if (seconds >= 0.0005 && seconds < 0.0995)
+        snprintf(text, LOG_BYTES_MAX, "%.0fms", seconds * 1e3);
+    else if (seconds < 59.95)
         snprintf(text, LOG_BYTES_MAX, "%.1fs", seconds);
     else if (whole < 3600)
         snprintf(text, LOG_BYTES_MAX, "%um%02us", minute, second);

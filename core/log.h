@@ -39,7 +39,7 @@ void log_progress_end(struct log_progress *progress);
 #define LOG_BYTES_MAX 32
 const char *log_bytes(char text[LOG_BYTES_MAX], uint64_t bytes);
 
-/* "2h03m", "4m05s", "12.3s" into text; returns text. */
+/* "2h03m", "4m05s", "12.3s", "28ms" into text; returns text. */
 const char *log_duration(char text[LOG_BYTES_MAX], double seconds);
 
 #endif

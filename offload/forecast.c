@@ -10,6 +10,11 @@
 
 /* What a process of ours takes before anything is planned: code, libraries, stacks. */
 #define PROGRAM_BYTES (40 * MIB)
+/* What CUDA's driver and libraries take of a process with a card, before its first step and more in
+ * it, as kernels are loaded when they are used (measured with an H200 and driver 580: 340 to 380
+ * MiB, and 10 to 20 more). */
+#define CUDA_PROGRAM_BYTES (380 * MIB)
+#define CUDA_GROWTH_BYTES  (64 * MIB)
 /* What the measurement at the start cannot see yet: stacks, rings, plans under construction. */
 #define OVERHEAD_FIXED (9 * MIB)
 /* A plan's ops and waits, all variants together, for each chunk (measured: 8 to 11 KiB). */
@@ -33,10 +38,20 @@ void forecast_model_deinit(struct forecast_model *model)
     tensors_deinit(&model->tensors);
 }
 
-uint64_t forecast_overhead_bytes(const struct layout *layout, uint32_t layers, uint32_t accum)
+uint64_t forecast_overhead_bytes(const struct layout *layout, uint32_t layers, uint32_t accum,
+                                 bool cuda)
 {
     return OVERHEAD_FIXED + OVERHEAD_CHUNK * layout->chunk_count +
-           OVERHEAD_LAYER * layers * (uint64_t)accum;
+           OVERHEAD_LAYER * layers * (uint64_t)accum + (cuda ? CUDA_GROWTH_BYTES : 0);
+}
+
+/* Of a program that runs on this device. */
+static uint64_t program_bytes(const struct profile_device *device)
+{
+    uint64_t libraries = device->overhead_bytes;
+    if (!device->is_cpu && !libraries)
+        libraries = CUDA_PROGRAM_BYTES;
+    return PROGRAM_BYTES + libraries;
 }
 
 /* ---- The spec ---------------------------------------------------------------------------------
@@ -102,9 +117,9 @@ static int make_spec(struct place_spec *spec, const struct forecast_request *req
         .seq = request->seq,
         .batch = request->batch,
         .accum = request->accum,
-        .overhead_bytes =
-            PROGRAM_BYTES + request->profile->device.overhead_bytes +
-            forecast_overhead_bytes(&model->layout, model->config.layers, request->accum),
+        .overhead_bytes = program_bytes(&request->profile->device) +
+                          forecast_overhead_bytes(&model->layout, model->config.layers,
+                                                  request->accum, !request->profile->device.is_cpu),
         .write_budget = request->write_budget,
         .checkpoint_every = request->checkpoint_every,
         .one_slot = request->one_slot,

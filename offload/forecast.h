@@ -74,7 +74,8 @@ static inline double forecast_tokens_per_s(const struct forecast *forecast)
 }
 
 /* What plans, threads and rings take of the process's RAM beyond what can be measured before they
- * are made; grows with the model. */
-uint64_t forecast_overhead_bytes(const struct layout *layout, uint32_t layers, uint32_t accum);
+ * are made; grows with the model. cuda: a CUDA device is part of it. */
+uint64_t forecast_overhead_bytes(const struct layout *layout, uint32_t layers, uint32_t accum,
+                                 bool cuda);
 
 #endif

@@ -40,8 +40,9 @@ int rehearsal_plan(struct rehearsal *r, const struct place_spec *given, struct e
     *r = (struct rehearsal){0};
     struct mem_usage usage;
     mem_usage_read(&usage);
-    spec.overhead_bytes = usage.rss_bytes + usage.page_table_bytes +
-                          forecast_overhead_bytes(spec.layout, spec.config->layers, spec.accum);
+    spec.overhead_bytes =
+        usage.rss_bytes + usage.page_table_bytes +
+        forecast_overhead_bytes(spec.layout, spec.config->layers, spec.accum, false);
     int result = place_choose(&r->place, &spec, err);
     if (result == 0)
         result = run_check_machine(&r->place, 0, err);

@@ -171,8 +171,8 @@ static uint64_t measure_overhead(const struct run *run)
     /* In whole MiB: what differs by some pages from one start to the next, plan and train among
      * them, should not be placed differently. */
     return round_up(usage.rss_bytes + usage.page_table_bytes, MIB) +
-           forecast_overhead_bytes(&run->layout, run->config.layers,
-                                   (uint32_t)run->settings->accum);
+           forecast_overhead_bytes(&run->layout, run->config.layers, (uint32_t)run->settings->accum,
+                                   run->settings->cuda);
 }
 
 /* What --vram-budget leaves to the arena; at least a byte of a card, so that the placement refuses

@@ -39,8 +39,8 @@ architectures=$(kernels | cut -d' ' -f1 | sort -V | uniq)
 cat <<END
 # The CUDA kernels in figures
 
-Written by \`make cuda-report\` from what nvcc $version says; no GPU has run them yet (docs/cuda.md says what
-has). Registers are per thread, for $(echo $architectures); spilled bytes are stores and loads, summed over
+Written by \`make cuda-report\` from what nvcc $version says (docs/cuda.md: what they do; docs/gpu-results.md:
+how fast). Registers are per thread, for $(echo $architectures); spilled bytes are stores and loads, summed over
 all of these. Shared memory is dynamic: a table below has attention's, the others take 2 KiB at most.
 
 | kernel |$(for a in $architectures; do printf ' %s |' "$a"; done) stack | spilled |

@@ -132,4 +132,14 @@ template <class T> static __device__ __forceinline__ T block_sum(T value, T *scr
     return warp_sum(lane < warps ? scratch[lane] : (T)0);
 }
 
+static __device__ __forceinline__ float block_max(float value, float *scratch)
+{
+    uint32_t lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    value = warp_max(value);
+    if (lane == 0)
+        scratch[threadIdx.x / WARP] = value;
+    __syncthreads();
+    return warp_max(lane < warps ? scratch[lane] : -INFINITY);
+}
+
 #endif

@@ -1,4 +1,8 @@
-/* A warp has a row of logits, in packs: their stride is a multiple of one. */
+/*
+ * Rows of logits are read in packs: their stride is a multiple of one. In forward a block has a row
+ * and reads it once, each thread with a maximum and a sum of its own; in backward and for sampling
+ * a warp has one.
+ */
 #include "model/cuda/gpu_head.h"
 #include "model/cuda/element.cuh"
 
@@ -6,31 +10,42 @@
 #define WARPS   (THREADS / WARP)
 #define EACH    pack<float>::COUNT
 
-__global__ void head_forward_kernel(struct gpu_head_forward p)
+#define ROW_THREADS 128u
+
+struct running {
+    float most, sum; /* of exp(x - most) */
+};
+
+/* A thread's share of a row. */
+static __device__ __forceinline__ running run_over(const float *row, uint32_t columns)
 {
-    uint32_t lane = threadIdx.x % WARP, r = blockIdx.x * WARPS + threadIdx.x / WARP;
-    if (r >= p.logits.rows)
-        return;
-    const float *row = p.logits.logits + (uint64_t)r * p.logits.stride;
-    uint32_t columns = p.logits.columns;
-    float most = -INFINITY, sum = 0.0f;
-    for (uint32_t c = lane * EACH; c < columns; c += WARP * EACH) {
+    running so_far = {-INFINITY, 0.0f};
+    for (uint32_t c = threadIdx.x * EACH; c < columns; c += ROW_THREADS * EACH) {
         pack<float> x = load_pack(row + c, columns - c);
+        float most = so_far.most, sum = 0.0f;
 #pragma unroll
         for (uint32_t i = 0; i < EACH; i++)
             most = c + i < columns ? fmaxf(most, x.value[i]) : most;
-    }
-    float before = p.first ? -INFINITY : p.maximum[r];
-    most = fmaxf(warp_max(most), before);
-    for (uint32_t c = lane * EACH; c < columns; c += WARP * EACH) {
-        pack<float> x = load_pack(row + c, columns - c);
 #pragma unroll
         for (uint32_t i = 0; i < EACH; i++)
             sum += c + i < columns ? expf(x.value[i] - most) : 0.0f;
+        so_far = {most, so_far.sum * expf(so_far.most - most) + sum};
     }
-    sum = warp_sum(sum);
-    __syncwarp(); /* all have read the maximum of before */
-    if (lane > 0)
+    return so_far;
+}
+
+__global__ void head_forward_kernel(struct gpu_head_forward p)
+{
+    SHARED(shared);
+    float *scratch = reinterpret_cast<float *>(shared);
+    uint32_t r = blockIdx.x;
+    const float *row = p.logits.logits + (uint64_t)r * p.logits.stride;
+    uint32_t columns = p.logits.columns;
+    running mine = run_over(row, columns);
+    float before = p.first ? -INFINITY : p.maximum[r];
+    float most = fmaxf(block_max(mine.most, scratch), before);
+    float sum = block_sum(mine.sum * expf(mine.most - most), scratch + WARP);
+    if (threadIdx.x > 0)
         return;
     p.sum[r] = p.first ? sum : p.sum[r] * expf(before - most) + sum;
     p.maximum[r] = most;
@@ -98,7 +113,11 @@ static launch_shape row_blocks(uint32_t rows)
 
 cudaError_t gpu_head_forward(const struct gpu_head_forward *args, cudaStream_t stream)
 {
-    return launch(head_forward_kernel, row_blocks(args->logits.rows), stream, *args);
+    launch_shape shape = {};
+    shape.grid = dim3(args->logits.rows);
+    shape.block = dim3(ROW_THREADS);
+    shape.shared_bytes = 2 * WARP * sizeof(float);
+    return launch(head_forward_kernel, shape, stream, *args);
 }
 
 cudaError_t gpu_head_loss(const struct gpu_head_loss *args, cudaStream_t stream)

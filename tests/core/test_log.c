@@ -40,7 +40,8 @@ static void test_duration(void **state)
         const char *text;
     } cases[] = {{0, "0.0s"},       {12.34, "12.3s"},  {59.94, "59.9s"}, {59.99, "1m00s"},
                  {245, "4m05s"},    {3599.7, "1h00m"}, {7380, "2h03m"},  {86400, "1d00h"},
-                 {200000, "2d07h"}, {-1, "?"},         {1e300, "?"},     {0.0 / 1, "0.0s"}};
+                 {200000, "2d07h"}, {-1, "?"},         {1e300, "?"},     {0.0 / 1, "0.0s"},
+                 {0.0284, "28ms"},  {0.0996, "0.1s"}};
     char text[LOG_BYTES_MAX];
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
         assert_string_equal(log_duration(text, cases[i].seconds), cases[i].text);

@@ -26,7 +26,7 @@ sums-runs-barrier@gpu_sums.cu@test_gpu_activation@s/__syncthreads\(\);//
 sums-column-bound@gpu_sums.cu@test_gpu_activation@s/if \(c >= p.columns\)\n        return;//
 flat-bound@gpu_activation.cu@test_gpu_activation@s/i < p.count; i \+= flat_step\(\)\) \{\n        float g = to_float\(gate\[i\]\);\n        put/i <= p.count; i += flat_step()) {\n        float g = to_float(gate[i]);\n        put/
 pack-bound@element.cuh:gpu_activation.cu@test_gpu_activation@s/if \(left >= pack<E>::COUNT\) \{/if (left) {/
-pack-tail@element.cuh:gpu_activation.cu@test_gpu_activation@s/if (i < left)\n            to/if (i + 1 < left)\n            to/
+pack-tail@element.cuh:gpu_activation.cu@test_gpu_activation@s/if \(i < left\)\n            to/if (i + 1 < left)\n            to/g
 flat-narrow-counter@element.cuh:gpu_activation.cu@test_gpu_activation@s/for \(uint64_t i = flat_first\(\) \* pack<E>::COUNT; i < count; i \+= flat_step\(\) \* pack<E>::COUNT\)/for (int i = (int)flat_first() * (int)pack<E>::COUNT; i >= 0 \&\& i < (int64_t)count; i += (int)(flat_step() * pack<E>::COUNT))/
 embed-barrier-counts@gpu_embed.cu@test_gpu_embed@s/    __syncthreads\(\);\n    uint32_t mine/    uint32_t mine/
 embed-barrier-list@gpu_embed.cu@test_gpu_embed@s/    __syncthreads\(\);\n    return total;/    return total;/
@@ -34,7 +34,9 @@ embed-token-bound@gpu_embed.cu@test_gpu_embed@s/(bool mine =.*?)rows\[k\] < p.ro
 embed-channel-bound@gpu_embed.cu@test_gpu_embed@s/i < count && c < p.channels/i < count/
 embed-ballot-mask@gpu_embed.cu@test_gpu_embed@s/__ballot_sync\(ALL_LANES/__ballot_sync(0x7fffffffu/
 head-columns@gpu_head.cu@test_gpu_head@s/sum \+= c \+ i < columns \?/sum += c + i <= columns ?/
-head-maximum-read@gpu_head.cu@test_gpu_head@s/    __syncwarp\(\); \/\* all have read[^\n]*\n//
+head-sum-so-far@gpu_head.cu@test_gpu_head@s/so_far.sum \* expf\(so_far.most - most\)/so_far.sum/
+head-sum-scratch@gpu_head.cu@test_gpu_head@s/scratch \+ WARP\)/scratch)/
+head-own-maximum@gpu_head.cu@test_gpu_head@s/mine.sum \* expf\(mine.most - most\)/mine.sum/
 head-target-bound@gpu_head.cu@test_gpu_head@s/ && target < p.logits.columns\)/)/
 head-rescale@gpu_head.cu@test_gpu_head@s/p.sum\[r\] \* expf\(before - most\)/p.sum[r]/
 gradient-bound@gpu_gradient.cu@test_gpu_gradient@s/at < p.args.count \? p.args.count - at : 0/p.args.padded_count - at/
@@ -81,7 +83,7 @@ stream-update-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/gpu->streams\[lis
 stream-join-on-wrong-stream@offload/gpu.c@test_gpu_streams@s/gpu->streams\[list->lane\], joins/gpu->streams[LANE_COMPUTE], joins/
 stream-told-unreached@offload/engine_real.c@test_gpu_streams@s/lane->device->ops->reach\(lane->device, &mark, &time\);/time = (struct device_time){clock_ns(), clock_ns()};/
 stream-reached-at-begin@offload/gpu.c@test_gpu_streams@s/must_at\(cudaEventSynchronize\(events->end\)/must_at(cudaEventSynchronize(events->begin)/
-stream-shares-too-early@offload/engine_real.c@test_gpu_streams@s/device->ops->begin\(device, &last->mark\)/device->ops->begin(device, \&feed->mark)/; s/device->ops->end\(device, &last->mark\)/device->ops->end(device, \&feed->mark)/; s/if \(i \+ 1 < count\)\n            device->ops->share\(device, mark, &last->mark\)/if (i)\n            device->ops->share(device, mark, \&feed->mark)/
+stream-shares-nothing@offload/engine_real.c@test_gpu_streams@s/device->ops->share\(device, mark, &last->mark\);/;/
 stream-done-as-one-with-waits@offload/engine_real.c@test_gpu_streams@s/if \(next->after_count \|\| /if (/
 stream-told-before-given@offload/engine_real.c@test_gpu_streams@s/    device->ops->begin\(device, &last->mark\);/    for (uint32_t i = 0; i < count; i++)\n        sem_post(\&real->lanes[lane].work);\n$&/; s/(&last->mark\);)\n    for \(uint32_t i = 0; i < count; i\+\+\)\n        sem_post\(&real->lanes\[lane\].work\);/$1/
 stream-first-wait-alone@offload/engine.h:offload/engine_real.c@test_gpu_streams@s/behind\[lane\] < on/behind[lane] > on/

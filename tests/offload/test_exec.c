@@ -304,12 +304,46 @@ static void test_chunks_do_not_matter(void **state)
     }
 }
 
+/* Chunk by chunk, ops that a device does as one: of one kind and lane, and none that another's
+ * memory is written by or that writes it, but for what all chunks have a part of. */
+static void test_what_is_done_as_one(void **state)
+{
+    (void)state;
+    const struct plan_op first = {.kind = OP_GRADIENT_STORE,
+                                  .lane = LANE_COMPUTE,
+                                  .use_count = 3,
+                                  .uses = {{{10, 2}, false}, {{20, 1}, true}, {{5, 1}, true}}};
+    const struct plan_op *ops[] = {&first, &first};
+    struct plan_op next = first;
+    assert_false(exec_joins(ops, 1, &next)); /* both write cell 20 */
+    next.uses[1].cells.first = 21;
+    assert_true(exec_joins(ops, 1, &next));
+    next.uses[1].cells.first = 11;
+    assert_false(exec_joins(ops, 1, &next)); /* which the first reads */
+    next.uses[0].cells = (struct plan_cells){19, 2};
+    next.uses[1].cells.first = 22;
+    assert_false(exec_joins(ops, 1, &next)); /* of what the first writes */
+    next.uses[0].cells.first = 30;
+    assert_true(exec_joins(ops, 2, &next));
+    struct plan_op other = next;
+    other.lane = LANE_D2H;
+    assert_false(exec_joins(ops, 1, &other));
+    other = next;
+    other.kind = OP_DEVICE_UPDATE;
+    assert_false(exec_joins(ops, 1, &other));
+    other = first;
+    other.kind = OP_BLOCK_FORWARD;
+    const struct plan_op *blocks[] = {&other};
+    assert_false(exec_joins(blocks, 1, &other));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_placements),
         cmocka_unit_test(test_moments),
         cmocka_unit_test(test_chunks_do_not_matter),
+        cmocka_unit_test(test_what_is_done_as_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
