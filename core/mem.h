@@ -64,8 +64,8 @@ bool mem_heap_has_stats(void);
 uint64_t mem_heap_count(void);
 /* Bytes that are allocated now, library brackets and threads included. 0 without statistics. */
 uint64_t mem_heap_bytes(void);
-/* The first call of every thread that this program starts: what it allocates from here on counts.
- */
+/* The first call of every thread of this program that may allocate: what it allocates from here on
+ * counts. */
 void mem_own_thread(void);
 /* A bracket is the calling thread's own, and may be nested. */
 void mem_library_enter(void);

@@ -8,8 +8,8 @@
  * 3. The feeder hands ops over in the order of submission. So the end of what an op waits for was
  *    recorded before the op comes to it, and the mark, which is free for another op when its own
  *    has been reaped, cannot have been given to one yet: that one was submitted later.
- * 4. It comes to them when the scheduler has submitted all that it can, so that those that can be
- *    done as one are there. They share the mark of the last, which is reaped after the others.
+ * 4. It comes to them when the scheduler has gone over all lanes, so that those that can be done as
+ *    one are there. They share the mark of the last, which is reaped after the others.
  */
 #include "offload/engine_real.h"
 
@@ -233,7 +233,7 @@ static void find_after(const struct engine_real *real, struct feed *feed)
 static void feed_device(struct engine_real *real, const struct lane *lane, unsigned position)
 {
     struct feeder *feeder = &real->feeder;
-    struct feed *feed = &feeder->queue[feeder->queued++ % FEED_MAX];
+    struct feed *feed = &feeder->queue[feeder->queued++ % FEED_MAX]; /* free: FEED_MAX says why */
     feed->op = lane->ops[position % QUEUE_MAX];
     feed->mark = mark_of(real, lane, position);
     find_after(real, feed);

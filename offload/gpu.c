@@ -22,6 +22,8 @@
 
 extern const struct gpu_plugin spillway_gpu_plugin;
 
+_Static_assert(DEVICE_LIST <= KERNELS_CUDA_LIST, "what comes as one list goes as one");
+
 static const enum plan_lane lanes[] = {LANE_COMPUTE, LANE_H2D, LANE_D2H};
 
 struct mark_events {
@@ -121,11 +123,12 @@ static struct gpu_adamw_map map_of(const void *maps, uint32_t number)
 }
 
 /* Segments end at parts of a chunk, for the CPU's caches; here those of one tensor are one again.
- */
-static void add_run(struct gpu_adamw *adamw, const struct device_update *args)
+ * False, and nothing is added, where there is no room for them. */
+static bool add_run(struct gpu_adamw *adamw, const struct device_update *args)
 {
     const struct update *u = &args->update;
-    struct gpu_adamw_run *run = &adamw->runs[adamw->run_count++];
+    struct gpu_adamw_run *run = &adamw->runs[adamw->run_count];
+    uint32_t first = adamw->segment_count;
     *run = (struct gpu_adamw_run){
         .first = u->origin,
         .segment_first = adamw->segment_count,
@@ -145,11 +148,17 @@ static void add_run(struct gpu_adamw *adamw, const struct device_update *args)
             last->count += (uint32_t)from->count;
             continue;
         }
-        ASSERT(adamw->segment_count < GPU_ADAMW_SEGMENTS); /* a group has fewer tensors */
+        if (adamw->segment_count == GPU_ADAMW_SEGMENTS) {
+            ASSERT(first > 0); /* a group has fewer tensors */
+            adamw->segment_count = first;
+            return false;
+        }
         adamw->segments[adamw->segment_count++] =
             (struct gpu_adamw_segment){(uint32_t)from->first, (uint32_t)from->count, from->decay};
         run->segment_count++;
     }
+    adamw->run_count++;
+    return true;
 }
 
 /* As many of the list as fit: how many. They are of one step. */
@@ -166,9 +175,8 @@ static uint32_t update_some(struct gpu *gpu, const struct device_update *list, u
         .map_v = map_of(list->maps, 1),
     };
     while (adamw.run_count < MIN(count, GPU_ADAMW_RUNS) &&
-           (adamw.run_count == 0 ||
-            adamw.segment_count + list[adamw.run_count].update.segment_count <= GPU_ADAMW_SEGMENTS))
-        add_run(&adamw, &list[adamw.run_count]);
+           add_run(&adamw, &list[adamw.run_count])) {
+    }
     struct err err;
     must_run(kernels_cuda_adamw(gpu->kernels, gpu->streams[list->lane], &adamw, &err), &err);
     return adamw.run_count;

@@ -75,9 +75,9 @@ enum place_where { WHERE_DEVICE, WHERE_RAM, WHERE_NVME, WHERE_RECOMPUTE };
  * read, update and write of different chunks wait for one another: 2 made the smallest placements
  * 1.5 times as slow as the drive allows. */
 #define PLACE_STATE_STAGES_MIN 4
-/* Chunks on their way through the device: half of them come while the others are updated together
- * and go. One at a time, a GPU takes as long to begin an update and to turn from it to a copy as it
- * takes to copy half a chunk. */
+/* Chunks on their way through the device: half of them come while the others are updated, one after
+ * the other, and then go. By turns, a GPU takes as long to begin an update and to turn from it to a
+ * copy as it takes to copy half a chunk. */
 #define PLACE_STREAM_STAGES 8
 
 /* What a placement is free to choose, each from 0 (the least memory) to place_knob_max. */

@@ -256,21 +256,28 @@ static struct plan_cells update_on_host(struct plan_state *state, uint32_t chunk
     return stage;
 }
 
-/* The pending gradient of a chunk; stream: where it is streamed, what was fetched of it. */
-static struct updated update_chunk(struct plan_state *state, uint32_t chunk,
-                                   const struct stream *stream)
+/* The pending gradient of a chunk, as far as the CPU applies it or the link brings it to be. Of a
+ * coarse plan both, in the same cells: the CPU runs ahead, as its updates do not wait for the link,
+ * and the link's would hold it up. */
+static struct updated begin_update(struct plan_state *state, uint32_t chunk, struct stream *stream)
 {
-    struct updated updated = {emit_none, stream->stage};
+    struct updated updated = not_updated;
     uint64_t streamed = place_streamed_count(state->place, chunk);
-    /* Of a coarse plan both, in the same cells: the CPU runs ahead, as its updates do not wait for
-     * the link, and the link's would hold it up. */
     if (place_host_count(state->place, chunk) > streamed)
         updated.spilled = update_on_host(state, chunk, emit_none);
     if (streamed)
+        *stream = fetch_streamed(state, chunk);
+    updated.streamed = stream->stage;
+    return updated;
+}
+
+/* The rest of it, on the device. */
+static void end_update(struct plan_state *state, uint32_t chunk, const struct stream *stream)
+{
+    if (stream->stage.count)
         emit_device_update(state, LANE_D2H, chunk, stream->stage, stream->gradient);
     if (place_device_count(state->place, chunk))
         update_on_device(state, chunk, emit_none);
-    return updated;
 }
 
 /* How many chunks from `first` on are brought together: whole ones that are streamed, or one. */
@@ -290,10 +297,9 @@ static void bring_group(struct plan_state *state, uint32_t first, uint32_t count
     struct stream streams[PLACE_STREAM_STAGES / 2] = {{{0, 0}, {0, 0}}};
     struct updated updated[PLACE_STREAM_STAGES / 2];
     for (uint32_t i = 0; i < count; i++)
-        if (update && place_streamed_count(state->place, first + i))
-            streams[i] = fetch_streamed(state, first + i);
-    for (uint32_t i = 0; i < count; i++)
-        updated[i] = update ? update_chunk(state, first + i, &streams[i]) : not_updated;
+        updated[i] = update ? begin_update(state, first + i, &streams[i]) : not_updated;
+    for (uint32_t i = 0; i < count && update; i++)
+        end_update(state, first + i, &streams[i]);
     for (uint32_t i = 0; i < count; i++)
         if (state->request.forward && !state->place->weights_in_place)
             load_chunk(state, first + i, emit_one(target, i), &updated[i]);

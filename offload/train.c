@@ -247,8 +247,10 @@ static void fill_memory(const struct run *run, struct metrics_step *m)
     mem_usage_read(&usage);
     m->vram_bytes = m->vram_peak_bytes = run->exec.vram.bytes;
     uint64_t counted_vram = run->exec.device->host_memory ? m->vram_bytes : 0;
-    m->ram_bytes = usage.rss_bytes + usage.page_table_bytes - counted_vram;
-    m->ram_peak_bytes = usage.rss_peak_bytes + usage.page_table_bytes - counted_vram;
+    uint64_t held = usage.rss_bytes + usage.page_table_bytes;
+    uint64_t peak = usage.rss_peak_bytes + usage.page_table_bytes;
+    m->ram_bytes = held - MIN(held, counted_vram);
+    m->ram_peak_bytes = peak - MIN(peak, counted_vram);
 }
 
 /* One step: the update and commit of the one before, forward, backward, and its log line. */

@@ -41,7 +41,7 @@ cat <<END
 
 Written by \`make cuda-report\` from what nvcc $version says (docs/cuda.md: what they do; docs/gpu-results.md:
 how fast). Registers are per thread, for $(echo $architectures); spilled bytes are stores and loads, summed over
-all of these. Shared memory is dynamic: a table below has attention's, the others take 2 KiB at most.
+all of these. Shared memory is dynamic: a table below has attention's, the others take 9 KiB at most.
 
 | kernel |$(for a in $architectures; do printf ' %s |' "$a"; done) stack | spilled |
 |---|$(for a in $architectures; do printf -- '---|'; done)---|---|

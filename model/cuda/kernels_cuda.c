@@ -7,6 +7,8 @@
 #include "model/cuda/gpu_gradient.h"
 #include "model/cuda/gpu_norm.h"
 
+_Static_assert(KERNELS_CUDA_LIST == GPU_GRADIENT_LIST && KERNELS_CUDA_LIST == GPU_JOIN_LIST,
+               "a list is one launch");
 _Static_assert(GPU_GRADIENT_BLOCK == KERNELS_NORM_BLOCK, "one sum of squares for each");
 
 /* -- Sizes, opening, closing -- */

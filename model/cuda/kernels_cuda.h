@@ -78,7 +78,8 @@ struct kernels_cuda_store {
     double *square_sums;
     uint64_t square_count;
 };
-/* count: up to GPU_GRADIENT_LIST. */
+/* What the two that take lists take at once. */
+#define KERNELS_CUDA_LIST 16u
 int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cuda_store *list,
                                 uint32_t count, struct err *err);
 
@@ -86,7 +87,6 @@ int kernels_cuda_gradient_store(struct kernels_cuda *k, const struct kernels_cud
  * the CPU. */
 int kernels_cuda_adamw(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_adamw *args,
                        struct err *err);
-/* count: up to GPU_JOIN_LIST. */
 int kernels_cuda_join(struct kernels_cuda *k, cudaStream_t stream, const struct gpu_join *list,
                       uint32_t count, struct err *err);
 

@@ -39,6 +39,7 @@ head-sum-scratch@gpu_head.cu@test_gpu_head@s/scratch \+ WARP\)/scratch)/
 head-own-maximum@gpu_head.cu@test_gpu_head@s/mine.sum \* expf\(mine.most - most\)/mine.sum/
 head-target-bound@gpu_head.cu@test_gpu_head@s/ && target < p.logits.columns\)/)/
 head-rescale@gpu_head.cu@test_gpu_head@s/p.sum\[r\] \* expf\(before - most\)/p.sum[r]/
+gelu-overflow@gpu_activation.cu@test_gpu_activation@s/fminf\(power, 80.0f\)/power/
 gradient-bound@gpu_gradient.cu@test_gpu_gradient@s/at < p.args.count \? p.args.count - at : 0/p.args.padded_count - at/
 gradient-room@element.cuh:gpu_gradient.cu@test_gpu_gradient@s/if \(left >= 4\) \{/if (left) {/
 gradient-last-part@gpu_gradient.cu@test_gpu_gradient@s/part < parts \? p.sums\[part\] : 0.0/p.sums[part]/

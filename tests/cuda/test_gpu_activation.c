@@ -41,6 +41,11 @@ static void check_gelu(bool bf16, uint64_t count)
     struct gpu_array act = gpu_unwritten(gpu_element(bf16), count);
     struct gpu_array again = gpu_unwritten(gpu_element(bf16), count);
     double *expected = gpu_doubles(count), *expected_dpre = gpu_doubles(count);
+    /* Where the exponential would overflow, and where nothing is left of it. */
+    static const double far[] = {-11, -30, 30, -1000, 1000};
+    for (size_t i = 0; i < ARRAY_COUNT(far) && count > 255; i++)
+        pre.host[17 * i] = far[i];
+    gpu_write(&pre);
     for (uint64_t i = 0; i < count; i++) {
         expected[i] = gelu(pre.host[i]);
         expected_dpre[i] = dact.host[i] * gelu_slope(pre.host[i]);
