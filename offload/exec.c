@@ -390,6 +390,23 @@ static void run_device_joins(struct exec *exec, const struct plan_op *const *ops
     exec->device->ops->join(exec->device, list, count);
 }
 
+/* What a device takes as a list. */
+static bool is_listed(const struct plan_op *op)
+{
+    return op->kind == OP_GRADIENT_STORE || op->kind == OP_DEVICE_UPDATE ||
+           op->kind == OP_DEVICE_JOIN;
+}
+
+static void run_list(struct exec *exec, const struct plan_op *const *ops, uint32_t count)
+{
+    if (ops[0]->kind == OP_GRADIENT_STORE)
+        run_stores(exec, ops, count);
+    else if (ops[0]->kind == OP_DEVICE_UPDATE)
+        run_device_updates(exec, ops, count);
+    else
+        run_device_joins(exec, ops, count);
+}
+
 /* Planes lie apart where they stay, and back to back in the image of the chunk that a stage holds.
  */
 static void run_copy_planes(struct exec *exec, const struct plan_op *op)
@@ -648,13 +665,9 @@ void exec_op(struct exec *exec, const struct plan_op *op)
         return;
     }
     case OP_GRADIENT_STORE:
-        run_stores(exec, &op, 1);
-        return;
     case OP_DEVICE_UPDATE:
-        run_device_updates(exec, &op, 1);
-        return;
     case OP_DEVICE_JOIN:
-        run_device_joins(exec, &op, 1);
+        run_list(exec, &op, 1);
         return;
     case OP_COPY_H2D:
     case OP_COPY_D2H:
@@ -710,8 +723,7 @@ static bool is_apart(const struct plan_op *a, const struct plan_op *b)
 
 bool exec_joins(const struct plan_op *const *ops, uint32_t count, const struct plan_op *next)
 {
-    if (next->kind != OP_GRADIENT_STORE && next->kind != OP_DEVICE_UPDATE &&
-        next->kind != OP_DEVICE_JOIN)
+    if (!is_listed(next))
         return false;
     for (uint32_t i = 0; i < count; i++)
         if (ops[i]->kind != next->kind || ops[i]->lane != next->lane || !is_apart(ops[i], next))
@@ -722,12 +734,8 @@ bool exec_joins(const struct plan_op *const *ops, uint32_t count, const struct p
 void exec_ops(struct exec *exec, const struct plan_op *const *ops, uint32_t count)
 {
     ASSERT(count >= 1 && count <= DEVICE_LIST);
-    if (count == 1)
-        exec_op(exec, ops[0]);
-    else if (ops[0]->kind == OP_GRADIENT_STORE)
-        run_stores(exec, ops, count);
-    else if (ops[0]->kind == OP_DEVICE_UPDATE)
-        run_device_updates(exec, ops, count);
+    if (is_listed(ops[0]))
+        run_list(exec, ops, count);
     else
-        run_device_joins(exec, ops, count);
+        exec_op(exec, ops[0]);
 }

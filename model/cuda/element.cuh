@@ -31,29 +31,13 @@ static __device__ __forceinline__ void put(bf16 *to, float value)
     *to = __float2bfloat16_rn(value);
 }
 
-/* 16 bytes of E, read and written at once. */
-template <class E> struct alignas(16) pack {
-    static constexpr uint32_t COUNT = 16 / sizeof(E);
-    E value[COUNT];
+/* N elements, read and written at once. */
+template <class E, uint32_t N> struct alignas(N * sizeof(E)) group {
+    static constexpr uint32_t COUNT = N;
+    E value[N];
 };
-
-/* Four elements, read and written at once. */
-template <class E> struct alignas(4 * sizeof(E)) quad {
-    E value[4];
-};
-
-template <class E>
-static __device__ __forceinline__ void store_quad(E *to, const quad<E> &from, uint64_t left)
-{
-    if (left >= 4) {
-        *reinterpret_cast<quad<E> *>(to) = from;
-        return;
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < 4; i++)
-        if (i < left)
-            to[i] = from.value[i];
-}
+template <class E> using pack = group<E, 16 / sizeof(E)>;
+template <class E> using quad = group<E, 4>;
 
 /* `left` elements are there, or a whole pack and more; `from` and `to` are aligned to a pack. */
 template <class E> static __device__ __forceinline__ pack<E> load_pack(const E *from, uint64_t left)
@@ -68,15 +52,15 @@ template <class E> static __device__ __forceinline__ pack<E> load_pack(const E *
     return result;
 }
 
-template <class E>
-static __device__ __forceinline__ void store_pack(E *to, const pack<E> &from, uint64_t left)
+template <class E, uint32_t N>
+static __device__ __forceinline__ void store_group(E *to, const group<E, N> &from, uint64_t left)
 {
-    if (left >= pack<E>::COUNT) {
-        *reinterpret_cast<pack<E> *>(to) = from;
+    if (left >= N) {
+        *reinterpret_cast<group<E, N> *>(to) = from;
         return;
     }
 #pragma unroll
-    for (uint32_t i = 0; i < pack<E>::COUNT; i++)
+    for (uint32_t i = 0; i < N; i++)
         if (i < left)
             to[i] = from.value[i];
 }

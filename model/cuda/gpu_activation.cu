@@ -38,7 +38,7 @@ template <class E> __global__ void gelu_forward_kernel(struct gpu_gelu_forward p
             float value = to_float(x.value[i]);
             put(&x.value[i], value * gelu_parts_of(value).half);
         }
-        store_pack(act + at, x, left);
+        store_group(act + at, x, left);
     });
 }
 
@@ -55,8 +55,8 @@ template <class E> __global__ void gelu_backward_kernel(struct gpu_gelu_backward
             put(&d.value[i], to_float(d.value[i]) * gelu_slope(value, parts));
             put(&x.value[i], value * parts.half);
         }
-        store_pack(dpre + at, d, left);
-        store_pack(act + at, x, left);
+        store_group(dpre + at, d, left);
+        store_group(act + at, x, left);
     });
 }
 
@@ -121,7 +121,7 @@ template <class E> __global__ void add_kernel(struct gpu_add p)
 #pragma unroll
             for (uint32_t i = 0; i < pack<float>::COUNT; i++)
                 x.value[i] += (i < left ? to_float(bias[c + i]) : 0.0f) + residual.value[i];
-            store_pack(p.x + row + c, x, left);
+            store_group(p.x + row + c, x, left);
         }
 }
 
@@ -138,7 +138,7 @@ __global__ void narrow_kernel(struct gpu_narrow p)
             put(&narrow.value[i], low.value[i]);
             put(&narrow.value[pack<float>::COUNT + i], high.value[i]);
         }
-        store_pack(to + at, narrow, left);
+        store_group(to + at, narrow, left);
     });
 }
 

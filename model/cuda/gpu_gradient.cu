@@ -40,7 +40,7 @@ static __device__ __forceinline__ double store_squares(const store &p, uint64_t 
         put(&stored.value[i], from.value[i]);
         sum += (double)to_float(stored.value[i]) * (double)to_float(stored.value[i]);
     }
-    store_quad(to + at, stored, p.args.padded_count - at);
+    store_group(to + at, stored, p.args.padded_count - at);
     return sum;
 }
 
@@ -84,7 +84,7 @@ __global__ void gradient_finish_kernel(const __grid_constant__ stores list)
     const bf16 *from = static_cast<const bf16 *>(p.to);
     bf16 *to = static_cast<bf16 *>(p.args.stored);
     for_packs<bf16>(p.args.padded_count, [&](uint64_t at, uint64_t left) {
-        store_pack(to + at, load_pack(from + at, left), left);
+        store_group(to + at, load_pack(from + at, left), left);
     });
 }
 

@@ -84,7 +84,7 @@ template <class E> __global__ void head_backward_kernel(struct gpu_head_backward
             float probability = expf(x.value[i] - log_sum);
             put(&d.value[i], (probability - (c + i == target ? 1.0f : 0.0f)) * p.loss_scale);
         }
-        store_quad(dlogits + c, d, columns - c);
+        store_group(dlogits + c, d, columns - c);
     }
 }
 

@@ -20,9 +20,9 @@ static __device__ __forceinline__ void join_pack(const struct gpu_join &p, uint6
         high.value[i] = __uint_as_float(((uint32_t)hi.value[HALF + i] << 16) +
                                         (uint32_t)(int32_t)lo.value[HALF + i]);
     }
-    store_pack(to, low, left);
+    store_group(to, low, left);
     if (left > HALF)
-        store_pack(to + HALF, high, left - HALF);
+        store_group(to + HALF, high, left - HALF);
 }
 
 __global__ void join_kernel(const __grid_constant__ joins list)
@@ -33,7 +33,7 @@ __global__ void join_kernel(const __grid_constant__ joins list)
         if (p.lo)
             join_pack(p, at, left, hi);
         else
-            store_pack(static_cast<uint16_t *>(p.weights) + at, hi, left);
+            store_group(static_cast<uint16_t *>(p.weights) + at, hi, left);
     });
 }
 

@@ -25,8 +25,8 @@ sums-run-bound@gpu_sums.cu@test_gpu_activation@s/end = min\(first \+ GPU_SUMS_RU
 sums-runs-barrier@gpu_sums.cu@test_gpu_activation@s/__syncthreads\(\);//
 sums-column-bound@gpu_sums.cu@test_gpu_activation@s/if \(c >= p.columns\)\n        return;//
 flat-bound@gpu_activation.cu@test_gpu_activation@s/i < p.count; i \+= flat_step\(\)\) \{\n        float g = to_float\(gate\[i\]\);\n        put/i <= p.count; i += flat_step()) {\n        float g = to_float(gate[i]);\n        put/
-pack-bound@element.cuh:gpu_activation.cu@test_gpu_activation@s/if \(left >= pack<E>::COUNT\) \{/if (left) {/
-pack-tail@element.cuh:gpu_activation.cu@test_gpu_activation@s/if \(i < left\)\n            to/if (i + 1 < left)\n            to/g
+pack-bound@element.cuh:gpu_activation.cu@test_gpu_activation@s/if \(left >= N\) \{/if (left) {/
+pack-tail@element.cuh:gpu_activation.cu@test_gpu_activation@s/if \(i < left\)\n            to/if (i + 1 < left)\n            to/
 flat-narrow-counter@element.cuh:gpu_activation.cu@test_gpu_activation@s/for \(uint64_t i = flat_first\(\) \* pack<E>::COUNT; i < count; i \+= flat_step\(\) \* pack<E>::COUNT\)/for (int i = (int)flat_first() * (int)pack<E>::COUNT; i >= 0 \&\& i < (int64_t)count; i += (int)(flat_step() * pack<E>::COUNT))/
 embed-barrier-counts@gpu_embed.cu@test_gpu_embed@s/    __syncthreads\(\);\n    uint32_t mine/    uint32_t mine/
 embed-barrier-list@gpu_embed.cu@test_gpu_embed@s/    __syncthreads\(\);\n    return total;/    return total;/
@@ -41,7 +41,7 @@ head-target-bound@gpu_head.cu@test_gpu_head@s/ && target < p.logits.columns\)/)/
 head-rescale@gpu_head.cu@test_gpu_head@s/p.sum\[r\] \* expf\(before - most\)/p.sum[r]/
 gelu-overflow@gpu_activation.cu@test_gpu_activation@s/fminf\(power, 80.0f\)/power/
 gradient-bound@gpu_gradient.cu@test_gpu_gradient@s/at < p.args.count \? p.args.count - at : 0/p.args.padded_count - at/
-gradient-room@element.cuh:gpu_gradient.cu@test_gpu_gradient@s/if \(left >= 4\) \{/if (left) {/
+gradient-room@element.cuh:gpu_gradient.cu@test_gpu_gradient@s/if \(left >= N\) \{/if (left) {/
 gradient-last-part@gpu_gradient.cu@test_gpu_gradient@s/part < parts \? p.sums\[part\] : 0.0/p.sums[part]/
 gradient-in-place@gpu_gradient.cu@test_gpu_gradient@s/p.moves = args->bf16 && .*?;/p.moves = false;/
 adamw-barrier-largest@gpu_adamw.cu@test_gpu_adamw@s/(scratch\[threadIdx.x \/ WARP\] = value;\n)    __syncthreads\(\);/$1/
