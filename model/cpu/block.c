@@ -125,9 +125,9 @@ static void init_linear(struct kernels *k, enum block_product forward, uint32_t 
                                       .precision = precision};
     enum block_product backward = forward - PRODUCT_QKV + PRODUCT_DQKV;
     enum block_product weight = forward - PRODUCT_QKV + PRODUCT_QKV_GRADIENT;
-    product_init(&k->products[forward], k->matmul, &y, true);
-    product_init(&k->products[backward], k->matmul, &dx, backward_ended);
-    product_init(&k->products[weight], k->matmul, &gradient, false);
+    product_init(&k->products[forward], k, &y, true);
+    product_init(&k->products[backward], k, &dx, backward_ended);
+    product_init(&k->products[weight], k, &gradient, false);
 }
 
 void block_init(struct kernels *k)

@@ -27,14 +27,23 @@
 #define PRODUCT_ROWS    256u
 #define PRODUCT_COLUMNS 384u
 
+/* Tasks of products are as large as leaves this many for each worker. */
+#define TASKS_PER_WORKER 4u
+
 /* Queries and keys of one tile of attention. */
 #define ATTENTION_TILE 128u
 
-/* One piece of logits stays in a worker's second cache; a block of rows of them (of one tile in E,
- * or of all tiles in float) in scratch. */
-#define HEAD_ROWS       128u
-#define HEAD_COLUMNS    512u
-#define HEAD_BLOCK_ROWS 512u
+/* Packed: a panel of b stays in the second cache, 1 MiB on Zen 4. */
+#define PANEL_BYTES (640u * 1024)
+
+/* A group of columns of the logits is a panel, if that is neither too narrow nor too wide. A piece
+ * of it stays in a worker's second cache, or its first one when packed; a block of rows of them (of
+ * one tile in E, or of all tiles in float) in scratch. */
+#define HEAD_COLUMNS_MIN 96u
+#define HEAD_COLUMNS_MAX 384u
+#define HEAD_ROWS        128u
+#define HEAD_ROWS_PACKED 16u
+#define HEAD_BLOCK_ROWS  512u
 
 /* Rows of one task in passes over rows; columns of one task in sums over rows. */
 #define PASS_ROWS    16u
@@ -72,6 +81,8 @@ struct product {
     struct matmul_product whole; /* m, n, k and strides of the whole; accumulate is of no meaning */
     uint32_t row_tile, column_tile;
     bool ended;              /* tiles go through a worker's buffer to an ending */
+    bool packed;             /* by gemm, else by matmul: */
+    uint32_t block_k;        /* packed: of k, at a time */
     uint32_t kinds[2][2][2]; /* [accumulate][last row of tiles][last column]: of matmul */
 };
 
@@ -98,8 +109,9 @@ struct product_job {
     void *act; /* E [m, n] */
 };
 
-void product_init(struct product *product, struct matmul *matmul,
-                  const struct matmul_product *whole, bool ended);
+/* Adds to what a worker's memory must be. */
+void product_init(struct product *product, struct kernels *k, const struct matmul_product *whole,
+                  bool ended);
 /* Jobs that do not depend on each other, their tiles taken by all workers together. */
 void product_run(struct kernels *k, const struct product_job *jobs, uint32_t job_count);
 
@@ -157,8 +169,10 @@ void block_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes)
 /* -- head.c -- */
 
 struct head {
-    uint32_t rows, block_rows; /* HEAD_ROWS and HEAD_BLOCK_ROWS, or R when that is less */
-    /* Of matmul: [last rows][which columns]: 0 HEAD_COLUMNS, 1 the rest of a full tile, 2 the rest
+    bool packed;               /* logits by gemm, else by matmul */
+    uint32_t rows, block_rows; /* of a piece, and HEAD_BLOCK_ROWS; or R when that is less */
+    uint32_t columns;          /* of a group */
+    /* Of matmul: [last rows][which columns]: 0 a whole group, 1 the rest of a full tile, 2 the rest
      * of the vocabulary's last tile. */
     uint32_t logits[2][3];
     /* [last block of rows][last tile of the vocabulary] */
@@ -168,7 +182,7 @@ struct head {
 void head_init(struct kernels *k);
 uint64_t head_scratch_bytes(const struct kernels_shape *shape);
 uint64_t head_once_bytes(const struct kernels_shape *shape);
-uint64_t head_worker_bytes(const struct kernels_shape *shape);
+uint64_t head_worker_bytes(const struct kernels *k);
 
 /* -- kernels.c -- */
 

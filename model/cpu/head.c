@@ -1,5 +1,6 @@
 /*
- * The tied head: logits and cross-entropy in pieces of HEAD_ROWS x HEAD_COLUMNS, each one product.
+ * The tied head: logits and cross-entropy in groups of columns, a piece of some rows at a time. By
+ * gemm, a task packs its group's part of wte once and takes many pieces.
  *
  * In two passes, over one tile of the vocabulary at a time: never more of the logits in memory than
  * HEAD_BLOCK_ROWS rows of one tile (in E), and in forward only one piece per worker. At once
@@ -9,6 +10,7 @@
  * blocks of rows.
  */
 #include "model/cpu/device.h"
+#include "model/cpu/gemm.h"
 #include <math.h>
 #include <string.h>
 
@@ -29,11 +31,19 @@ static uint32_t last_tile_rows(const struct kernels_shape *shape)
 
 /* A piece of logits is the same product in forward, which takes all rows at once, and in backward:
  * only the very last piece is shorter. */
-_Static_assert(HEAD_BLOCK_ROWS % HEAD_ROWS == 0, "a block of rows is whole pieces");
+_Static_assert(HEAD_BLOCK_ROWS % HEAD_ROWS == 0 && HEAD_BLOCK_ROWS % HEAD_ROWS_PACKED == 0,
+               "a block of rows is whole pieces");
 
-static uint32_t group_count(uint32_t row_count)
+static uint32_t head_columns(const struct kernels_shape *shape)
 {
-    return (uint32_t)div_up(row_count, HEAD_COLUMNS);
+    uint32_t row_bytes = shape->channels * precision_bytes(shape->precision);
+    uint32_t fitting = PANEL_BYTES / row_bytes / GEMM_STRIP_COLUMNS * GEMM_STRIP_COLUMNS;
+    return MIN(MAX(fitting, HEAD_COLUMNS_MIN), HEAD_COLUMNS_MAX);
+}
+
+static uint32_t group_count(const struct kernels_shape *shape, uint32_t row_count)
+{
+    return (uint32_t)div_up(row_count, head_columns(shape));
 }
 
 static uint32_t tile_count(const struct kernels_shape *shape)
@@ -44,8 +54,8 @@ static uint32_t tile_count(const struct kernels_shape *shape)
 /* Of all tiles. */
 static uint32_t vocab_group_count(const struct kernels_shape *shape)
 {
-    return (tile_count(shape) - 1) * group_count(tile_rows(shape)) +
-           group_count(last_tile_rows(shape));
+    return (tile_count(shape) - 1) * group_count(shape, tile_rows(shape)) +
+           group_count(shape, last_tile_rows(shape));
 }
 
 /* A piece's rows of logits are so far apart. Of a tile's pieces only the last one has padding. */
@@ -59,7 +69,7 @@ static uint32_t padded(uint32_t columns)
 uint64_t head_scratch_bytes(const struct kernels_shape *shape)
 {
     uint64_t rows = shape_row_count(shape);
-    uint64_t forward = mul_checked(group_count(tile_rows(shape)), 2 * rows * sizeof(float));
+    uint64_t forward = mul_checked(group_count(shape, tile_rows(shape)), 2 * rows * sizeof(float));
     uint64_t block = MIN(rows, HEAD_BLOCK_ROWS);
     uint64_t backward = mul_checked(block, tile_rows(shape)) * precision_bytes(shape->precision);
     return round_up(MAX(forward, backward), IO_ALIGN);
@@ -91,28 +101,35 @@ uint64_t head_once_bytes(const struct kernels_shape *shape)
     return round_up(once_layout(shape).bytes, IO_ALIGN);
 }
 
-uint64_t head_worker_bytes(const struct kernels_shape *shape)
+/* Packed wte of a group, and a piece of logits. */
+static uint64_t panel_bytes(const struct kernels *k)
 {
-    (void)shape;
-    return (uint64_t)HEAD_ROWS * HEAD_COLUMNS * sizeof(float);
+    if (!k->head.packed)
+        return 0;
+    return gemm_bytes(k->head.columns, k->shape.channels, k->shape.precision);
 }
 
-static uint32_t columns_of_kind(const struct kernels_shape *shape, unsigned kind)
+uint64_t head_worker_bytes(const struct kernels *k)
+{
+    return panel_bytes(k) + (uint64_t)k->head.rows * k->head.columns * sizeof(float);
+}
+
+static uint32_t columns_of_kind(const struct kernels *k, unsigned kind)
 {
     switch (kind) {
     case COLUMNS_WHOLE:
-        return HEAD_COLUMNS;
+        return k->head.columns;
     case COLUMNS_TILE_REST:
-        return tile_rows(shape) % HEAD_COLUMNS;
+        return tile_rows(&k->shape) % k->head.columns;
     default:
-        return last_tile_rows(shape) % HEAD_COLUMNS;
+        return last_tile_rows(&k->shape) % k->head.columns;
     }
 }
 
 static void init_logits(struct kernels *k, bool last_rows, unsigned kind)
 {
     struct head *head = &k->head;
-    uint32_t columns = columns_of_kind(&k->shape, kind);
+    uint32_t columns = columns_of_kind(k, kind);
     if (columns == 0)
         return;
     uint32_t rows = last_rows ? (k->row_count - 1) % head->rows + 1 : head->rows;
@@ -150,16 +167,18 @@ static void init_gradients(struct kernels *k, bool last_block, bool last_tile)
                                       .c_stride = shape->channels,
                                       .a_transposed = true,
                                       .precision = shape->precision};
-    product_init(&head->dy[last_block][last_tile], k->matmul, &dy, false);
-    product_init(&head->gradient[last_block][last_tile], k->matmul, &gradient, false);
+    product_init(&head->dy[last_block][last_tile], k, &dy, false);
+    product_init(&head->gradient[last_block][last_tile], k, &gradient, false);
 }
 
 void head_init(struct kernels *k)
 {
+    k->head.packed = matmul_is_packed(k->shape.precision);
+    k->head.columns = head_columns(&k->shape);
     k->head.block_rows = MIN(k->row_count, HEAD_BLOCK_ROWS);
-    k->head.rows = MIN(k->row_count, HEAD_ROWS);
+    k->head.rows = MIN(k->row_count, k->head.packed ? HEAD_ROWS_PACKED : HEAD_ROWS);
     for (unsigned last = 0; last < 2; last++) {
-        for (unsigned kind = 0; kind < COLUMNS_KINDS; kind++)
+        for (unsigned kind = 0; kind < COLUMNS_KINDS && !k->head.packed; kind++)
             init_logits(k, last, kind);
         for (unsigned last_tile = 0; last_tile < 2; last_tile++)
             init_gradients(k, last, last_tile);
@@ -184,6 +203,7 @@ struct pass {
     void *dlogits;
 };
 
+/* Some rows of a group of columns. */
 struct piece {
     uint32_t row, rows;       /* of y */
     uint32_t column, columns; /* of the tile */
@@ -196,21 +216,31 @@ static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row
     ASSERT(row_count == MIN(tile, k->shape.vocab - row_first));
 }
 
-static struct piece piece_of(const struct pass *pass, uint32_t row_piece, uint32_t group)
+/* Rows of a task: packed, as many as there are, as long as all workers have some tasks; else one
+ * product. */
+static uint32_t task_rows(const struct pass *pass, uint32_t groups)
 {
-    uint32_t rows = pass->k->head.rows;
-    struct piece piece = {.row = pass->block_first + row_piece * rows,
-                          .column = group * HEAD_COLUMNS};
-    piece.rows = MIN(rows, pass->block_first + pass->block_rows - piece.row);
-    piece.columns = MIN(HEAD_COLUMNS, pass->row_count - piece.column);
-    return piece;
+    const struct kernels *k = pass->k;
+    uint32_t rows = k->head.packed ? HEAD_BLOCK_ROWS : k->head.rows;
+    uint64_t enough = TASKS_PER_WORKER * (uint64_t)pool_thread_count(k->pool);
+    while (rows > HEAD_ROWS && groups * div_up(pass->block_rows, rows) < enough)
+        rows /= 2;
+    return rows;
 }
 
-/* Row by row and group by group, as the two passes take them. */
-static struct piece piece_of_task(const struct pass *pass, uint32_t task)
+static uint32_t row_tasks(const struct pass *pass, uint32_t groups)
 {
-    uint32_t groups = group_count(pass->row_count);
-    return piece_of(pass, task / groups, task % groups);
+    return (uint32_t)div_up(pass->block_rows, task_rows(pass, groups));
+}
+
+/* Part `task` of row_tasks of a group of the pass's tile. */
+static struct piece part_of(const struct pass *pass, uint32_t rows, uint32_t task, uint32_t group)
+{
+    uint32_t columns = pass->k->head.columns;
+    struct piece part = {.row = pass->block_first + task * rows, .column = group * columns};
+    part.rows = MIN(rows, pass->block_first + pass->block_rows - part.row);
+    part.columns = MIN(columns, pass->row_count - part.column);
+    return part;
 }
 
 /* Where a piece of the block's logits is kept: a group of columns after the other. */
@@ -237,40 +267,62 @@ static struct rows_logits describe(const struct pass *pass, const struct piece *
     };
 }
 
-static struct rows_logits compute_logits(const struct pass *pass, const struct piece *piece,
-                                         uint32_t worker, float *logits)
+/* By the library. */
+static void multiply(const struct pass *pass, const struct piece *piece, uint32_t worker,
+                     const void *y, const void *columns, float *logits)
 {
     const struct kernels *k = pass->k;
-    unsigned kind = piece->columns == HEAD_COLUMNS            ? COLUMNS_WHOLE
+    unsigned kind = piece->columns == k->head.columns         ? COLUMNS_WHOLE
                     : pass->row_count == tile_rows(&k->shape) ? COLUMNS_TILE_REST
                                                               : COLUMNS_VOCAB_REST;
     bool last = piece->row + piece->rows == k->row_count;
+    matmul_run(k->matmul, k->head.logits[last][kind], worker, y, columns, logits);
+}
+
+typedef void (*use_piece)(const struct pass *pass, const struct piece *piece,
+                          const struct rows_logits *logits);
+
+/* Computes the part's logits, a piece at a time, each of which is used at once. */
+static void compute_logits(const struct pass *pass, const struct piece *part, uint32_t worker,
+                           use_piece use)
+{
+    const struct kernels *k = pass->k;
     enum precision precision = k->shape.precision;
-    matmul_run(k->matmul, k->head.logits[last][kind], worker,
-               element_at(pass->y, (size_t)piece->row * k->shape.channels, precision),
-               element_at(pass->tile, (size_t)piece->column * k->shape.channels, precision),
-               logits);
-    return describe(pass, piece, logits);
-}
-
-static uint32_t row_pieces(const struct pass *pass)
-{
-    return (uint32_t)div_up(pass->block_rows, pass->k->head.rows);
-}
-
-static uint32_t piece_count(const struct pass *pass)
-{
-    return row_pieces(pass) * group_count(pass->row_count);
+    uint32_t channels = k->shape.channels;
+    const void *columns = element_at(pass->tile, (size_t)part->column * channels, precision);
+    uint8_t *memory = worker_memory(k, worker);
+    struct matmul_product product = {.n = part->columns,
+                                     .k = channels,
+                                     .a_stride = channels,
+                                     .b_stride = channels,
+                                     .b_transposed = true,
+                                     .precision = precision};
+    struct gemm gemm;
+    if (k->head.packed)
+        gemm_pack(&gemm, &product, columns, memory);
+    for (uint32_t row = 0; row < part->rows; row += k->head.rows) {
+        struct piece piece = *part;
+        piece.row += row;
+        piece.rows = MIN(k->head.rows, part->rows - row);
+        const void *y = element_at(pass->y, (size_t)piece.row * channels, precision);
+        float *to = pass->kept ? kept_piece(pass, &piece) : (float *)(memory + panel_bytes(k));
+        if (k->head.packed)
+            gemm_rows(&gemm, y, piece.rows, to, padded(piece.columns), false);
+        else
+            multiply(pass, &piece, worker, y, columns, to);
+        struct rows_logits logits = describe(pass, &piece, to);
+        use(pass, &piece, &logits);
+    }
 }
 
 /* -- Forward -- */
 
 /* What a piece adds to the sums of its group: partial is [groups, 2, rows]. */
 static void sum_piece(const struct pass *pass, const struct piece *piece,
-                      const struct rows_logits *logits, float *partial, uint32_t rows)
+                      const struct rows_logits *logits)
 {
-    float *maximum = partial + (size_t)(piece->column / HEAD_COLUMNS) * 2 * rows;
-    uint32_t row = piece->row - pass->block_first;
+    uint32_t rows = pass->block_rows, row = piece->row - pass->block_first;
+    float *maximum = pass->partial + (size_t)(piece->column / pass->k->head.columns) * 2 * rows;
     pass->k->rows->logits_forward(logits, maximum + row, maximum + rows + row,
                                   pass->target + piece->row);
 }
@@ -278,10 +330,10 @@ static void sum_piece(const struct pass *pass, const struct piece *piece,
 static void forward_task(void *context, uint32_t task, uint32_t worker)
 {
     const struct pass *pass = context;
-    struct piece piece = piece_of_task(pass, task);
-    struct rows_logits logits =
-        compute_logits(pass, &piece, worker, worker_memory(pass->k, worker));
-    sum_piece(pass, &piece, &logits, pass->partial, pass->block_rows);
+    uint32_t groups = group_count(&pass->k->shape, pass->row_count);
+    uint32_t rows = task_rows(pass, groups), tasks = row_tasks(pass, groups);
+    struct piece part = part_of(pass, rows, task % tasks, task / tasks);
+    compute_logits(pass, &part, worker, sum_piece);
 }
 
 static void start_running(const struct kernels *k, float *running)
@@ -327,9 +379,9 @@ void kernels_head_forward(struct kernels *k, const struct kernels_head_forward *
         .partial = args->scratch,
         .target = args->running + 2 * (size_t)k->row_count,
     };
-    pool_run(k->pool, forward_task, &pass, piece_count(&pass));
-    struct partial partial = {pass.partial, group_count(args->row_count), k->row_count,
-                              k->row_count};
+    uint32_t groups = group_count(&k->shape, args->row_count);
+    pool_run(k->pool, forward_task, &pass, groups * row_tasks(&pass, groups));
+    struct partial partial = {pass.partial, groups, k->row_count, k->row_count};
     merge(&partial, args->running, args->running + k->row_count);
 }
 
@@ -351,18 +403,28 @@ void kernels_head_loss(struct kernels *k, const struct kernels_head_loss *args)
 
 /* -- Backward -- */
 
+static void differentiate_piece(const struct pass *pass, const struct piece *piece,
+                                const struct rows_logits *logits)
+{
+    const struct kernels *k = pass->k;
+    uint32_t stride = tile_rows(&k->shape);
+    size_t at = (size_t)(piece->row - pass->block_first) * stride + piece->column;
+    k->rows->logits_backward(logits, pass->log_sum + piece->row, pass->loss_scale,
+                             element_at_mutable(pass->dlogits, at, k->shape.precision), stride);
+}
+
 static void backward_task(void *context, uint32_t task, uint32_t worker)
 {
     const struct pass *pass = context;
-    const struct kernels *k = pass->k;
-    uint32_t stride = tile_rows(&k->shape);
-    struct piece piece = piece_of_task(pass, task);
-    struct rows_logits logits =
-        pass->kept ? describe(pass, &piece, kept_piece(pass, &piece))
-                   : compute_logits(pass, &piece, worker, worker_memory(k, worker));
-    size_t at = (size_t)(piece.row - pass->block_first) * stride + piece.column;
-    k->rows->logits_backward(&logits, pass->log_sum + piece.row, pass->loss_scale,
-                             element_at_mutable(pass->dlogits, at, k->shape.precision), stride);
+    uint32_t groups = group_count(&pass->k->shape, pass->row_count);
+    uint32_t rows = task_rows(pass, groups), tasks = row_tasks(pass, groups);
+    struct piece part = part_of(pass, rows, task % tasks, task / tasks);
+    if (!pass->kept) {
+        compute_logits(pass, &part, worker, differentiate_piece);
+        return;
+    }
+    struct rows_logits logits = describe(pass, &part, kept_piece(pass, &part));
+    differentiate_piece(pass, &part, &logits);
 }
 
 /* Where a tile's backward pass leads to. */
@@ -377,7 +439,8 @@ static void run_backward(struct kernels *k, struct pass *pass, const struct grad
 {
     bool last_tile = pass->row_count != tile_rows(&k->shape);
     bool last_block = pass->block_first + pass->block_rows == k->row_count;
-    pool_run(k->pool, backward_task, pass, piece_count(pass));
+    uint32_t groups = group_count(&k->shape, pass->row_count);
+    pool_run(k->pool, backward_task, pass, groups * row_tasks(pass, groups));
     size_t at = (size_t)pass->block_first * k->shape.channels;
     struct product_job jobs[] = {
         {.product = &k->head.dy[last_block][last_tile],
@@ -438,20 +501,21 @@ static struct pass once_tile(const struct once *once, uint32_t tile)
 static float *once_partial(const struct once *once, uint32_t tile)
 {
     const struct kernels *k = once->pass.k;
-    size_t group = tile * group_count(tile_rows(&k->shape));
+    size_t group = tile * group_count(&k->shape, tile_rows(&k->shape));
     return once->pass.partial + group * 2 * once->pass.block_rows;
 }
 
-/* The pieces of one group of columns are next to each other: they share that part of wte. */
 static void once_forward_task(void *context, uint32_t task, uint32_t worker)
 {
     const struct once *once = context;
-    uint32_t group = task / row_pieces(&once->pass);
-    uint32_t groups = group_count(tile_rows(&once->pass.k->shape)), tile = group / groups;
+    const struct kernels_shape *shape = &once->pass.k->shape;
+    uint32_t all = vocab_group_count(shape), groups = group_count(shape, tile_rows(shape));
+    uint32_t rows = task_rows(&once->pass, all), tasks = row_tasks(&once->pass, all);
+    uint32_t group = task / tasks, tile = group / groups;
     struct pass pass = once_tile(once, tile);
-    struct piece piece = piece_of(&pass, task % row_pieces(&pass), group % groups);
-    struct rows_logits logits = compute_logits(&pass, &piece, worker, kept_piece(&pass, &piece));
-    sum_piece(&pass, &piece, &logits, once_partial(once, tile), pass.block_rows);
+    pass.partial = once_partial(once, tile);
+    struct piece part = part_of(&pass, rows, task % tasks, group % groups);
+    compute_logits(&pass, &part, worker, sum_piece);
 }
 
 /* The tiles downwards, as the two passes take them. */
@@ -465,8 +529,8 @@ static void once_merge_task(void *context, uint32_t task, uint32_t worker)
     float *running = once->args->running;
     for (uint32_t tile = tile_count(&k->shape); tile-- > 0;) {
         struct pass pass = once_tile(once, tile);
-        struct partial partial = {once_partial(once, tile) + first, group_count(pass.row_count),
-                                  pass.block_rows, count};
+        struct partial partial = {once_partial(once, tile) + first,
+                                  group_count(&k->shape, pass.row_count), pass.block_rows, count};
         merge(&partial, running + row, running + k->row_count + row);
     }
     finish_loss(k, running, once->args->losses, row, count);
@@ -476,7 +540,7 @@ static void once_block(struct kernels *k, struct once *once)
 {
     const struct kernels_head_once *args = once->args;
     uint32_t groups = vocab_group_count(&k->shape);
-    pool_run(k->pool, once_forward_task, once, groups * row_pieces(&once->pass));
+    pool_run(k->pool, once_forward_task, once, groups * row_tasks(&once->pass, groups));
     pool_run(k->pool, once_merge_task, once, (uint32_t)div_up(once->pass.block_rows, PASS_ROWS));
     for (uint32_t tile = 0; tile < tile_count(&k->shape); tile++) {
         struct pass pass = once_tile(once, tile);
@@ -524,8 +588,8 @@ static void single_task(void *context, uint32_t task, uint32_t worker)
     const struct single *single = context;
     const struct kernels *k = single->k;
     const struct kernels_logits *args = single->args;
-    uint32_t end = MIN(args->row_count, (task + 1) * HEAD_COLUMNS);
-    for (uint32_t row = task * HEAD_COLUMNS; row < end; row++)
+    uint32_t columns = k->head.columns, end = MIN(args->row_count, (task + 1) * columns);
+    for (uint32_t row = task * columns; row < end; row++)
         args->logits[row] = k->rows->dot(
             args->y_row,
             element_at(args->tile, (size_t)row * k->shape.channels, k->shape.precision),
@@ -535,5 +599,5 @@ static void single_task(void *context, uint32_t task, uint32_t worker)
 void kernels_logits(struct kernels *k, const struct kernels_logits *args)
 {
     struct single single = {k, args};
-    pool_run(k->pool, single_task, &single, group_count(args->row_count));
+    pool_run(k->pool, single_task, &single, group_count(&k->shape, args->row_count));
 }

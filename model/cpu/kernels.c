@@ -25,13 +25,6 @@ void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *size
     sizes->head_once_bytes = head_once_bytes(shape);
 }
 
-static uint64_t worker_bytes(const struct kernels_shape *shape)
-{
-    uint64_t tile = (uint64_t)PRODUCT_ROWS * PRODUCT_COLUMNS * sizeof(float);
-    uint64_t bytes = MAX(tile, attention_worker_bytes(shape));
-    return round_up(MAX(bytes, head_worker_bytes(shape)), DEVICE_ALIGN);
-}
-
 static void read_spans(struct kernels *k, const struct tensors *tensors)
 {
     ASSERT(tensors->group_count >= 3);
@@ -77,7 +70,8 @@ int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
     attention_init(&k->attention, shape, k->matmul);
     head_init(k);
     matmul_ready(k->matmul);
-    k->worker_bytes = worker_bytes(shape);
+    k->worker_bytes = MAX(k->worker_bytes, attention_worker_bytes(shape));
+    k->worker_bytes = round_up(MAX(k->worker_bytes, head_worker_bytes(k)), DEVICE_ALIGN);
     k->worker_memory =
         mem_alloc_aligned(DEVICE_ALIGN, mul_checked(k->worker_bytes, pool_thread_count(pool)));
     /* Twice as many tasks as workers: enough that all of them meet in the library once. */

@@ -1,6 +1,7 @@
 /*
- * matmul: products of small dense matrices on one thread, by oneDNN (the only file that includes
- * it; versions 2.x and 3.x).
+ * matmul: products of small dense matrices on one thread, by gemm.h where this CPU runs that, else
+ * by oneDNN (the only file that includes it; versions 2.x and 3.x). oneDNN's own limit on
+ * instructions, ONEDNN_MAX_CPU_ISA in the environment, holds for both.
  *
  * A product's shape is declared before use; matmul_run then computes it as often as wanted, on any
  * worker at a time. Every call runs on the calling thread alone, so that the order of the sums
@@ -51,6 +52,9 @@ void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker, const 
 /* Runs every product once on zeros, so that the library's code and packing buffers are in memory
  * before memory is counted. Not while another call has the same worker. */
 void matmul_warm(struct matmul *matmul, uint32_t worker);
+
+/* Whether products of this precision are gemm.h's. */
+bool matmul_is_packed(enum precision precision);
 
 /* Whether bf16 products run on bf16 instructions of this CPU. */
 bool matmul_has_bf16(void);
