@@ -15,6 +15,7 @@
 #define LANES       16u
 #define PACK_ROWS   32u /* of a transposed a at a time: a cache line of bf16 */
 #define AHEAD_WORDS 8u  /* of the rows that are being packed */
+#define AHEAD_ALONG 64u /* 256 bytes of each row */
 #define AHEAD_A     32u /* of a transposed a, whose rows are far apart */
 #define CACHE_LINE  64u
 
@@ -116,18 +117,28 @@ INLINE __m512i load_along(const struct factor *f, uint32_t row, uint32_t word)
     return _mm512_maskz_loadu_epi16(mask, (const uint16_t *)f->base + at + 2 * (size_t)word);
 }
 
-/* One strip of a b whose rows lie across k. */
-INLINE void pack_across(const struct factor *f, uint32_t words, uint32_t first, uint32_t columns,
-                        uint32_t lanes, uint32_t *to)
+INLINE void prefetch_along(const struct factor *f, uint32_t row, uint32_t word)
 {
-    __mmask16 last = lanes_mask(columns - (lanes - 1) * LANES);
+    size_t at = (size_t)row * f->stride;
+    if (f->bf16)
+        __builtin_prefetch((const uint16_t *)f->base + at + 2 * (size_t)word);
+    else
+        __builtin_prefetch((const float *)f->base + at + word);
+}
+
+/* `count` strips of a b whose rows lie across k, a row of all of them after the other. */
+INLINE void pack_across(const struct factor *f, uint32_t words, uint32_t first, uint32_t count,
+                        uint32_t lanes, uint32_t end, uint32_t *to)
+{
+    const uint32_t columns = lanes * LANES;
     for (uint32_t w = 0; w < words; w++)
-        for (uint32_t v = 0; v < lanes; v++) {
-            prefetch_across(f, w + AHEAD_WORDS, first + v * LANES);
-            _mm512_store_si512(to, load_across(f, w, first + v * LANES,
-                                               v + 1 == lanes ? last : (__mmask16)0xffff));
-            to += LANES;
-        }
+        for (uint32_t i = 0; i < count; i++)
+            for (uint32_t v = 0; v < lanes; v++) {
+                uint32_t at = first + i * columns + v * LANES;
+                prefetch_across(f, w + AHEAD_WORDS, at);
+                _mm512_store_si512(to + ((size_t)i * words + w) * columns + v * LANES,
+                                   load_across(f, w, at, lanes_mask(end - at)));
+            }
 }
 
 /* x[i] as rows to x[i] as columns. */
@@ -168,6 +179,8 @@ static void pack_along(const struct factor *f, uint32_t words, uint32_t first, u
 {
     for (uint32_t w = 0; w < words; w += LANES) {
         __m512i x[LANES];
+        for (uint32_t i = 0; i < columns; i++)
+            prefetch_along(f, first + i, w + AHEAD_ALONG);
 #pragma GCC unroll 16
         for (uint32_t i = 0; i < LANES; i++)
             x[i] = i < columns ? load_along(f, first + i, w) : _mm512_setzero_si512();
@@ -180,6 +193,15 @@ static void pack_along(const struct factor *f, uint32_t words, uint32_t first, u
     }
 }
 
+/* Strips of as many lanes, as far as they go. */
+static uint32_t strip_run(uint32_t left)
+{
+    uint32_t lanes = strip_lanes(left), count = 1;
+    while (left > count * lanes && strip_lanes(left - count * lanes) == lanes)
+        count++;
+    return count;
+}
+
 void gemm_pack(struct gemm *gemm, const struct matmul_product *p, const void *b, void *memory)
 {
     ASSERT(p->n > 0 && p->k > 0 && (uintptr_t)memory % CACHE_LINE == 0);
@@ -189,18 +211,18 @@ void gemm_pack(struct gemm *gemm, const struct matmul_product *p, const void *b,
     gemm->b = gemm->a + a_words(words);
     uint32_t *to = gemm->b;
     for (uint32_t left = (uint32_t)div_up(p->n, LANES), first = 0; left > 0;) {
-        uint32_t lanes = strip_lanes(left);
+        uint32_t lanes = strip_lanes(left), count = p->b_transposed ? 1 : strip_run(left);
         if (p->b_transposed)
             for (uint32_t v = 0; v < lanes; v++)
                 pack_along(&f, words, first + v * LANES, MIN(LANES, p->n - first - v * LANES),
                            lanes * LANES, to + v * LANES);
         else if (lanes == STRIP_LANES)
-            pack_across(&f, words, first, MIN(lanes * LANES, p->n - first), STRIP_LANES, to);
+            pack_across(&f, words, first, count, STRIP_LANES, p->n, to);
         else
-            pack_across(&f, words, first, MIN(lanes * LANES, p->n - first), lanes, to);
-        to += (size_t)words * lanes * LANES;
-        first += lanes * LANES;
-        left -= lanes;
+            pack_across(&f, words, first, count, lanes, p->n, to);
+        to += (size_t)words * count * lanes * LANES;
+        first += count * lanes * LANES;
+        left -= count * lanes;
     }
 }
 

@@ -7,10 +7,10 @@
 /* Packed: every row of tiles packs b again, so tiles are high, as long as all workers have some. Of
  * a long k, that of a weight's gradient in a long step, a block at a time is added to c, so that
  * a's packed rows stay in the second cache too. */
-#define PANEL_COLUMNS  192u
+#define PANEL_COLUMNS  288u
 #define PANEL_ROWS     512u
 #define PANEL_ROWS_MIN 64u
-#define PANEL_WORDS    2048u
+#define PANEL_WORDS    512u
 #define ENDING_ROWS    16u /* of a panel, in the first cache */
 
 static void declare_kinds(struct product *product, struct matmul *matmul)
@@ -166,6 +166,30 @@ static void run_tile(const struct kernels *k, const struct product_job *job,
     end_tile(k, job, &result, tile->row, tile->column);
 }
 
+static void fetch(const void *from, uint32_t stride, uint32_t rows, uint32_t columns,
+                  uint32_t element)
+{
+    for (uint32_t r = 0; from && r < rows; r++)
+        for (uint32_t at = 0; at < columns * element; at += DEVICE_ALIGN)
+            __builtin_prefetch((const char *)from + (size_t)r * stride * element + at, 1, 2);
+}
+
+/* What end_tile will read and write is on its way while the product is computed. */
+static void fetch_ending(const struct kernels *k, const struct product_job *job,
+                         const struct rows_tile *tile, uint32_t row, uint32_t column)
+{
+    uint32_t stride = job->product->whole.n, element = precision_bytes(k->shape.precision);
+    uint32_t out = job->ending == ENDING_BIAS_RESIDUAL ? sizeof(float) : element;
+    size_t at = (size_t)row * stride + column;
+    fetch((const char *)job->out + at * out, stride, tile->rows, tile->columns, out);
+    if (job->act)
+        fetch((const char *)job->act + at * element, stride, tile->rows, tile->columns, element);
+    if (job->pre && job->pre != job->out)
+        fetch((const char *)job->pre + at * element, stride, tile->rows, tile->columns, element);
+    if (job->residual)
+        fetch(job->residual + at, stride, tile->rows, tile->columns, sizeof(float));
+}
+
 /* The panel's b is packed once, and some rows at a time are computed and ended. */
 static void run_ended_panel(const struct kernels *k, const struct product_job *job,
                             const struct tile *tile, uint8_t *memory)
@@ -184,6 +208,7 @@ static void run_ended_panel(const struct kernels *k, const struct product_job *j
     };
     for (uint32_t row = 0; row < tile->rows; row += ENDING_ROWS) {
         result.rows = MIN(ENDING_ROWS, tile->rows - row);
+        fetch_ending(k, job, &result, tile->row + row, tile->column);
         gemm_rows(&gemm, element_at(tile->a, (size_t)row * whole->a_stride, whole->precision),
                   result.rows, result.values, result.stride, false);
         end_tile(k, job, &result, tile->row + row, tile->column);

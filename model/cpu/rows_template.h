@@ -24,7 +24,7 @@ INLINE vec splat(float value)
     return value - (vec){0};
 }
 
-INLINE vec select(ivec mask, vec yes, vec no)
+INLINE vec choose(ivec mask, vec yes, vec no)
 {
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
@@ -32,7 +32,7 @@ INLINE vec select(ivec mask, vec yes, vec no)
 /* Not symmetric in NaN: a NaN in b is ignored, and found again in the sum of exponentials. */
 INLINE vec maximum(vec a, vec b)
 {
-    return select(b > a, b, a);
+    return choose(b > a, b, a);
 }
 
 INLINE vec load_float(const float *from)
@@ -120,6 +120,19 @@ INLINE ivec lane_index(void)
     return (ivec){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 }
 
+/* value * 2^n for a whole n, where the result is a normal number. */
+INLINE vec scale_by_power(vec value, vec n)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_scalef_ps((__m512)value, (__m512)n);
+#else
+    /* n is at most 128 where the result is used; two steps keep 2^128 from wrapping. */
+    ivec exponent = __builtin_convertvector(choose(n * n < 40000.0f, n, splat(0.0f)), ivec);
+    ivec half = exponent >> 1;
+    return value * (vec)((half + 127) << 23) * (vec)((exponent - half + 127) << 23);
+#endif
+}
+
 INLINE vec exp_vec(vec x)
 {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
@@ -131,12 +144,9 @@ INLINE vec exp_vec(vec x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    /* n is at most 128 where the result is used; scaling in two steps keeps 2^128 from wrapping. */
-    ivec exponent = __builtin_convertvector(select(n * n < 40000.0f, n, splat(0.0f)), ivec);
-    ivec half = exponent >> 1;
-    p = p * (vec)((half + 127) << 23) * (vec)((exponent - half + 127) << 23);
-    p = select(x < -87.33654f, splat(0.0f), p);
-    return select(x > 88.72283f, splat(INFINITY), p);
+    p = scale_by_power(p, n);
+    p = choose(x < -87.33654f, splat(0.0f), p);
+    return choose(x > 88.72283f, splat(INFINITY), p);
 }
 
 /* 1 / (1 + exp(-2u)) of gelu's argument. */
@@ -325,15 +335,40 @@ static void end_gelu_backward(const struct rows_tile *tile, const void *pre, voi
 
 /* -- Sums, conversions -- */
 
+/* Rows are far apart, so that nothing but this fetches them ahead. */
+#define SUM_AHEAD_ROWS 16u
+#define SUM_VECTORS    4u
+
+/* `count` vectors of sums, row by row: the order over r that rows.h promises. */
+INLINE void sum_vectors(const void *x, uint32_t stride, uint32_t rows, uint32_t count, float *sums,
+                        bool bf16)
+{
+    vec sum[SUM_VECTORS];
+    for (uint32_t v = 0; v < count; v++)
+        sum[v] = load_float(sums + v * ROWS_LANES);
+    for (uint32_t row = 0; row < rows; row++) {
+        const size_t bytes = bf16 ? sizeof(uint16_t) : sizeof(float);
+        const char *ahead = (const char *)x + (size_t)(row + SUM_AHEAD_ROWS) * stride * bytes;
+        for (uint32_t at = 0; at < count * ROWS_LANES * bytes; at += 64)
+            __builtin_prefetch(ahead + at);
+        for (uint32_t v = 0; v < count; v++)
+            sum[v] += load(x, (size_t)row * stride + v * ROWS_LANES, bf16);
+    }
+    for (uint32_t v = 0; v < count; v++)
+        store_float(sums + v * ROWS_LANES, sum[v]);
+}
+
 INLINE void sum_columns(const void *x, uint32_t stride, uint32_t rows, uint32_t columns,
                         float *sums, bool accumulate, bool bf16)
 {
+    const size_t bytes = bf16 ? sizeof(uint16_t) : sizeof(float);
     if (!accumulate)
         memset(sums, 0, columns * sizeof(float));
-    /* Row by row, the sums staying in the first cache: the order over r that rows.h promises. */
-    for (uint32_t row = 0; row < rows; row++)
-        for (uint32_t i = 0; i < columns; i += ROWS_LANES)
-            store_float(sums + i, load_float(sums + i) + load(x, (size_t)row * stride + i, bf16));
+    uint32_t i = 0;
+    for (; i + SUM_VECTORS * ROWS_LANES <= columns; i += SUM_VECTORS * ROWS_LANES)
+        sum_vectors((const char *)x + i * bytes, stride, rows, SUM_VECTORS, sums + i, bf16);
+    for (; i < columns; i += ROWS_LANES)
+        sum_vectors((const char *)x + i * bytes, stride, rows, 1, sums + i, bf16);
 }
 
 static void column_sums(const void *x, uint32_t stride, uint32_t rows, uint32_t columns,
@@ -441,7 +476,7 @@ INLINE uint32_t visible_columns(const struct rows_scores *a, uint32_t row)
 INLINE vec mask_columns(vec value, uint32_t first, uint32_t visible, float otherwise)
 {
     ivec inside = lane_index() + (int32_t)first < (int32_t)visible;
-    return select(inside, value, splat(otherwise));
+    return choose(inside, value, splat(otherwise));
 }
 
 INLINE void softmax_row(const struct rows_scores *a, uint32_t row, float *row_maximum,
