@@ -1,7 +1,8 @@
 /*
  * Causal attention without a T x T matrix: FlashAttention-2 (Dao 2023, "FlashAttention-2: faster
  * attention with better parallelism and work partitioning"), algorithms 1 and 2. Tiles of
- * ATTENTION_TILE queries and keys; the products of tiles are the library's. Forward's task is one
+ * ATTENTION_TILE queries and keys; the products of tiles are matmul's, which on the diagonal need
+ * only compute what is not masked. Forward's task is one
  * tile of queries of one head, backward's is a whole head: a key's gradient is the sum over
  * queries and a query's over keys, and one task keeps both in a fixed order without a second
  * computation of the scores.
@@ -16,13 +17,15 @@ struct tile_memory {
     void *p, *ds;                   /* E [tile, tile] */
     float *output, *dk;             /* [tile, depth]; output also holds dv */
     float *maximum, *sum, *rescale; /* [tile] */
+    void *keys, *values, *keys_dq;  /* panels of a tile of keys, for scores, dp and dq */
 };
 
-static uint64_t lay_out(const struct kernels_shape *shape, uint8_t *base,
-                        struct tile_memory *memory)
+static uint64_t lay_out(const struct kernels *k, uint8_t *base, struct tile_memory *memory)
 {
+    const struct kernels_shape *shape = &k->shape;
+    const struct attention *attention = &k->attention;
     uint64_t square = (uint64_t)ATTENTION_TILE * ATTENTION_TILE;
-    uint64_t slab = mul_checked(ATTENTION_TILE, shape->channels / shape->heads) * sizeof(float);
+    uint64_t slab = mul_checked(ATTENTION_TILE, attention->depth) * sizeof(float);
     bool narrow = shape->precision == PRECISION_BF16;
     uint64_t used = 0;
     uint64_t scores = layout_take(&used, square * sizeof(float));
@@ -32,6 +35,11 @@ static uint64_t lay_out(const struct kernels_shape *shape, uint8_t *base,
     uint64_t output = layout_take(&used, slab);
     uint64_t dk = layout_take(&used, slab);
     uint64_t statistics = layout_take(&used, 3 * ATTENTION_TILE * sizeof(float));
+    /* No pair's panel is larger than a whole one's. */
+    uint64_t along = matmul_panel_bytes(k->matmul, attention->scores[PAIR_WHOLE]);
+    uint64_t keys = layout_take(&used, along), values = layout_take(&used, along);
+    uint64_t keys_dq =
+        layout_take(&used, matmul_panel_bytes(k->matmul, attention->dq[0][PAIR_WHOLE]));
     if (memory) {
         *memory = (struct tile_memory){
             .scores = (float *)(base + scores),
@@ -41,6 +49,9 @@ static uint64_t lay_out(const struct kernels_shape *shape, uint8_t *base,
             .output = (float *)(base + output),
             .dk = (float *)(base + dk),
             .maximum = (float *)(base + statistics),
+            .keys = base + keys,
+            .values = base + values,
+            .keys_dq = base + keys_dq,
         };
         memory->sum = memory->maximum + ATTENTION_TILE;
         memory->rescale = memory->sum + ATTENTION_TILE;
@@ -48,19 +59,20 @@ static uint64_t lay_out(const struct kernels_shape *shape, uint8_t *base,
     return used;
 }
 
-uint64_t attention_worker_bytes(const struct kernels_shape *shape)
+uint64_t attention_worker_bytes(const struct kernels *k)
 {
-    return lay_out(shape, NULL, NULL);
+    return lay_out(k, NULL, NULL);
 }
 
-/* Products of one pair of tiles; q and n are the tiles' sizes. */
+/* Products of one kind of pair; q and n are the tiles' sizes. */
 static void declare(struct attention *attention, const struct kernels_shape *shape,
-                    struct matmul *matmul, bool last_query, bool last_key)
+                    struct matmul *matmul, enum attention_pair pair)
 {
     uint32_t channels = shape->channels, depth = attention->depth;
-    uint32_t q =
-        tile_extent(shape->seq, attention->tile, last_query ? attention->tile_count - 1 : 0);
-    uint32_t n = tile_extent(shape->seq, attention->tile, last_key ? attention->tile_count - 1 : 0);
+    bool diagonal = pair >= PAIR_DIAGONAL;
+    bool last = pair == PAIR_LAST || pair == PAIR_DIAGONAL_LAST;
+    uint32_t q = tile_extent(shape->seq, attention->tile, last ? attention->tile_count - 1 : 0);
+    uint32_t n = diagonal ? q : attention->tile;
     enum precision precision = shape->precision;
     struct matmul_product scores = {.m = q,
                                     .n = n,
@@ -69,11 +81,12 @@ static void declare(struct attention *attention, const struct kernels_shape *sha
                                     .b_stride = 3 * channels,
                                     .c_stride = ATTENTION_TILE,
                                     .b_transposed = true,
-                                    .precision = precision};
-    attention->scores[last_query][last_key] = matmul_declare(matmul, &scores);
+                                    .precision = precision,
+                                    .part = diagonal ? MATMUL_C_LOWER : MATMUL_WHOLE};
+    attention->scores[pair] = matmul_declare(matmul, &scores);
     struct matmul_product dp = scores;
     dp.a_stride = channels;
-    attention->dp[last_query][last_key] = matmul_declare(matmul, &dp);
+    attention->dp[pair] = matmul_declare(matmul, &dp);
     for (unsigned accumulate = 0; accumulate < 2; accumulate++) {
         struct matmul_product output = {.m = q,
                                         .n = depth,
@@ -82,19 +95,21 @@ static void declare(struct attention *attention, const struct kernels_shape *sha
                                         .b_stride = 3 * channels,
                                         .c_stride = depth,
                                         .accumulate = accumulate,
-                                        .precision = precision};
-        attention->output[accumulate][last_query][last_key] = matmul_declare(matmul, &output);
+                                        .precision = precision,
+                                        .part = diagonal ? MATMUL_A_LOWER : MATMUL_WHOLE};
+        attention->output[accumulate][pair] = matmul_declare(matmul, &output);
         struct matmul_product dq = output;
         dq.c_stride = channels;
-        attention->dq[accumulate][last_query][last_key] = matmul_declare(matmul, &dq);
+        attention->dq[accumulate][pair] = matmul_declare(matmul, &dq);
         struct matmul_product dk = output;
         dk.m = n;
         dk.k = q;
         dk.a_transposed = true;
-        attention->dk[accumulate][last_query][last_key] = matmul_declare(matmul, &dk);
+        dk.part = diagonal ? MATMUL_A_UPPER : MATMUL_WHOLE;
+        attention->dk[accumulate][pair] = matmul_declare(matmul, &dk);
         struct matmul_product dv = dk;
         dv.b_stride = channels;
-        attention->dv[accumulate][last_query][last_key] = matmul_declare(matmul, &dv);
+        attention->dv[accumulate][pair] = matmul_declare(matmul, &dv);
     }
 }
 
@@ -108,13 +123,18 @@ void attention_init(struct attention *attention, const struct kernels_shape *sha
     };
     attention->tile_count = (uint32_t)div_up(shape->seq, attention->tile);
     attention->scale = 1.0f / sqrtf((float)attention->depth);
-    for (unsigned kind = 0; kind < 4; kind++)
-        declare(attention, shape, matmul, kind & 2, kind & 1);
+    for (unsigned pair = 0; pair < PAIR_KINDS; pair++)
+        declare(attention, shape, matmul, (enum attention_pair)pair);
 }
 
-static bool is_last(const struct attention *attention, uint32_t tile)
+static enum attention_pair pair_of(const struct attention *attention, uint32_t query_tile,
+                                   uint32_t key_tile)
 {
-    return tile + 1 == attention->tile_count;
+    ASSERT(key_tile <= query_tile && query_tile < attention->tile_count);
+    bool last = query_tile + 1 == attention->tile_count;
+    if (query_tile == key_tile)
+        return last ? PAIR_DIAGONAL_LAST : PAIR_DIAGONAL;
+    return last ? PAIR_LAST : PAIR_WHOLE;
 }
 
 /* Where the first row of a tile is in an array of rows; and a head's statistics. */
@@ -188,9 +208,8 @@ static void forward_task(void *context, uint32_t task, uint32_t worker)
     uint32_t tile = attention->tile_count - 1 - task / (k->shape.batch * k->shape.heads);
     uint32_t batch = task % (k->shape.batch * k->shape.heads) / k->shape.heads;
     uint32_t head = task % k->shape.heads;
-    bool last = is_last(attention, tile);
     struct tile_memory memory;
-    lay_out(&k->shape, worker_memory(k, worker), &memory);
+    lay_out(k, worker_memory(k, worker), &memory);
     for (uint32_t r = 0; r < attention->tile; r++) {
         memory.maximum[r] = -INFINITY;
         memory.sum[r] = 0.0f;
@@ -198,15 +217,15 @@ static void forward_task(void *context, uint32_t task, uint32_t worker)
     mem_library_enter();
     const void *query = qkv_at(k, qkv, batch, head, tile, 0);
     for (uint32_t key = 0; key <= tile; key++) {
-        bool last_key = is_last(attention, key);
+        enum attention_pair pair = pair_of(attention, tile, key);
         struct rows_scores scores = tile_scores(k, &memory, tile, key);
-        matmul_run(k->matmul, attention->scores[last][last_key], worker, query,
+        matmul_run(k->matmul, attention->scores[pair], worker, query,
                    qkv_at(k, qkv, batch, head, key, 1), memory.scores);
         k->rows->softmax(&scores, memory.maximum, memory.sum, memory.p, memory.rescale);
         if (key > 0)
             k->rows->scale_rows(memory.output, attention->depth, scores.rows, attention->depth,
                                 memory.rescale);
-        matmul_run(k->matmul, attention->output[key > 0][last][last_key], worker, memory.p,
+        matmul_run(k->matmul, attention->output[key > 0][pair], worker, memory.p,
                    qkv_at(k, qkv, batch, head, key, 2), memory.output);
     }
     mem_library_leave();
@@ -247,26 +266,31 @@ static void backward_keys(const struct kernels *k, const struct attention_backwa
     const struct attention *attention = &k->attention;
     enum precision precision = k->shape.precision;
     size_t statistics = ((size_t)batch * k->shape.heads + head) * k->shape.seq;
-    bool last_key = is_last(attention, key);
-    const void *keys = qkv_at(k, args->qkv, batch, head, key, 1);
-    const void *values = qkv_at(k, args->qkv, batch, head, key, 2);
+    enum attention_pair diagonal = pair_of(attention, key, key);
+    const void *first = qkv_at(k, args->qkv, batch, head, key, 1);
+    struct matmul_panel keys =
+        matmul_prepare(k->matmul, attention->scores[diagonal], first, memory->keys);
+    struct matmul_panel keys_dq =
+        matmul_prepare(k->matmul, attention->dq[0][diagonal], first, memory->keys_dq);
+    struct matmul_panel values =
+        matmul_prepare(k->matmul, attention->dp[diagonal],
+                       qkv_at(k, args->qkv, batch, head, key, 2), memory->values);
     for (uint32_t tile = key; tile < attention->tile_count; tile++) {
-        bool last = is_last(attention, tile);
+        enum attention_pair pair = pair_of(attention, tile, key);
         const void *query = qkv_at(k, args->qkv, batch, head, tile, 0);
         const void *dout = element_at(args->dout, head_at(k, batch, head, tile), precision);
         size_t row = statistics + (size_t)tile * attention->tile;
         struct rows_scores scores = tile_scores(k, memory, tile, key);
-        matmul_run(k->matmul, attention->scores[last][last_key], worker, query, keys,
-                   memory->scores);
-        matmul_run(k->matmul, attention->dp[last][last_key], worker, dout, values, memory->dp);
+        matmul_apply(k->matmul, attention->scores[pair], worker, query, &keys, memory->scores);
+        matmul_apply(k->matmul, attention->dp[pair], worker, dout, &values, memory->dp);
         k->rows->softmax_backward(&scores, args->log_sum + row, args->delta + row, memory->dp,
                                   memory->p, memory->ds);
-        matmul_run(k->matmul, attention->dv[tile > key][last][last_key], worker, memory->p, dout,
+        matmul_run(k->matmul, attention->dv[tile > key][pair], worker, memory->p, dout,
                    memory->output);
-        matmul_run(k->matmul, attention->dk[tile > key][last][last_key], worker, memory->ds, query,
+        matmul_run(k->matmul, attention->dk[tile > key][pair], worker, memory->ds, query,
                    memory->dk);
-        matmul_run(k->matmul, attention->dq[key > 0][last][last_key], worker, memory->ds, keys,
-                   args->dq + head_at(k, batch, head, tile));
+        matmul_apply(k->matmul, attention->dq[key > 0][pair], worker, memory->ds, &keys_dq,
+                     args->dq + head_at(k, batch, head, tile));
     }
 }
 
@@ -279,7 +303,7 @@ static void backward_task(void *context, uint32_t task, uint32_t worker)
     uint32_t batch = task / k->shape.heads, head = task % k->shape.heads;
     uint32_t depth = attention->depth, wide = 3 * k->shape.channels;
     struct tile_memory memory;
-    lay_out(&k->shape, worker_memory(k, worker), &memory);
+    lay_out(k, worker_memory(k, worker), &memory);
     compute_delta(k, args, batch, head, args->delta + (size_t)task * k->shape.seq);
     mem_library_enter();
     for (uint32_t key = 0; key < attention->tile_count; key++) {

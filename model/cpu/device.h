@@ -117,17 +117,26 @@ void product_run(struct kernels *k, const struct product_job *jobs, uint32_t job
 
 /* -- attention.c -- */
 
+/* A pair of tiles, of queries and of keys: keys are never after all queries. */
+enum attention_pair {
+    PAIR_WHOLE,
+    PAIR_LAST, /* the last queries, of which there may be fewer */
+    PAIR_DIAGONAL,
+    PAIR_DIAGONAL_LAST,
+    PAIR_KINDS
+};
+
 struct attention {
     uint32_t tile, tile_count, depth; /* depth: channels of a head */
     float scale;
-    /* Of matmul, by whether the query tile and the key tile are the last (shorter) one. */
-    uint32_t scores[2][2], output[2][2][2], dp[2][2]; /* output: [accumulate] first */
-    uint32_t dv[2][2][2], dk[2][2][2], dq[2][2][2];   /* [accumulate] first */
+    uint32_t scores[PAIR_KINDS], dp[PAIR_KINDS]; /* of matmul */
+    /* [accumulate] first */
+    uint32_t output[2][PAIR_KINDS], dv[2][PAIR_KINDS], dk[2][PAIR_KINDS], dq[2][PAIR_KINDS];
 };
 
 void attention_init(struct attention *attention, const struct kernels_shape *shape,
                     struct matmul *matmul);
-uint64_t attention_worker_bytes(const struct kernels_shape *shape);
+uint64_t attention_worker_bytes(const struct kernels *k);
 
 struct attention_forward {
     const void *qkv; /* E [R, 3C] */

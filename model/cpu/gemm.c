@@ -36,17 +36,15 @@ static size_t a_strip_words(uint32_t words)
     return (size_t)STRIP_ROWS * words + LANES;
 }
 
-static uint64_t a_words(uint32_t words)
+uint64_t gemm_scratch_bytes(uint32_t k, enum precision precision)
 {
-    return mul_checked(PACK_ROWS, add_checked(round_up(words, LANES), LANES));
+    uint64_t words = round_up(words_of(k, precision), LANES) + LANES;
+    return mul_checked(PACK_ROWS * sizeof(uint32_t), words);
 }
 
-uint64_t gemm_bytes(uint32_t n, uint32_t k, enum precision precision)
+uint64_t gemm_panel_bytes(uint32_t n, uint32_t k, enum precision precision)
 {
-    uint64_t words = words_of(k, precision);
-    uint64_t b = mul_checked(round_up(n, LANES), words);
-    return round_up(mul_checked(add_checked(a_words((uint32_t)words), b), sizeof(uint32_t)),
-                    CACHE_LINE);
+    return mul_checked(round_up(n, LANES) * sizeof(uint32_t), words_of(k, precision));
 }
 
 #if defined(__x86_64__)
@@ -202,14 +200,12 @@ static uint32_t strip_run(uint32_t left)
     return count;
 }
 
-void gemm_pack(struct gemm *gemm, const struct matmul_product *p, const void *b, void *memory)
+void gemm_pack(const struct matmul_product *p, const void *b, void *panel)
 {
-    ASSERT(p->n > 0 && p->k > 0 && (uintptr_t)memory % CACHE_LINE == 0);
+    ASSERT(p->n > 0 && p->k > 0 && (uintptr_t)panel % CACHE_LINE == 0);
     struct factor f = factor_b(p, b);
     uint32_t words = words_of(p->k, p->precision);
-    *gemm = (struct gemm){.product = p, .words = words, .a = memory};
-    gemm->b = gemm->a + a_words(words);
-    uint32_t *to = gemm->b;
+    uint32_t *to = panel;
     for (uint32_t left = (uint32_t)div_up(p->n, LANES), first = 0; left > 0;) {
         uint32_t lanes = strip_lanes(left), count = p->b_transposed ? 1 : strip_run(left);
         if (p->b_transposed)
@@ -227,44 +223,47 @@ void gemm_pack(struct gemm *gemm, const struct matmul_product *p, const void *b,
 }
 
 /* 16 rows of a word, in the two strips that they belong to. */
-INLINE void put_across(const struct gemm *gemm, __m512i rows, uint32_t strip, uint32_t word)
+INLINE void put_across(uint32_t *strips, uint32_t words, __m512i rows, uint32_t strip,
+                       uint32_t word)
 {
-    size_t strip_words = a_strip_words(gemm->words);
-    uint32_t *to = gemm->a + strip * strip_words + (size_t)word * STRIP_ROWS;
+    uint32_t *to = strips + strip * a_strip_words(words) + (size_t)word * STRIP_ROWS;
     _mm256_store_si256((__m256i *)to, _mm512_castsi512_si256(rows));
-    _mm256_store_si256((__m256i *)(to + strip_words), _mm512_extracti64x4_epi64(rows, 1));
+    _mm256_store_si256((__m256i *)(to + a_strip_words(words)), _mm512_extracti64x4_epi64(rows, 1));
 }
 
-/* Rows [first, first + rows) of a transposed a, up to PACK_ROWS of them. */
-INLINE void pack_a_rows(const struct gemm *gemm, const struct factor *f, uint32_t first,
-                        __mmask16 low, __mmask16 high)
+INLINE void pack_a_rows(const struct factor *f, uint32_t words, uint32_t first, __mmask16 low,
+                        __mmask16 high, uint32_t *strips)
 {
-    for (uint32_t w = 0; w < gemm->words; w++) {
+    for (uint32_t w = 0; w < words; w++) {
         prefetch_across(f, w + AHEAD_A, first);
         if (!f->bf16)
             prefetch_across(f, w + AHEAD_A, first + LANES);
-        put_across(gemm, load_across(f, w, first, low), 0, w);
-        put_across(gemm, load_across(f, w, first + LANES, high), 2, w);
+        put_across(strips, words, load_across(f, w, first, low), 0, w);
+        put_across(strips, words, load_across(f, w, first + LANES, high), 2, w);
     }
 }
 
+/* Rows [first, first + rows) of a transposed a, up to PACK_ROWS of them. */
 static void pack_a(const struct gemm *gemm, const void *a, uint32_t first, uint32_t rows)
 {
     struct factor f = factor_a(gemm->product, a);
+    uint32_t words = words_of(f.k, gemm->product->precision);
     if (rows == PACK_ROWS)
-        pack_a_rows(gemm, &f, first, 0xffff, 0xffff);
+        pack_a_rows(&f, words, first, 0xffff, 0xffff, gemm->scratch);
     else
-        pack_a_rows(gemm, &f, first, lanes_mask(rows), lanes_mask(rows > LANES ? rows - LANES : 0));
+        pack_a_rows(&f, words, first, lanes_mask(rows), lanes_mask(rows > LANES ? rows - LANES : 0),
+                    gemm->scratch);
 }
 
 /* Up to 8 rows along k with zeros behind an odd end; returns the words between rows. */
 static size_t copy_a(const struct gemm *gemm, const void *a, uint32_t first, uint32_t rows)
 {
     struct factor f = factor_a(gemm->product, a);
-    size_t stride = round_up(gemm->words, LANES);
+    uint32_t words = words_of(f.k, gemm->product->precision);
+    size_t stride = round_up(words, LANES);
     for (uint32_t r = 0; r < rows; r++)
-        for (uint32_t w = 0; w < gemm->words; w += LANES)
-            _mm512_store_si512(gemm->a + r * stride + w, load_along(&f, first + r, w));
+        for (uint32_t w = 0; w < words; w += LANES)
+            _mm512_store_si512(gemm->scratch + r * stride + w, load_along(&f, first + r, w));
     return stride;
 }
 
@@ -396,35 +395,65 @@ static const kernel_function kernels[2][2][4][STRIP_LANES] = {
 
 /* -- A product -- */
 
-/* While the strips of PACK_ROWS rows of a transposed a are used, those of the next are fetched: by
- * the strip of b, an equal part of its k rows each. */
-static void look_ahead(const struct gemm *gemm, const void *a, uint32_t next, uint32_t in_pack,
+/* While PACK_ROWS rows of a transposed a are used, the next are fetched: an equal part of k by each
+ * of their strips with each of b. */
+static void look_ahead(const struct matmul_product *p, const void *a, uint32_t row,
                        struct strip *strip)
 {
-    const struct matmul_product *p = gemm->product;
-    uint32_t strips = (uint32_t)div_up(p->n, GEMM_STRIP_COLUMNS) * (PACK_ROWS / STRIP_ROWS);
-    uint32_t part = (uint32_t)div_up(p->k, strips);
-    uint32_t first = in_pack / STRIP_ROWS * (strips / (PACK_ROWS / STRIP_ROWS)) * part;
-    strip->ahead_bytes = (size_t)p->a_stride * precision_bytes(p->precision);
-    strip->ahead =
-        (const char *)a + next * precision_bytes(p->precision) + first * strip->ahead_bytes;
+    size_t element = precision_bytes(p->precision);
+    uint32_t b_strips = (uint32_t)div_up(p->n, GEMM_STRIP_COLUMNS);
+    uint32_t part = (uint32_t)div_up(p->k, b_strips * (PACK_ROWS / STRIP_ROWS));
+    uint32_t next = (uint32_t)round_up(row + 1, PACK_ROWS);
+    size_t done = (size_t)(row % PACK_ROWS / STRIP_ROWS) * b_strips * part;
+    strip->ahead_bytes = p->a_stride * element;
+    strip->ahead = (const char *)a + next * element + done * strip->ahead_bytes;
     strip->ahead_count = part;
 }
 
-/* 1, 2, 4 or 8 rows against the whole panel. */
-static void run_strip(const struct gemm *gemm, struct strip strip, unsigned rows_log2)
+/* What of the panel some rows need. */
+struct reach {
+    uint32_t columns;          /* of c, from the first on */
+    uint32_t word, word_count; /* of k */
+};
+
+static struct reach reach_of(const struct matmul_product *p, uint32_t row, uint32_t rows)
+{
+    uint32_t words = words_of(p->k, p->precision);
+    uint32_t end = MIN(words_of(row + rows, p->precision), words);
+    switch (p->part) {
+    case MATMUL_C_LOWER:
+        return (struct reach){MIN(p->n, row + rows), 0, words};
+    case MATMUL_A_LOWER:
+        return (struct reach){p->n, 0, end};
+    case MATMUL_A_UPPER: {
+        uint32_t first = p->precision == PRECISION_BF16 ? row / 2 : row;
+        return (struct reach){p->n, first, words - first};
+    }
+    case MATMUL_WHOLE:
+        break;
+    }
+    return (struct reach){p->n, 0, words};
+}
+
+/* 1, 2, 4 or 8 rows against the panel. */
+static void run_strip(const struct gemm *gemm, struct strip strip, uint32_t row, unsigned rows_log2)
 {
     const struct matmul_product *p = gemm->product;
     const kernel_function *by_lanes =
         kernels[p->precision == PRECISION_BF16][p->a_transposed][rows_log2];
-    strip.b = gemm->b;
-    strip.words = gemm->words;
-    for (uint32_t left = (uint32_t)div_up(p->n, LANES), first = 0; left > 0;) {
+    const struct reach reach = reach_of(p, row, 1u << rows_log2);
+    const uint32_t words = words_of(p->k, p->precision);
+    const uint32_t *b = gemm->b;
+    strip.words = reach.word_count;
+    strip.a += (size_t)reach.word * (p->a_transposed ? STRIP_ROWS : 1) * sizeof(uint32_t);
+    uint32_t left = (uint32_t)div_up(p->n, LANES);
+    for (uint32_t first = 0; first < reach.columns;) {
         uint32_t lanes = strip_lanes(left), end = first + lanes * LANES;
         strip.last = lanes_mask(p->n - (end - LANES));
+        strip.b = b + (size_t)reach.word * lanes * LANES;
         by_lanes[lanes - 1](&strip);
         strip.ahead += strip.ahead_count * strip.ahead_bytes;
-        strip.b += (size_t)gemm->words * lanes * LANES;
+        b += (size_t)words * lanes * LANES;
         strip.c += lanes * LANES;
         first = end;
         left -= lanes;
@@ -441,24 +470,25 @@ void gemm_rows(const struct gemm *gemm, const void *a, uint32_t rows, float *c, 
 {
     const struct matmul_product *p = gemm->product;
     size_t row_bytes = (size_t)p->a_stride * precision_bytes(p->precision);
+    size_t strip_words = a_strip_words(words_of(p->k, p->precision));
     bool odd = p->precision == PRECISION_BF16 && p->k % 2 == 1;
     struct strip strip = {.row_bytes = row_bytes, .c_stride = c_stride, .accumulate = accumulate};
     for (uint32_t r = 0; r < rows;) {
         unsigned log2 = rows_log2(rows - r);
+        uint32_t in_pack = r % PACK_ROWS;
         strip.a = (const char *)a + r * row_bytes;
         if (p->a_transposed) {
-            if (r % PACK_ROWS == 0)
+            if (in_pack == 0)
                 pack_a(gemm, a, r, MIN(PACK_ROWS, rows - r));
-            uint32_t in_pack = r % PACK_ROWS;
-            strip.a = (const char *)(gemm->a + in_pack / STRIP_ROWS * a_strip_words(gemm->words) +
+            strip.a = (const char *)(gemm->scratch + in_pack / STRIP_ROWS * strip_words +
                                      in_pack % STRIP_ROWS);
-            look_ahead(gemm, a, r - in_pack + PACK_ROWS, in_pack, &strip);
+            look_ahead(p, a, r, &strip);
         } else if (odd) {
             strip.row_bytes = copy_a(gemm, a, r, 1u << log2) * sizeof(uint32_t);
-            strip.a = (const char *)gemm->a;
+            strip.a = (const char *)gemm->scratch;
         }
         strip.c = c + (size_t)r * c_stride;
-        run_strip(gemm, strip, log2);
+        run_strip(gemm, strip, r, log2);
         r += 1u << log2;
     }
 }
@@ -477,9 +507,9 @@ bool gemm_has(enum precision precision)
     return false;
 }
 
-void gemm_pack(struct gemm *gemm, const struct matmul_product *p, const void *b, void *memory)
+void gemm_pack(const struct matmul_product *p, const void *b, void *panel)
 {
-    (void)gemm, (void)p, (void)b, (void)memory;
+    (void)p, (void)b, (void)panel;
     ASSERT(false);
 }
 

@@ -23,20 +23,19 @@
 /* Whether this CPU runs it. */
 bool gemm_has(enum precision precision);
 
-/* A panel: the factor b of a product, packed. */
+/* The factor b of a product, packed, and what rows of a need. */
 struct gemm {
     const struct matmul_product *product; /* borrowed: all but m, c_stride and accumulate */
-    uint32_t words;                       /* steps along k */
-    uint32_t *a, *b;                      /* in the memory that gemm_pack was given */
+    uint32_t *b, *scratch;                /* borrowed; 64-byte aligned */
 };
 
-/* Memory of a panel of n columns and k, 64-byte aligned. */
-uint64_t gemm_bytes(uint32_t n, uint32_t k, enum precision precision);
+uint64_t gemm_panel_bytes(uint32_t n, uint32_t k, enum precision precision);
+uint64_t gemm_scratch_bytes(uint32_t k, enum precision precision);
 
-void gemm_pack(struct gemm *gemm, const struct matmul_product *product, const void *b,
-               void *memory);
+/* panel: gemm_panel_bytes. */
+void gemm_pack(const struct matmul_product *product, const void *b, void *panel);
 
-/* The first `rows` rows of op(a) times the panel. */
+/* The first `rows` rows of op(a) times the panel: all of them, if a part of the product matters. */
 void gemm_rows(const struct gemm *gemm, const void *a, uint32_t rows, float *c, uint32_t c_stride,
                bool accumulate);
 

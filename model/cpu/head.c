@@ -101,17 +101,28 @@ uint64_t head_once_bytes(const struct kernels_shape *shape)
     return round_up(once_layout(shape).bytes, IO_ALIGN);
 }
 
-/* Packed wte of a group, and a piece of logits. */
-static uint64_t panel_bytes(const struct kernels *k)
+/* A worker's: gemm's scratch, packed wte of a group, and a piece of logits. */
+static uint64_t worker_lay_out(const struct kernels *k, uint8_t *base, struct gemm *gemm,
+                               float **logits)
 {
-    if (!k->head.packed)
-        return 0;
-    return gemm_bytes(k->head.columns, k->shape.channels, k->shape.precision);
+    const struct kernels_shape *shape = &k->shape;
+    bool packed = k->head.packed;
+    uint64_t used = 0;
+    uint64_t scratch =
+        layout_take(&used, packed ? gemm_scratch_bytes(shape->channels, shape->precision) : 0);
+    uint64_t b = layout_take(
+        &used, packed ? gemm_panel_bytes(k->head.columns, shape->channels, shape->precision) : 0);
+    uint64_t piece = layout_take(&used, (uint64_t)k->head.rows * k->head.columns * sizeof(float));
+    if (gemm) {
+        *gemm = (struct gemm){.b = (uint32_t *)(base + b), .scratch = (uint32_t *)(base + scratch)};
+        *logits = (float *)(base + piece);
+    }
+    return used;
 }
 
 uint64_t head_worker_bytes(const struct kernels *k)
 {
-    return panel_bytes(k) + (uint64_t)k->head.rows * k->head.columns * sizeof(float);
+    return worker_lay_out(k, NULL, NULL, NULL);
 }
 
 static uint32_t columns_of_kind(const struct kernels *k, unsigned kind)
@@ -290,7 +301,6 @@ static void compute_logits(const struct pass *pass, const struct piece *part, ui
     enum precision precision = k->shape.precision;
     uint32_t channels = k->shape.channels;
     const void *columns = element_at(pass->tile, (size_t)part->column * channels, precision);
-    uint8_t *memory = worker_memory(k, worker);
     struct matmul_product product = {.n = part->columns,
                                      .k = channels,
                                      .a_stride = channels,
@@ -298,14 +308,17 @@ static void compute_logits(const struct pass *pass, const struct piece *part, ui
                                      .b_transposed = true,
                                      .precision = precision};
     struct gemm gemm;
+    float *own;
+    worker_lay_out(k, worker_memory(k, worker), &gemm, &own);
+    gemm.product = &product;
     if (k->head.packed)
-        gemm_pack(&gemm, &product, columns, memory);
+        gemm_pack(&product, columns, gemm.b);
     for (uint32_t row = 0; row < part->rows; row += k->head.rows) {
         struct piece piece = *part;
         piece.row += row;
         piece.rows = MIN(k->head.rows, part->rows - row);
         const void *y = element_at(pass->y, (size_t)piece.row * channels, precision);
-        float *to = pass->kept ? kept_piece(pass, &piece) : (float *)(memory + panel_bytes(k));
+        float *to = pass->kept ? kept_piece(pass, &piece) : own;
         if (k->head.packed)
             gemm_rows(&gemm, y, piece.rows, to, padded(piece.columns), false);
         else

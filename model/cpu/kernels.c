@@ -70,7 +70,7 @@ int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
     attention_init(&k->attention, shape, k->matmul);
     head_init(k);
     matmul_ready(k->matmul);
-    k->worker_bytes = MAX(k->worker_bytes, attention_worker_bytes(shape));
+    k->worker_bytes = MAX(k->worker_bytes, attention_worker_bytes(k));
     k->worker_bytes = round_up(MAX(k->worker_bytes, head_worker_bytes(k)), DEVICE_ALIGN);
     k->worker_memory =
         mem_alloc_aligned(DEVICE_ALIGN, mul_checked(k->worker_bytes, pool_thread_count(pool)));

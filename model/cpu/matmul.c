@@ -225,7 +225,7 @@ static bool same(const struct matmul_product *p, const struct matmul_product *q)
     return p->m == q->m && p->n == q->n && p->k == q->k && p->a_stride == q->a_stride &&
            p->b_stride == q->b_stride && p->c_stride == q->c_stride &&
            p->a_transposed == q->a_transposed && p->b_transposed == q->b_transposed &&
-           p->accumulate == q->accumulate && p->precision == q->precision;
+           p->accumulate == q->accumulate && p->precision == q->precision && p->part == q->part;
 }
 
 /* The float product that stands in for a bf16 one: its factors are dense copies. */
@@ -249,7 +249,8 @@ uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *prod
     struct primitive *primitive = &matmul->products[matmul->product_count];
     primitive->product = primitive->computed = *product;
     if (matmul_is_packed(product->precision)) {
-        primitive->scratch_bytes = gemm_bytes(product->n, product->k, product->precision);
+        primitive->scratch_bytes = gemm_scratch_bytes(product->k, product->precision) +
+                                   gemm_panel_bytes(product->n, product->k, product->precision);
         return matmul->product_count++;
     }
     /* oneDNN 3.7 takes the strides of a single row in a column for those of a dense row. */
@@ -401,20 +402,27 @@ static void gather(const struct matmul_product *p, const void *from, void *to)
                (const uint8_t *)from + (size_t)i * p->a_stride * element, element);
 }
 
-void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker_index, const void *a,
-                const void *b, float *c)
+uint64_t matmul_panel_bytes(const struct matmul *matmul, uint32_t product)
+{
+    ASSERT(product < matmul->product_count);
+    const struct matmul_product *p = &matmul->products[product].product;
+    return matmul->products[product].handle ? 0 : gemm_panel_bytes(p->n, p->k, p->precision);
+}
+
+struct matmul_panel matmul_prepare(const struct matmul *matmul, uint32_t product, const void *b,
+                                   void *memory)
 {
     ASSERT(matmul->ready && product < matmul->product_count);
-    ASSERT(worker_index < matmul->worker_count);
+    if (matmul->products[product].handle)
+        return (struct matmul_panel){.b = b};
+    gemm_pack(&matmul->products[product].product, b, memory);
+    return (struct matmul_panel){.b = b, .packed = memory};
+}
+
+static void run_library(struct matmul *matmul, uint32_t product, struct worker *worker,
+                        const void *a, const void *b, float *c)
+{
     const struct primitive *primitive = &matmul->products[product];
-    struct worker *worker = &matmul->workers[worker_index];
-    if (!primitive->handle) {
-        const struct matmul_product *p = &primitive->product;
-        struct gemm gemm;
-        gemm_pack(&gemm, p, b, worker->scratch);
-        gemm_rows(&gemm, a, p->m, c, p->c_stride, p->accumulate);
-        return;
-    }
     if (primitive->widened) {
         const struct matmul_product *p = &primitive->product;
         bool at = p->a_transposed, bt = p->b_transposed;
@@ -430,6 +438,33 @@ void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker_index, 
     mem_library_enter();
     execute(matmul, primitive, worker, &worker->operands[product], a, b, c);
     mem_library_leave();
+}
+
+void matmul_apply(struct matmul *matmul, uint32_t product, uint32_t worker_index, const void *a,
+                  const struct matmul_panel *panel, float *c)
+{
+    ASSERT(matmul->ready && product < matmul->product_count);
+    ASSERT(worker_index < matmul->worker_count);
+    struct worker *worker = &matmul->workers[worker_index];
+    if (!panel->packed) {
+        run_library(matmul, product, worker, a, panel->b, c);
+        return;
+    }
+    const struct matmul_product *p = &matmul->products[product].product;
+    struct gemm gemm = {p, panel->packed, worker->scratch};
+    gemm_rows(&gemm, a, p->m, c, p->c_stride, p->accumulate);
+}
+
+void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker, const void *a,
+                const void *b, float *c)
+{
+    ASSERT(product < matmul->product_count && worker < matmul->worker_count);
+    const struct matmul_product *p = &matmul->products[product].product;
+    uint8_t *memory = matmul->workers[worker].scratch;
+    if (!matmul->products[product].handle)
+        memory += gemm_scratch_bytes(p->k, p->precision);
+    struct matmul_panel panel = matmul_prepare(matmul, product, b, memory);
+    matmul_apply(matmul, product, worker, a, &panel, c);
 }
 
 /* Bytes from a matrix's first to its last element. */

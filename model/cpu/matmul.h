@@ -23,6 +23,14 @@
 
 struct matmul;
 
+/* What of a square product matters: gemm.h leaves the rest out, the library does not. */
+enum matmul_part {
+    MATMUL_WHOLE,
+    MATMUL_C_LOWER, /* of c nothing above the diagonal is wanted: it may be left as it was */
+    MATMUL_A_LOWER, /* op(a) is zero above its diagonal */
+    MATMUL_A_UPPER, /* op(a) is zero below its diagonal */
+};
+
 /* c[m, n] = op(a)[m, k] op(b)[k, n], or c += when accumulate is set. c is float and not transposed.
  * A transposed factor is stored [k, m] or [n, k]; row strides are in elements. */
 struct matmul_product {
@@ -31,6 +39,7 @@ struct matmul_product {
     bool a_transposed, b_transposed;
     bool accumulate;
     enum precision precision; /* of a and b */
+    enum matmul_part part;
 };
 
 int matmul_open(struct matmul **matmul, uint32_t worker_count, struct err *err);
@@ -48,6 +57,20 @@ void matmul_ready(struct matmul *matmul);
 /* worker in 0..worker_count-1; no two calls with the same worker at a time. c may not overlap. */
 void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker, const void *a,
                 const void *b, float *c);
+
+/* The factor b of a product, ready for any number of a: packed, where products are. memory:
+ * matmul_panel_bytes of it, 64-byte aligned, its owner's until the panel is used no more. */
+struct matmul_panel {
+    const void *b;
+    void *packed; /* NULL: not packed */
+};
+uint64_t matmul_panel_bytes(const struct matmul *matmul, uint32_t product);
+struct matmul_panel matmul_prepare(const struct matmul *matmul, uint32_t product, const void *b,
+                                   void *memory);
+/* As matmul_run with the panel's b. product may differ from what the panel was prepared for in m, a
+ * and c alone. */
+void matmul_apply(struct matmul *matmul, uint32_t product, uint32_t worker, const void *a,
+                  const struct matmul_panel *panel, float *c);
 
 /* Runs every product once on zeros, so that the library's code and packing buffers are in memory
  * before memory is counted. Not while another call has the same worker. */

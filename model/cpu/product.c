@@ -54,6 +54,24 @@ static void cut_into_panels(struct product *product, uint32_t worker_count)
     product->row_tile = tile_size(whole->m, rows);
 }
 
+/* A panel's memory: gemm's scratch, packed b, and rows of the result that await their ending. */
+static uint64_t panel_memory(const struct product *product, uint8_t *base, struct gemm *gemm,
+                             float **result)
+{
+    enum precision precision = product->whole.precision;
+    uint64_t used = 0;
+    uint64_t scratch = layout_take(&used, gemm_scratch_bytes(product->block_k, precision));
+    uint64_t b =
+        layout_take(&used, gemm_panel_bytes(product->column_tile, product->block_k, precision));
+    uint64_t rows = layout_take(
+        &used, product->ended ? (uint64_t)ENDING_ROWS * product->column_tile * sizeof(float) : 0);
+    if (gemm) {
+        *gemm = (struct gemm){.b = (uint32_t *)(base + b), .scratch = (uint32_t *)(base + scratch)};
+        *result = (float *)(base + rows);
+    }
+    return used;
+}
+
 void product_init(struct product *product, struct kernels *k, const struct matmul_product *whole,
                   bool ended)
 {
@@ -62,8 +80,7 @@ void product_init(struct product *product, struct kernels *k, const struct matmu
     uint64_t bytes;
     if (product->packed) {
         cut_into_panels(product, pool_thread_count(k->pool));
-        bytes = gemm_bytes(product->column_tile, product->block_k, whole->precision);
-        bytes += ended ? (uint64_t)ENDING_ROWS * product->column_tile * sizeof(float) : 0;
+        bytes = panel_memory(product, NULL, NULL, NULL);
     } else {
         product->row_tile = tile_size(whole->m, PRODUCT_ROWS);
         product->column_tile = tile_size(whole->n, PRODUCT_COLUMNS);
@@ -198,10 +215,13 @@ static void run_ended_panel(const struct kernels *k, const struct product_job *j
     struct matmul_product panel = *whole;
     panel.n = tile->columns;
     struct gemm gemm;
-    gemm_pack(&gemm, &panel, tile->b, memory);
+    float *values;
+    panel_memory(job->product, memory, &gemm, &values);
+    gemm.product = &panel;
+    gemm_pack(&panel, tile->b, gemm.b);
     ASSERT(!whole->a_transposed);
     struct rows_tile result = {
-        .values = (float *)(memory + gemm_bytes(panel.n, panel.k, panel.precision)),
+        .values = values,
         .stride = job->product->column_tile,
         .columns = tile->columns,
         .bf16 = k->bf16,
@@ -221,13 +241,15 @@ static void run_panel(const struct product_job *job, const struct tile *tile, ui
     const struct product *product = job->product;
     struct matmul_product panel = product->whole;
     panel.n = tile->columns;
-    float *c = job->c + (size_t)tile->row * panel.c_stride + tile->column;
+    float *c = job->c + (size_t)tile->row * panel.c_stride + tile->column, *unused;
+    struct gemm gemm;
+    panel_memory(product, memory, &gemm, &unused);
+    gemm.product = &panel;
     for (uint32_t first = 0; first < product->whole.k; first += product->block_k) {
-        struct gemm gemm;
         panel.k = MIN(product->block_k, product->whole.k - first);
         size_t a_at = (size_t)first * (panel.a_transposed ? panel.a_stride : 1);
         size_t b_at = (size_t)first * (panel.b_transposed ? 1 : panel.b_stride);
-        gemm_pack(&gemm, &panel, element_at(tile->b, b_at, panel.precision), memory);
+        gemm_pack(&panel, element_at(tile->b, b_at, panel.precision), gemm.b);
         gemm_rows(&gemm, element_at(tile->a, a_at, panel.precision), tile->rows, c, panel.c_stride,
                   job->accumulate || first > 0);
     }
