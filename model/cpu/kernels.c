@@ -294,8 +294,7 @@ static void store_task(void *context, uint32_t task, uint32_t worker)
      * another task's to read. kernels_gradient_store then moves the halves together. */
     bool in_place = pass->to == pass->from;
     uint16_t *to = (uint16_t *)pass->to + (in_place ? 2 * first : first);
-    rows->narrow(from, to, count);
-    pass->square_sums[task] = rows->square_sum(to, count, true);
+    pass->square_sums[task] = rows->narrow_square_sum(from, to, count);
 }
 
 void kernels_gradient_store(struct kernels *k, const float *gradient, void *stored, uint64_t count,

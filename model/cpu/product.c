@@ -7,8 +7,8 @@
 /* Packed: every row of tiles packs b again, so tiles are high, as long as all workers have some. Of
  * a long k, that of a weight's gradient in a long step, a block at a time is added to c, so that
  * a's packed rows stay in the second cache too. */
-#define PANEL_COLUMNS  288u
-#define PANEL_ROWS     512u
+#define PANEL_COLUMNS  192u
+#define PANEL_ROWS     1024u
 #define PANEL_ROWS_MIN 64u
 #define PANEL_WORDS    512u
 #define ENDING_ROWS    16u /* of a panel, in the first cache */

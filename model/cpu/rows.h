@@ -95,6 +95,8 @@ struct rows {
                         float *sums, bool accumulate, bool bf16);
     /* to[i] = from[i] as bf16 (nearest even); any count. */
     void (*narrow)(const float *from, uint16_t *to, uint64_t count);
+    /* narrow, and square_sum of what was written. */
+    double (*narrow_square_sum)(const float *from, uint16_t *to, uint64_t count);
     /* to[i] = from[i] as float, or += ; from is E; any count. */
     void (*widen)(const void *from, float *to, uint64_t count, bool accumulate, bool bf16);
     /* to[i] += from[i]; any count. */

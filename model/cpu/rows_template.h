@@ -47,11 +47,44 @@ INLINE void store_float(float *to, vec value)
     memcpy(to, &value, sizeof(value));
 }
 
+/* GCC 12 converts vectors by halves and quarters, where AVX-512 has one instruction. */
+#if defined(__AVX512F__)
+INLINE uvec widen_halves(hvec value)
+{
+    return (uvec)_mm512_cvtepu16_epi32((__m256i)value);
+}
+
+INLINE hvec narrow_words(uvec value)
+{
+    return (hvec)_mm512_cvtepi32_epi16((__m512i)value);
+}
+
+INLINE dvec to_double(halfvec value)
+{
+    return (dvec)_mm512_cvtps_pd((__m256)value);
+}
+#else
+INLINE uvec widen_halves(hvec value)
+{
+    return __builtin_convertvector(value, uvec);
+}
+
+INLINE hvec narrow_words(uvec value)
+{
+    return __builtin_convertvector(value, hvec);
+}
+
+INLINE dvec to_double(halfvec value)
+{
+    return __builtin_convertvector(value, dvec);
+}
+#endif
+
 INLINE vec load_bf16(const uint16_t *from)
 {
     hvec value;
     memcpy(&value, from, sizeof(value));
-    return (vec)(__builtin_convertvector(value, uvec) << 16);
+    return (vec)(widen_halves(value) << 16);
 }
 
 /* float_to_bf16, sixteen at a time. */
@@ -61,7 +94,7 @@ INLINE hvec to_bf16(vec value)
     uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     uvec quiet = (bits >> 16) | 0x40u;
     uvec is_nan = (uvec)(value != value);
-    return __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), hvec);
+    return narrow_words((is_nan & quiet) | (~is_nan & rounded));
 }
 
 INLINE vec load(const void *from, size_t index, bool bf16)
@@ -418,9 +451,21 @@ INLINE dvec add_squares(dvec sum, vec value)
 {
     halfvec parts[2];
     memcpy(parts, &value, sizeof(parts));
-    dvec low = __builtin_convertvector(parts[0], dvec);
-    dvec high = __builtin_convertvector(parts[1], dvec);
+    dvec low = to_double(parts[0]), high = to_double(parts[1]);
     return sum + (low * low + high * high);
+}
+
+/* The sum of the lanes and of the elements from `first` on. */
+INLINE double end_squares(dvec sum, const void *x, uint64_t first, uint64_t count, bool bf16)
+{
+    double total = 0.0;
+    for (unsigned lane = 0; lane < sizeof(sum) / sizeof(double); lane++)
+        total += sum[lane];
+    for (uint64_t i = first; i < count; i++) {
+        double value = load_one(x, i, bf16);
+        total += value * value;
+    }
+    return total;
 }
 
 INLINE double sum_squares(const void *x, uint64_t count, bool bf16)
@@ -429,14 +474,22 @@ INLINE double sum_squares(const void *x, uint64_t count, bool bf16)
     uint64_t i = 0;
     for (; i + ROWS_LANES <= count; i += ROWS_LANES)
         sum = add_squares(sum, load(x, i, bf16));
-    double total = 0.0;
-    for (unsigned lane = 0; lane < sizeof(sum) / sizeof(double); lane++)
-        total += sum[lane];
-    for (; i < count; i++) {
-        double value = load_one(x, i, bf16);
-        total += value * value;
+    return end_squares(sum, x, i, count, bf16);
+}
+
+/* narrow, and square_sum of what it wrote, reading once. */
+static double narrow_square_sum(const float *from, uint16_t *to, uint64_t count)
+{
+    dvec sum = {0};
+    uint64_t i = 0;
+    for (; i + ROWS_LANES <= count; i += ROWS_LANES) {
+        hvec halves = to_bf16(load_float(from + i));
+        memcpy(to + i, &halves, sizeof(halves));
+        sum = add_squares(sum, (vec)(widen_halves(halves) << 16));
     }
-    return total;
+    for (uint64_t rest = i; rest < count; rest++)
+        to[rest] = float_to_bf16(from[rest]);
+    return end_squares(sum, to, i, count, true);
 }
 
 static double square_sum(const void *x, uint64_t count, bool bf16)
@@ -485,10 +538,14 @@ INLINE void softmax_row(const struct rows_scores *a, uint32_t row, float *row_ma
     const float *scores = a->scores + (size_t)row * a->stride;
     uint32_t visible = visible_columns(a, row);
     uint32_t end = (uint32_t)round_up(visible, ROWS_LANES);
+    uint32_t whole = visible / ROWS_LANES * ROWS_LANES;
+    /* The scale is positive: the largest stays the largest when it is rounded. */
     vec most = splat(-INFINITY);
-    for (uint32_t i = 0; i < end; i += ROWS_LANES)
-        most =
-            maximum(most, mask_columns(load_float(scores + i) * a->scale, i, visible, -INFINITY));
+    for (uint32_t i = 0; i < whole; i += ROWS_LANES)
+        most = maximum(most, load_float(scores + i));
+    if (whole < end)
+        most = maximum(most, mask_columns(load_float(scores + whole), whole, visible, -INFINITY));
+    most = most * a->scale;
     float before = *row_maximum, tile_most = max_lanes(most);
     float now = tile_most > before ? tile_most : before;
     /* Nothing seen yet: any finite reference does, and infinity minus infinity would be NaN. */
@@ -496,7 +553,8 @@ INLINE void softmax_row(const struct rows_scores *a, uint32_t row, float *row_ma
     vec sum = splat(0.0f);
     for (uint32_t i = 0; i < end; i += ROWS_LANES) {
         vec p = exp_vec(load_float(scores + i) * a->scale - reference);
-        p = mask_columns(p, i, visible, 0.0f);
+        if (i >= whole)
+            p = mask_columns(p, i, visible, 0.0f);
         sum += p;
         store(probabilities, (size_t)row * a->stride + i, p, bf16);
     }
@@ -524,12 +582,17 @@ INLINE void softmax_backward_row(const struct rows_scores *a, uint32_t row, floa
     const float *scores = a->scores + (size_t)row * a->stride;
     uint32_t visible = visible_columns(a, row);
     uint32_t end = (uint32_t)round_up(visible, ROWS_LANES);
+    uint32_t whole = visible / ROWS_LANES * ROWS_LANES;
     size_t at = (size_t)row * a->stride;
     for (uint32_t i = 0; i < end; i += ROWS_LANES) {
         vec probability = exp_vec(load_float(scores + i) * a->scale - log_sum);
         vec gradient = probability * (load_float(dp + at + i) - delta) * a->scale;
-        store(p, at + i, mask_columns(probability, i, visible, 0.0f), bf16);
-        store(ds, at + i, mask_columns(gradient, i, visible, 0.0f), bf16);
+        if (i >= whole) {
+            probability = mask_columns(probability, i, visible, 0.0f);
+            gradient = mask_columns(gradient, i, visible, 0.0f);
+        }
+        store(p, at + i, probability, bf16);
+        store(ds, at + i, gradient, bf16);
     }
     for (uint32_t i = end; i < a->stride; i += ROWS_LANES) {
         store(p, at + i, splat(0.0f), bf16);
@@ -659,6 +722,7 @@ const struct rows ROWS_TABLE = {
     .gelu_backward = end_gelu_backward,
     .column_sums = column_sums,
     .narrow = narrow,
+    .narrow_square_sum = narrow_square_sum,
     .widen = widen,
     .add = add,
     .square_sum = square_sum,
