@@ -5,9 +5,6 @@
 #define ARRAY_ALIGN 64 /* of every array in inner and scratch, as kernels.h asks */
 #define SUM_ROWS    64 /* rows whose sums for a norm's gradient are taken together */
 
-/* Any width will do where a model's head is asked for alone: its scratch does not depend on it. */
-#define LEAST_CHANNELS 32
-
 /* -- FLOPs -- */
 
 static void check(const struct config *config, uint64_t rows)
@@ -48,15 +45,14 @@ static uint64_t shape_rows(const struct graph_shape *shape)
 }
 
 /* kernels_sizes of GPT-2 of this width. */
-static struct kernels_sizes gpt2_sizes(const struct config *config, const struct graph_shape *shape,
-                                       uint32_t channels, uint32_t heads)
+static struct kernels_sizes gpt2_sizes(const struct config *config, const struct graph_shape *shape)
 {
     struct kernels_shape kernels = {
         .precision = shape->precision,
         .batch = shape->batch,
         .seq = shape->seq,
-        .channels = channels,
-        .heads = heads,
+        .channels = config->channels,
+        .heads = config->heads,
         .vocab = config->vocab,
         .tile_rows_max = shape->tile_rows_max,
         .norm_epsilon = config->norm_epsilon,
@@ -92,7 +88,7 @@ uint64_t graph_inner_bytes(const struct config *config, const struct graph_shape
 {
     check(config, shape_rows(shape));
     if (config->kind == CONFIG_GPT2)
-        return gpt2_sizes(config, shape, config->channels, config->heads).inner_bytes;
+        return gpt2_sizes(config, shape).inner_bytes;
     return rotary_inner_bytes(config, shape);
 }
 
@@ -117,14 +113,13 @@ uint64_t graph_scratch_bytes(const struct config *config, const struct graph_sha
 {
     check(config, shape_rows(shape));
     if (config->kind == CONFIG_GPT2)
-        return gpt2_sizes(config, shape, config->channels, config->heads).scratch_bytes;
-    /* The least model's scratch is the head's, or its block's, which is below any real block's. */
-    uint64_t head = gpt2_sizes(config, shape, LEAST_CHANNELS, 1).scratch_bytes;
+        return gpt2_sizes(config, shape).scratch_bytes;
+    uint64_t head = gpt2_sizes(config, shape).head_bytes;
     return MAX(head, rotary_block_scratch_bytes(config, shape));
 }
 
 uint64_t graph_head_once_bytes(const struct config *config, const struct graph_shape *shape)
 {
     check(config, shape_rows(shape));
-    return gpt2_sizes(config, shape, LEAST_CHANNELS, 1).head_once_bytes;
+    return gpt2_sizes(config, shape).head_once_bytes;
 }

@@ -180,7 +180,8 @@ struct kernels_logits {
 
 struct kernels_sizes {
     uint64_t inner_bytes;     /* of one block and micro-batch; a multiple of IO_ALIGN */
-    uint64_t scratch_bytes;   /* a multiple of IO_ALIGN, as is: */
+    uint64_t scratch_bytes;   /* of any one kernel but kernels_head_once; multiples of IO_ALIGN: */
+    uint64_t head_bytes;      /* of it, what the head's kernels need */
     uint64_t head_once_bytes; /* the scratch of kernels_head_once */
 };
 

@@ -20,7 +20,8 @@ static uint64_t norm_backward_scratch_bytes(const struct kernels_shape *shape)
 void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *sizes)
 {
     block_sizes(shape, sizes);
-    sizes->scratch_bytes = MAX(sizes->scratch_bytes, head_scratch_bytes(shape));
+    sizes->head_bytes = head_scratch_bytes(shape);
+    sizes->scratch_bytes = MAX(sizes->scratch_bytes, sizes->head_bytes);
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, norm_backward_scratch_bytes(shape));
     sizes->head_once_bytes = head_once_bytes(shape);
 }

@@ -17,7 +17,8 @@ void kernels_cuda_sizes(const struct kernels_shape *shape, struct kernels_sizes 
 {
     uint64_t norm = gpu_norm_partial_bytes(cuda_shape_rows(shape), shape->channels);
     cuda_block_sizes(shape, sizes);
-    sizes->scratch_bytes = MAX(sizes->scratch_bytes, cuda_head_scratch_bytes(shape));
+    sizes->head_bytes = cuda_head_scratch_bytes(shape);
+    sizes->scratch_bytes = MAX(sizes->scratch_bytes, sizes->head_bytes);
     sizes->scratch_bytes = MAX(sizes->scratch_bytes, round_up(norm, IO_ALIGN));
     sizes->head_once_bytes = cuda_head_once_bytes(shape);
 }
