@@ -13,6 +13,7 @@
 #include "core/pool.h"
 #include "core/rng.h"
 #include "model/kernels.h"
+#include "tests/shared/limited.h"
 #include "tests/shared/reference.h"
 #include <math.h>
 #include <setjmp.h>
@@ -674,6 +675,7 @@ static void test_gradient_store(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(limited_test),
         cmocka_unit_test(test_reference_finite_differences),
         cmocka_unit_test(test_model_fp32),
         cmocka_unit_test(test_model_bf16),

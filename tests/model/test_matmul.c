@@ -1,5 +1,5 @@
 /*
- * Products by the library against float64, at every combination of transposed factors and
+ * Products by gemm or the library against float64, at every combination of transposed factors and
  * accumulation, at shapes from 1 up, with strides that leave gaps: gaps are not touched. The test
  * runs a second time in a process where oneDNN is told that the CPU has no AVX-512, where bf16
  * products are widened.
@@ -9,13 +9,11 @@
 #include "core/mem.h"
 #include "core/rng.h"
 #include "model/cpu/matmul.h"
+#include "tests/shared/limited.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 // clang-format off
 #include <cmocka.h>
 // clang-format on
@@ -55,6 +53,24 @@ static float at(const void *matrix, const struct matmul_product *p, bool is_a, u
     return element(matrix, transposed ? c * stride + r : r * stride + c, p->precision);
 }
 
+/* A panel is used twice, and gives what a whole run gave. */
+static void check_panel(struct matmul *matmul, uint32_t product, const struct matmul_product *p,
+                        uint32_t worker, const void *a, const void *b, const float *c)
+{
+    void *memory = mem_alloc_aligned(64, matmul_panel_bytes(matmul, product) + 1);
+    float *again = mem_alloc((size_t)p->m * p->c_stride, sizeof(float));
+    struct matmul_panel panel = matmul_prepare(matmul, product, b, memory);
+    for (unsigned i = 0; i < 2; i++) {
+        memcpy(again, c, (size_t)p->m * p->c_stride * sizeof(float));
+        for (uint32_t r = 0; r < p->m; r++)
+            memset(again + (size_t)r * p->c_stride, 0, p->n * sizeof(float));
+        matmul_apply(matmul, product, worker, a, &panel, again);
+        assert_memory_equal(again, c, (size_t)p->m * p->c_stride * sizeof(float));
+    }
+    mem_free(memory);
+    mem_free(again);
+}
+
 static void check_product(const struct matmul_product *p, uint32_t worker)
 {
     struct err err;
@@ -72,6 +88,8 @@ static void check_product(const struct matmul_product *p, uint32_t worker)
         for (uint32_t j = 0; j < p->n; j++)
             c[(size_t)i * p->c_stride + j] = 0.5f;
     matmul_run(matmul, product, worker, a, b, c);
+    if (!p->accumulate)
+        check_panel(matmul, product, p, worker, a, b, c);
     double difference = 0.0, size = 0.0;
     for (uint32_t i = 0; i < p->m; i++) {
         for (uint32_t j = 0; j < p->n; j++) {
@@ -115,34 +133,13 @@ static void test_products(void **state)
     }
 }
 
-#define WITHOUT_AVX512 "SPILLWAY_TEST_WITHOUT_AVX512"
-
-static void test_products_without_avx512(void **state)
-{
-    (void)state;
-    if (getenv(WITHOUT_AVX512))
-        skip();
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        setenv(WITHOUT_AVX512, "1", 1);
-        setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
-        setenv("ONEDNN_MAX_CPU_ISA", "AVX2", 1);
-        execl("/proc/self/exe", "test_matmul", (char *)NULL);
-        _exit(127);
-    }
-    int status;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
-}
-
 static void test_has_bf16_follows_the_limit(void **state)
 {
     (void)state;
-    if (getenv(WITHOUT_AVX512))
+    if (limited_is()) {
         assert_false(matmul_has_bf16());
-    else
+        assert_false(matmul_is_packed(PRECISION_FP32) || matmul_is_packed(PRECISION_BF16));
+    } else
         assert_int_equal(matmul_has_bf16(), __builtin_cpu_supports("avx512bf16") != 0);
     assert_non_null(strstr(matmul_library(), "oneDNN "));
 }
@@ -150,7 +147,7 @@ static void test_has_bf16_follows_the_limit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_products_without_avx512),
+        cmocka_unit_test(limited_test),
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_has_bf16_follows_the_limit),
     };
