@@ -1,30 +1,28 @@
 /*
  * Matrix products at GPT-2's shapes, and how much of their rate a whole training step keeps.
  *
- * First table: GFLOP/s of oneDNN (through model/cpu/matmul.h, in the tiles that the kernels use)
- * beside OpenBLAS where it is installed (opened at run time: nothing of the program needs it), on
- * one thread and on all that were asked for. Second: one forward and backward of gpt2-124m's block
- * and of its head at 4 x 256 tokens, in GFLOP/s of products, and as a share of the first table's
- * mean. Usage: bench_matmul [threads]
+ * First table: GFLOP/s of products as the kernels run them, beside oneDNN in the tiles that they
+ * use on other CPUs, and OpenBLAS where it is installed (opened at run time: nothing of the program
+ * needs it), on one thread and on all that were asked for. Second: one forward and backward of
+ * gpt2-124m's block and of its head at 4 x 256 tokens, in GFLOP/s of products, and as a share of
+ * the first table's mean. Usage: bench_matmul [threads]
  */
 #include "core/base.h"
 #include "core/clock.h"
 #include "core/float.h"
 #include "core/mem.h"
 #include "core/pool.h"
+#include "model/cpu/device.h"
 #include "model/cpu/matmul.h"
-#include "model/kernels.h"
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS_COUNT  1024u /* 4 sequences of 256 tokens */
-#define CHANNELS    768u
-#define HEAD_TILE   4096u
-#define TILE_ROWS   256u
-#define TILE_COLUMN 384u
-#define REPEATS     7
+#define ROWS_COUNT 1024u /* 4 sequences of 256 tokens */
+#define CHANNELS   768u
+#define HEAD_TILE  4096u
+#define REPEATS    7
 
 struct shape {
     const char *name;
@@ -62,25 +60,88 @@ static void *fill(uint64_t bytes, enum precision precision)
     return memory;
 }
 
-/* -- oneDNN, tiled as the kernels do -- */
+/* -- Products as the kernels run them: by gemm where it is, else by oneDNN -- */
+
+static struct matmul_product whole_product(const struct shape *s, enum precision precision)
+{
+    return (struct matmul_product){.m = s->m,
+                                   .n = s->n,
+                                   .k = s->k,
+                                   .a_stride = s->a_transposed ? s->m : s->k,
+                                   .b_stride = s->b_transposed ? s->k : s->n,
+                                   .c_stride = s->n,
+                                   .a_transposed = s->a_transposed,
+                                   .b_transposed = s->b_transposed,
+                                   .precision = precision};
+}
+
+struct operands {
+    void *a, *b;
+    float *c;
+};
+
+static struct operands operands_fill(const struct shape *s, enum precision precision)
+{
+    uint32_t element = precision_bytes(precision);
+    return (struct operands){
+        .a = fill((uint64_t)s->m * s->k * element, precision),
+        .b = fill((uint64_t)s->k * s->n * element, precision),
+        .c = fill((uint64_t)s->m * s->n * sizeof(float), PRECISION_FP32),
+    };
+}
+
+static void operands_free(struct operands *o)
+{
+    mem_free(o->a);
+    mem_free(o->b);
+    mem_free(o->c);
+}
+
+static double run_ours(const struct shape *s, enum precision precision, uint32_t threads)
+{
+    struct err err;
+    struct kernels k = {.shape = {.precision = precision}};
+    if (pool_open(&k.pool, "bench", threads, true, &err) || matmul_open(&k.matmul, threads, &err))
+        fatal("%s", err.message);
+    struct matmul_product whole = whole_product(s, precision);
+    struct product product;
+    product_init(&product, &k, &whole, false);
+    matmul_ready(k.matmul);
+    k.worker_bytes = round_up(k.worker_bytes, DEVICE_ALIGN);
+    k.worker_memory = mem_alloc_aligned(DEVICE_ALIGN, k.worker_bytes * threads);
+    struct operands o = operands_fill(s, precision);
+    struct product_job job = {.product = &product, .a = o.a, .b = o.b, .c = o.c};
+    uint64_t best_ns = UINT64_MAX;
+    for (int i = 0; i < REPEATS; i++) {
+        uint64_t start_ns = clock_ns();
+        product_run(&k, &job, 1);
+        best_ns = MIN(best_ns, clock_ns() - start_ns);
+    }
+    operands_free(&o);
+    mem_free(k.worker_memory);
+    matmul_close(k.matmul);
+    pool_close(k.pool);
+    return gflops(s, best_ns);
+}
+
+/* -- oneDNN, in the tiles that the kernels use where it is all there is -- */
 
 struct tiled {
     struct matmul *matmul;
     const struct shape *shape;
     uint32_t product, element;
-    const char *a, *b;
-    float *c;
+    struct operands operands;
 };
 
 static void tiled_task(void *context, uint32_t task, uint32_t worker)
 {
     const struct tiled *t = context;
     const struct shape *s = t->shape;
-    size_t row = task / (s->n / TILE_COLUMN) * TILE_ROWS;
-    size_t column = task % (s->n / TILE_COLUMN) * TILE_COLUMN;
+    size_t row = task / (s->n / PRODUCT_COLUMNS) * PRODUCT_ROWS;
+    size_t column = task % (s->n / PRODUCT_COLUMNS) * PRODUCT_COLUMNS;
     size_t a = s->a_transposed ? row : row * s->k, b = s->b_transposed ? column * s->k : column;
-    matmul_run(t->matmul, t->product, worker, t->a + a * t->element, t->b + b * t->element,
-               t->c + row * s->n + column);
+    matmul_run(t->matmul, t->product, worker, (char *)t->operands.a + a * t->element,
+               (char *)t->operands.b + b * t->element, t->operands.c + row * s->n + column);
 }
 
 static double run_onednn(const struct shape *s, enum precision precision, uint32_t threads)
@@ -90,35 +151,24 @@ static double run_onednn(const struct shape *s, enum precision precision, uint32
     struct tiled t = {.shape = s, .element = precision_bytes(precision)};
     if (pool_open(&pool, "bench", threads, true, &err) || matmul_open(&t.matmul, threads, &err))
         fatal("%s", err.message);
-    struct matmul_product product = {.m = TILE_ROWS,
-                                     .n = TILE_COLUMN,
-                                     .k = s->k,
-                                     .a_stride = s->a_transposed ? s->m : s->k,
-                                     .b_stride = s->b_transposed ? s->k : s->n,
-                                     .c_stride = s->n,
-                                     .a_transposed = s->a_transposed,
-                                     .b_transposed = s->b_transposed,
-                                     .precision = precision};
+    matmul_use_library(t.matmul);
+    struct matmul_product product = whole_product(s, precision);
+    product.m = PRODUCT_ROWS;
+    product.n = PRODUCT_COLUMNS;
     t.product = matmul_declare(t.matmul, &product);
     matmul_ready(t.matmul);
-    void *a = fill((uint64_t)s->m * s->k * t.element, precision);
-    void *b = fill((uint64_t)s->k * s->n * t.element, precision);
-    t.a = a;
-    t.b = b;
-    t.c = fill((uint64_t)s->m * s->n * sizeof(float), PRECISION_FP32);
+    t.operands = operands_fill(s, precision);
     uint64_t best_ns = UINT64_MAX;
     /* The last columns that make no whole tile (logits: 4096 of 384) are left out of both sides. */
-    uint32_t tiles = s->m / TILE_ROWS * (s->n / TILE_COLUMN);
+    uint32_t tiles = s->m / PRODUCT_ROWS * (s->n / PRODUCT_COLUMNS);
     for (int i = 0; i < REPEATS; i++) {
         uint64_t start_ns = clock_ns();
         pool_run(pool, tiled_task, &t, tiles);
         best_ns = MIN(best_ns, clock_ns() - start_ns);
     }
     struct shape done = *s;
-    done.n = s->n / TILE_COLUMN * TILE_COLUMN;
-    mem_free(a);
-    mem_free(b);
-    mem_free(t.c);
+    done.n = s->n / PRODUCT_COLUMNS * PRODUCT_COLUMNS;
+    operands_free(&t.operands);
     matmul_close(t.matmul);
     pool_close(pool);
     return gflops(&done, best_ns);
@@ -150,22 +200,18 @@ static bool openblas_open(struct openblas *blas)
 
 static double run_openblas(const struct openblas *blas, const struct shape *s, uint32_t threads)
 {
-    float *a = fill((uint64_t)s->m * s->k * sizeof(float), PRECISION_FP32);
-    float *b = fill((uint64_t)s->k * s->n * sizeof(float), PRECISION_FP32);
-    float *c = fill((uint64_t)s->m * s->n * sizeof(float), PRECISION_FP32);
+    struct operands o = operands_fill(s, PRECISION_FP32);
     uint64_t best_ns = UINT64_MAX;
     blas->set_threads((int)threads);
     for (int i = 0; i < REPEATS; i++) {
         uint64_t start_ns = clock_ns();
         blas->sgemm(CBLAS_ROW_MAJOR, s->a_transposed ? CBLAS_TRANSPOSED : CBLAS_PLAIN,
                     s->b_transposed ? CBLAS_TRANSPOSED : CBLAS_PLAIN, (int)s->m, (int)s->n,
-                    (int)s->k, 1.0f, a, (int)(s->a_transposed ? s->m : s->k), b,
-                    (int)(s->b_transposed ? s->k : s->n), 0.0f, c, (int)s->n);
+                    (int)s->k, 1.0f, o.a, (int)(s->a_transposed ? s->m : s->k), o.b,
+                    (int)(s->b_transposed ? s->k : s->n), 0.0f, o.c, (int)s->n);
         best_ns = MIN(best_ns, clock_ns() - start_ns);
     }
-    mem_free(a);
-    mem_free(b);
-    mem_free(c);
+    operands_free(&o);
     return gflops(s, best_ns);
 }
 
@@ -298,15 +344,18 @@ int main(int argc, char **argv)
     double mean[2][2] = {{0}};
     printf("GFLOP/s at gpt2-124m, 4 x 256; %s; OpenBLAS %s\n", matmul_library(),
            has_openblas ? blas.core_name() : "is not installed");
-    printf("%-8s %7s %9s %9s %9s\n", "product", "threads", "fp32", "bf16", "OpenBLAS");
+    printf("%-8s %7s %9s %9s %12s %12s %9s\n", "product", "threads", "fp32", "bf16", "oneDNN fp32",
+           "oneDNN bf16", "OpenBLAS");
     for (size_t i = 0; i < ARRAY_COUNT(shapes); i++) {
         for (uint32_t n = 0; n < (threads_max > 1 ? 2 : 1); n++) {
             uint32_t threads = n ? threads_max : 1;
-            double fp32 = run_onednn(&shapes[i], PRECISION_FP32, threads);
-            double bf16 = run_onednn(&shapes[i], PRECISION_BF16, threads);
+            double fp32 = run_ours(&shapes[i], PRECISION_FP32, threads);
+            double bf16 = run_ours(&shapes[i], PRECISION_BF16, threads);
             mean[n][0] += fp32 / ARRAY_COUNT(shapes);
             mean[n][1] += bf16 / ARRAY_COUNT(shapes);
-            printf("%-8s %7u %9.0f %9.0f", shapes[i].name, threads, fp32, bf16);
+            printf("%-8s %7u %9.0f %9.0f %12.0f %12.0f", shapes[i].name, threads, fp32, bf16,
+                   run_onednn(&shapes[i], PRECISION_FP32, threads),
+                   run_onednn(&shapes[i], PRECISION_BF16, threads));
             if (has_openblas)
                 printf(" %9.0f", run_openblas(&blas, &shapes[i], threads));
             printf("\n");

@@ -47,7 +47,7 @@ struct worker {
 struct matmul {
     dnnl_engine_t engine;
     uint32_t worker_count, product_count;
-    bool ready;
+    bool ready, library;      /* library: never gemm */
     void (*set_threads)(int); /* of the OpenMP runtime; NULL where oneDNN was built without */
     struct worker *workers;   /* owned */
     struct primitive products[MATMUL_PRODUCTS_MAX];
@@ -220,6 +220,12 @@ int matmul_open(struct matmul **out, uint32_t worker_count, struct err *err)
     return 0;
 }
 
+void matmul_use_library(struct matmul *matmul)
+{
+    ASSERT(matmul->product_count == 0);
+    matmul->library = true;
+}
+
 static bool same(const struct matmul_product *p, const struct matmul_product *q)
 {
     return p->m == q->m && p->n == q->n && p->k == q->k && p->a_stride == q->a_stride &&
@@ -248,7 +254,7 @@ uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *prod
     ASSERT(matmul->product_count < MATMUL_PRODUCTS_MAX);
     struct primitive *primitive = &matmul->products[matmul->product_count];
     primitive->product = primitive->computed = *product;
-    if (matmul_is_packed(product->precision)) {
+    if (!matmul->library && matmul_is_packed(product->precision)) {
         primitive->scratch_bytes = gemm_scratch_bytes(product->k, product->precision) +
                                    gemm_panel_bytes(product->n, product->k, product->precision);
         return matmul->product_count++;

@@ -45,6 +45,9 @@ struct matmul_product {
 int matmul_open(struct matmul **matmul, uint32_t worker_count, struct err *err);
 void matmul_close(struct matmul *matmul); /* NULL is legal */
 
+/* Never gemm: before the first declaration, for tests and benchmarks of the library. */
+void matmul_use_library(struct matmul *matmul);
+
 /* The product's number; the same for an equal product. At most MATMUL_PRODUCTS_MAX kinds. Fatal
  * when oneDNN refuses it, which it does for no shape that it documents. One thread, before
  * matmul_ready. */

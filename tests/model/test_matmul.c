@@ -71,11 +71,13 @@ static void check_panel(struct matmul *matmul, uint32_t product, const struct ma
     mem_free(again);
 }
 
-static void check_product(const struct matmul_product *p, uint32_t worker)
+static void check_product(const struct matmul_product *p, uint32_t worker, bool library)
 {
     struct err err;
     struct matmul *matmul;
     assert_int_equal(matmul_open(&matmul, 2, &err), 0);
+    if (library)
+        matmul_use_library(matmul);
     uint32_t product = matmul_declare(matmul, p);
     assert_int_equal(matmul_declare(matmul, p), product);
     matmul_ready(matmul);
@@ -128,7 +130,8 @@ static void test_products(void **state)
                 .b_transposed = b_transposed,
                 .accumulate = kind & 4,
                 .precision = kind & 8 ? PRECISION_BF16 : PRECISION_FP32};
-            check_product(&product, kind & 1);
+            check_product(&product, kind & 1, false);
+            check_product(&product, kind & 1, true);
         }
     }
 }
