@@ -104,6 +104,32 @@ static void read_l3(void)
     topo.l3 = domains;
 }
 
+void topo_prefer(uint32_t index)
+{
+    topo_open();
+    ASSERT(index < topo.l3_count);
+    const struct topo_l3 *first = &topo.l3[index];
+    hwloc_bitmap_t *order = mem_alloc(topo.core_count, sizeof(*order));
+    uint32_t *number = mem_alloc(topo.core_count, sizeof(*number)); /* the new one of each core */
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < first->core_count; i++)
+        number[first->cores[i]] = ++count; /* 0 is still to come */
+    for (uint32_t i = 0; i < topo.core_count; i++) {
+        if (number[i] == 0)
+            number[i] = ++count;
+        order[number[i] - 1] = cores[i];
+    }
+    ASSERT(count == topo.core_count);
+    mem_free(cores);
+    cores = order;
+    for (uint32_t l3 = 0; l3 < topo.l3_count; l3++) {
+        uint32_t *list = (uint32_t *)topo.l3[l3].cores;
+        for (uint32_t i = 0; i < topo.l3[l3].core_count; i++)
+            list[i] = number[list[i]] - 1;
+    }
+    mem_free(number);
+}
+
 uint64_t topo_l3_bytes(void)
 {
     uint64_t bytes = 0;

@@ -45,6 +45,11 @@ int topo_bind_thread(uint32_t index);
  * refuses. */
 int topo_unbind_thread(void);
 
+/* From now on the cores of l3[index] come first, among them and the others as before: cores are
+ * numbered anew, and so are the lists in l3, whose order stays. For one thread, while no other is
+ * bound or uses the numbers. */
+void topo_prefer(uint32_t index);
+
 /* All third-level caches together. */
 uint64_t topo_l3_bytes(void);
 

@@ -7,6 +7,7 @@
 #include "io/ring.h"
 #include "io/safetensors.h"
 #include "offload/bound.h"
+#include "offload/cores.h"
 #include "offload/forecast.h"
 #include "offload/gpu.h"
 #include "offload/home.h"
@@ -26,11 +27,8 @@
 #define EVAL_SEED 0
 /* Of the machine's free memory, what is left to others. */
 #define MACHINE_RESERVE (256 * MIB)
-/* What the device takes at most (model/kernels.h), and up to how many rows of a micro-batch it
- * opens well within a second. */
-#define KERNELS_BYTES        (8 * MIB)
-#define KERNELS_WORKER_BYTES (2304 * KIB)
-#define QUICK_ROWS_MAX       4096
+/* Up to so many rows of a micro-batch the CPU device opens well within a second. */
+#define QUICK_ROWS_MAX 4096
 /* What is touched in the first step only: stacks of the lanes, the ring's pages, the log; and what
  * scheduler and engine hold for the ops of a chunk. Measured at gpt-mini and gpt2-124m. */
 #define ENGINE_BYTES       MIB
@@ -145,7 +143,9 @@ static int open_cpu(struct run *run, uint32_t threads, struct err *err)
 {
     struct kernels_shape shape;
     kernels_shape_of(run, &shape);
-    int result = pool_open(&run->pool, "compute", threads, true, err);
+    int result = cores_choose(threads, shape.precision, err);
+    if (result == 0)
+        result = pool_open(&run->pool, "compute", threads, true, err);
     if (result == 0)
         result = kernels_cpu_open(&run->kernels, &shape, &run->tensors, run->pool, err);
     /* Opening has run the kernels, and so bound this thread to the first core: the lanes that it
@@ -231,7 +231,9 @@ static int refuse_early(const struct run *run, bool nvme, struct err *err)
     place_deinit(&place);
     if (result == 0)
         return 0;
-    spec.overhead_bytes += KERNELS_BYTES + thread_count(run) * KERNELS_WORKER_BYTES;
+    struct kernels_shape shape;
+    kernels_shape_of(run, &shape);
+    spec.overhead_bytes += kernels_cpu_bytes(&shape, thread_count(run));
     result = place_choose(&place, &spec, err);
     place_deinit(&place);
     return result;

@@ -23,6 +23,7 @@
 #include "core/topo.h"
 #include "model/cpu/matmul.h"
 #include "model/kernels.h"
+#include "offload/cores.h"
 #include "offload/layout.h"
 
 #include <math.h>
@@ -677,6 +678,8 @@ static int measure_all(struct compute *compute, struct err *err)
 {
     struct bench_samples stream = {0}, launch = {0};
     int result = bench_launch(&launch, err);
+    if (result == 0)
+        result = cores_choose(compute->bench->threads, PRECISION_FP32, err);
     if (result == 0)
         result = pool_open(&compute->pool, "bench", compute->bench->threads, true, err);
     if (result == 0)

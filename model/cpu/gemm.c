@@ -36,10 +36,18 @@ static size_t a_strip_words(uint32_t words)
     return (size_t)STRIP_ROWS * words + LANES;
 }
 
-uint64_t gemm_scratch_bytes(uint32_t k, enum precision precision)
+/* Whether the last word along k is half a one. */
+static bool is_odd(uint32_t k, enum precision precision)
 {
-    uint64_t words = round_up(words_of(k, precision), LANES) + LANES;
-    return mul_checked(PACK_ROWS * sizeof(uint32_t), words);
+    return precision == PRECISION_BF16 && k % 2 == 1;
+}
+
+uint64_t gemm_scratch_bytes(const struct matmul_product *p, uint32_t k)
+{
+    uint64_t words = round_up(words_of(k, p->precision), LANES) + LANES;
+    bool odd = is_odd(k, p->precision) || is_odd(p->k, p->precision);
+    uint32_t rows = p->a_transposed ? PACK_ROWS : odd ? STRIP_ROWS : 0;
+    return mul_checked(rows * sizeof(uint32_t), words);
 }
 
 uint64_t gemm_panel_bytes(uint32_t n, uint32_t k, enum precision precision)
@@ -471,7 +479,7 @@ void gemm_rows(const struct gemm *gemm, const void *a, uint32_t rows, float *c, 
     const struct matmul_product *p = gemm->product;
     size_t row_bytes = (size_t)p->a_stride * precision_bytes(p->precision);
     size_t strip_words = a_strip_words(words_of(p->k, p->precision));
-    bool odd = p->precision == PRECISION_BF16 && p->k % 2 == 1;
+    bool odd = is_odd(p->k, p->precision);
     struct strip strip = {.row_bytes = row_bytes, .c_stride = c_stride, .accumulate = accumulate};
     for (uint32_t r = 0; r < rows;) {
         unsigned log2 = rows_log2(rows - r);

@@ -30,7 +30,8 @@ struct gemm {
 };
 
 uint64_t gemm_panel_bytes(uint32_t n, uint32_t k, enum precision precision);
-uint64_t gemm_scratch_bytes(uint32_t k, enum precision precision);
+/* Of a product that is cut along k, into blocks of k; 0 where rows of a are read as they are. */
+uint64_t gemm_scratch_bytes(const struct matmul_product *product, uint32_t k);
 
 /* panel: gemm_panel_bytes. */
 void gemm_pack(const struct matmul_product *product, const void *b, void *panel);

@@ -101,20 +101,18 @@ uint64_t head_once_bytes(const struct kernels_shape *shape)
     return round_up(once_layout(shape).bytes, IO_ALIGN);
 }
 
-/* A worker's: gemm's scratch, packed wte of a group, and a piece of logits. */
+/* A worker's: packed wte of a group, and a piece of logits. */
 static uint64_t worker_lay_out(const struct kernels *k, uint8_t *base, struct gemm *gemm,
                                float **logits)
 {
     const struct kernels_shape *shape = &k->shape;
-    bool packed = k->head.packed;
-    uint64_t used = 0;
-    uint64_t scratch =
-        layout_take(&used, packed ? gemm_scratch_bytes(shape->channels, shape->precision) : 0);
-    uint64_t b = layout_take(
-        &used, packed ? gemm_panel_bytes(k->head.columns, shape->channels, shape->precision) : 0);
+    uint64_t used = 0, panel = 0;
+    if (k->head.packed)
+        panel = gemm_panel_bytes(k->head.columns, shape->channels, shape->precision);
+    uint64_t b = layout_take(&used, panel);
     uint64_t piece = layout_take(&used, (uint64_t)k->head.rows * k->head.columns * sizeof(float));
     if (gemm) {
-        *gemm = (struct gemm){.b = (uint32_t *)(base + b), .scratch = (uint32_t *)(base + scratch)};
+        *gemm = (struct gemm){.b = (uint32_t *)(base + b)};
         *logits = (float *)(base + piece);
     }
     return used;

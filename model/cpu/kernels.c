@@ -5,10 +5,15 @@
 #include "core/float.h"
 #include "core/mem.h"
 #include "model/cpu/device.h"
+#include "model/cpu/gemm.h"
 #include <string.h>
 
 /* Parameters of one task in passes over flat vectors. */
 #define PASS_PARAMETERS 65536u
+
+/* kernels_cpu_bytes. */
+#define OWN_BYTES    (8 * MIB)
+#define WORKER_BYTES (2304 * KIB)
 
 /* -- Sizes, opening, closing -- */
 
@@ -79,6 +84,12 @@ int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
     pool_run(pool, warm_task, k, 2 * pool_thread_count(pool));
     *out = k;
     return 0;
+}
+
+uint64_t kernels_cpu_bytes(const struct kernels_shape *shape, uint32_t worker_count)
+{
+    uint64_t panel = gemm_panel_bytes(GEMM_STRIP_COLUMNS, 4 * shape->channels, shape->precision);
+    return add_checked(OWN_BYTES, mul_checked(worker_count, WORKER_BYTES + panel));
 }
 
 void kernels_close(struct kernels *k)

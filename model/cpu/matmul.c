@@ -255,7 +255,7 @@ uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *prod
     struct primitive *primitive = &matmul->products[matmul->product_count];
     primitive->product = primitive->computed = *product;
     if (!matmul->library && matmul_is_packed(product->precision)) {
-        primitive->scratch_bytes = gemm_scratch_bytes(product->k, product->precision) +
+        primitive->scratch_bytes = gemm_scratch_bytes(product, product->k) +
                                    gemm_panel_bytes(product->n, product->k, product->precision);
         return matmul->product_count++;
     }
@@ -468,7 +468,7 @@ void matmul_run(struct matmul *matmul, uint32_t product, uint32_t worker, const 
     const struct matmul_product *p = &matmul->products[product].product;
     uint8_t *memory = matmul->workers[worker].scratch;
     if (!matmul->products[product].handle)
-        memory += gemm_scratch_bytes(p->k, p->precision);
+        memory += gemm_scratch_bytes(p, p->k);
     struct matmul_panel panel = matmul_prepare(matmul, product, b, memory);
     matmul_apply(matmul, product, worker, a, &panel, c);
 }

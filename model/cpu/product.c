@@ -60,7 +60,7 @@ static uint64_t panel_memory(const struct product *product, uint8_t *base, struc
 {
     enum precision precision = product->whole.precision;
     uint64_t used = 0;
-    uint64_t scratch = layout_take(&used, gemm_scratch_bytes(product->block_k, precision));
+    uint64_t scratch = layout_take(&used, gemm_scratch_bytes(&product->whole, product->block_k));
     uint64_t b =
         layout_take(&used, gemm_panel_bytes(product->column_tile, product->block_k, precision));
     uint64_t rows = layout_take(

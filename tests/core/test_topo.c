@@ -1,11 +1,15 @@
 /* topo: counts agree with what the kernel lets this process use; every core is in one domain of a
- * third-level cache; binding sticks where it is allowed, and is undone; PCI devices are whole. */
+ * third-level cache, which can be numbered first; binding sticks where it is allowed, and is
+ * undone; PCI devices are whole. */
 #include "tests/shared/check.h"
 #include "core/base.h"
 #include "core/mem.h"
 #include "core/topo.h"
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void test_counts(void **state)
 {
@@ -112,12 +116,53 @@ static void test_memory_binding_leaves_memory_usable(void **state)
     mem_arena_close(&arena);
 }
 
+static bool has_cores(uint32_t l3, uint32_t first, uint32_t second)
+{
+    const struct topo_l3 *domain = &topo_open()->l3[l3];
+    return domain->core_count == 2 && domain->cores[0] == first && domain->cores[1] == second;
+}
+
+/* In a process whose machine is made up, of three dies of two cores: nothing can be bound there. */
+static void prefer_dies(void)
+{
+    setenv("HWLOC_SYNTHETIC", "pack:1 l3:3 core:2 pu:1", 1);
+    const struct topo *topo = topo_open();
+    ASSERT(topo->core_count == 6 && topo->l3_count == 3);
+    ASSERT(has_cores(0, 0, 1) && has_cores(1, 2, 3) && has_cores(2, 4, 5));
+    topo_prefer(1);
+    ASSERT(has_cores(0, 2, 3) && has_cores(1, 0, 1) && has_cores(2, 4, 5));
+    topo_prefer(2);
+    ASSERT(has_cores(0, 4, 5) && has_cores(1, 2, 3) && has_cores(2, 0, 1));
+    topo_prefer(2);
+    ASSERT(has_cores(0, 4, 5) && has_cores(1, 2, 3) && has_cores(2, 0, 1));
+    ASSERT(topo->core_count == 6);
+}
+
+/* Before this process reads its own topology. */
+static void test_preferred_dies_come_first(void **state)
+{
+    (void)state;
+    int status;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        prefer_dies();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counts),  cmocka_unit_test(test_l3_domains),
-        cmocka_unit_test(test_binding), cmocka_unit_test(test_unbinding),
-        cmocka_unit_test(test_devices), cmocka_unit_test(test_memory_binding_leaves_memory_usable),
+        cmocka_unit_test(test_preferred_dies_come_first),
+        cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_l3_domains),
+        cmocka_unit_test(test_binding),
+        cmocka_unit_test(test_unbinding),
+        cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_memory_binding_leaves_memory_usable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

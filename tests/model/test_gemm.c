@@ -84,7 +84,7 @@ static void setup(struct fixture *f, uint32_t m, uint32_t n, uint32_t k, unsigne
     f->c_count = (size_t)m * p->c_stride;
     f->c = mem_alloc(f->c_count, sizeof(float));
     f->panel = mem_alloc_aligned(64, gemm_panel_bytes(n, k, p->precision));
-    f->scratch = mem_alloc_aligned(64, gemm_scratch_bytes(k, p->precision));
+    f->scratch = mem_alloc_aligned(64, gemm_scratch_bytes(p, k));
 }
 
 static void teardown(struct fixture *f)
