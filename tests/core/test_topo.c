@@ -2,14 +2,13 @@
  * third-level cache, which can be numbered first; binding sticks where it is allowed, and is
  * undone; PCI devices are whole. */
 #include "tests/shared/check.h"
+#include "tests/shared/child.h"
 #include "core/base.h"
 #include "core/mem.h"
 #include "core/topo.h"
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 static void test_counts(void **state)
 {
@@ -142,15 +141,7 @@ static void prefer_dies(void)
 static void test_preferred_dies_come_first(void **state)
 {
     (void)state;
-    int status;
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        prefer_dies();
-        _exit(0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    child_passes(prefer_dies);
 }
 
 int main(void)

@@ -8,10 +8,9 @@
  * AVX512_BF16).
  */
 #include "core/base.h"
-#include "core/float.h"
 #include "core/mem.h"
-#include "core/rng.h"
 #include "model/cpu/gemm.h"
+#include "tests/shared/matrix.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,19 +27,6 @@ static const struct {
 } sizes[] = {{1, 1, 1},    {8, 16, 2},   {7, 48, 3},    {3, 64, 33},   {33, 17, 64},
              {70, 31, 65}, {32, 97, 16}, {64, 112, 40}, {15, 200, 333}};
 
-static void *draw(uint64_t stream, size_t count, enum precision precision)
-{
-    void *matrix = mem_alloc(count, precision_bytes(precision));
-    for (size_t i = 0; i < count; i++) {
-        float value = (float)rng_normal(1, stream, i);
-        if (precision == PRECISION_BF16)
-            ((uint16_t *)matrix)[i] = float_to_bf16(value);
-        else
-            ((float *)matrix)[i] = value;
-    }
-    return matrix;
-}
-
 /* Row r, column c of op(matrix). */
 static float at(const struct matmul_product *p, const void *matrix, bool is_a, uint32_t r,
                 uint32_t c)
@@ -48,8 +34,7 @@ static float at(const struct matmul_product *p, const void *matrix, bool is_a, u
     bool transposed = is_a ? p->a_transposed : p->b_transposed;
     size_t stride = is_a ? p->a_stride : p->b_stride;
     size_t index = transposed ? c * stride + r : r * stride + c;
-    return p->precision == PRECISION_BF16 ? float_from_bf16(((const uint16_t *)matrix)[index])
-                                          : ((const float *)matrix)[index];
+    return matrix_element(matrix, index, p->precision);
 }
 
 static const void *moved(const struct matmul_product *p, const void *matrix, size_t elements)
@@ -79,8 +64,8 @@ static void setup(struct fixture *f, uint32_t m, uint32_t n, uint32_t k, unsigne
                                  .b_transposed = b_transposed,
                                  .accumulate = kind & 4,
                                  .precision = kind & 8 ? PRECISION_BF16 : PRECISION_FP32};
-    f->a = draw(2, (size_t)(a_transposed ? k : m) * p->a_stride, p->precision);
-    f->b = draw(3, (size_t)(b_transposed ? n : k) * p->b_stride, p->precision);
+    f->a = matrix_draw(2, (size_t)(a_transposed ? k : m) * p->a_stride, p->precision);
+    f->b = matrix_draw(3, (size_t)(b_transposed ? n : k) * p->b_stride, p->precision);
     f->c_count = (size_t)m * p->c_stride;
     f->c = mem_alloc(f->c_count, sizeof(float));
     f->panel = mem_alloc_aligned(64, gemm_panel_bytes(n, k, p->precision));

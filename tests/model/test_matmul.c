@@ -5,11 +5,10 @@
  * products are widened.
  */
 #include "core/base.h"
-#include "core/float.h"
 #include "core/mem.h"
-#include "core/rng.h"
 #include "model/cpu/matmul.h"
 #include "tests/shared/limited.h"
+#include "tests/shared/matrix.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,32 +24,13 @@ static const struct {
     uint32_t m, n, k;
 } sizes[] = {{1, 1, 1}, {7, 5, 3}, {33, 64, 1}, {1, 70, 64}, {128, 96, 130}, {130, 31, 257}};
 
-static float element(const void *matrix, size_t index, enum precision precision)
-{
-    return precision == PRECISION_BF16 ? float_from_bf16(((const uint16_t *)matrix)[index])
-                                       : ((const float *)matrix)[index];
-}
-
-static void *draw(uint64_t stream, size_t count, enum precision precision)
-{
-    void *matrix = mem_alloc(count, precision_bytes(precision));
-    for (size_t i = 0; i < count; i++) {
-        float value = (float)rng_normal(1, stream, i);
-        if (precision == PRECISION_BF16)
-            ((uint16_t *)matrix)[i] = float_to_bf16(value);
-        else
-            ((float *)matrix)[i] = value;
-    }
-    return matrix;
-}
-
 /* Row r, column c of op(matrix). */
 static float at(const void *matrix, const struct matmul_product *p, bool is_a, uint32_t r,
                 uint32_t c)
 {
     bool transposed = is_a ? p->a_transposed : p->b_transposed;
     size_t stride = is_a ? p->a_stride : p->b_stride;
-    return element(matrix, transposed ? c * stride + r : r * stride + c, p->precision);
+    return matrix_element(matrix, transposed ? c * stride + r : r * stride + c, p->precision);
 }
 
 /* A panel is used twice, and gives what a whole run gave. */
@@ -81,8 +61,8 @@ static void check_product(const struct matmul_product *p, uint32_t worker, bool 
     uint32_t product = matmul_declare(matmul, p);
     assert_int_equal(matmul_declare(matmul, p), product);
     matmul_ready(matmul);
-    void *a = draw(2, (size_t)(p->a_transposed ? p->k : p->m) * p->a_stride, p->precision);
-    void *b = draw(3, (size_t)(p->b_transposed ? p->n : p->k) * p->b_stride, p->precision);
+    void *a = matrix_draw(2, (size_t)(p->a_transposed ? p->k : p->m) * p->a_stride, p->precision);
+    void *b = matrix_draw(3, (size_t)(p->b_transposed ? p->n : p->k) * p->b_stride, p->precision);
     float *c = mem_alloc((size_t)p->m * p->c_stride, sizeof(float));
     for (size_t i = 0; i < (size_t)p->m * p->c_stride; i++)
         c[i] = UNTOUCHED;

@@ -5,9 +5,8 @@
 #include "core/base.h"
 #include "core/topo.h"
 #include "tests/shared/check.h"
+#include "tests/shared/child.h"
 #include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 static void test_fastest(void **state)
 {
@@ -48,15 +47,7 @@ static void choose_on_two_dies(void)
 static void test_two_dies(void **state)
 {
     (void)state;
-    int status;
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        choose_on_two_dies();
-        _exit(0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    child_passes(choose_on_two_dies);
 }
 
 int main(void)
