@@ -1,11 +1,11 @@
 /*
  * Matrix products at GPT-2's shapes, and how much of their rate a whole training step keeps.
  *
- * First table: GFLOP/s of products as the kernels run them, beside oneDNN in the tiles that they
- * use on other CPUs, and OpenBLAS where it is installed (opened at run time: nothing of the program
- * needs it), on one thread and on all that were asked for. Second: one forward and backward of
- * gpt2-124m's block and of its head at 4 x 256 tokens, in GFLOP/s of products, and as a share of
- * the first table's mean. Usage: bench_matmul [threads]
+ * First table: GFLOP/s of whole products as the kernels run them, but without what follows them,
+ * beside oneDNN in the tiles that they use on other CPUs, and OpenBLAS where it is installed
+ * (opened at run time: nothing of the program needs it), on one thread and on all that were asked
+ * for. Second: one forward and backward of gpt2-124m's block and of its head at 4 x 256 tokens, in
+ * GFLOP/s of products, and as a share of the first table's mean. Usage: bench_matmul [threads]
  */
 #include "core/base.h"
 #include "core/clock.h"

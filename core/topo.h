@@ -27,7 +27,7 @@ struct topo {
     uint32_t core_count;         /* physical cores this process may use (its cpuset), at least 1 */
     uint32_t thread_count;       /* hardware threads this process may use */
     uint32_t node_count;         /* NUMA nodes */
-    uint64_t l2_bytes, l3_bytes; /* of the first core; 0 when unknown */
+    uint64_t l2_bytes, l3_bytes; /* of the first cache there is; 0 when unknown */
     uint32_t l3_count;           /* at least 1: without such a cache, all cores and 0 bytes */
     const struct topo_l3 *l3;    /* [l3_count]; every core is in exactly one */
     char cpu_model[128];

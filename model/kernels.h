@@ -190,15 +190,15 @@ void kernels_sizes(const struct kernels_shape *shape, struct kernels_sizes *size
 
 /* CPU device. pool is borrowed; threads of it run the kernels. Creates all primitives up front:
  * afterwards calls allocate nothing of ours (the library of matrix products does, inside
- * mem_library_enter and mem_library_leave). Beside what the caller gives as scratch, it costs what
- * kernels_cpu_bytes says at most; all of that is touched here, by a first run of every product,
- * which takes some tenths of a second. tensors is read here only. */
+ * mem_library_enter and mem_library_leave). Beside what the caller gives as scratch, it costs about
+ * what kernels_cpu_bytes says; all of that is touched here, also by a first run of every product of
+ * the library's, which takes as long as a layer does. tensors is read here only. */
 int kernels_cpu_open(struct kernels **kernels, const struct kernels_shape *shape,
                      const struct tensors *tensors, struct pool *pool, struct err *err);
 void kernels_close(struct kernels *kernels); /* NULL is legal */
-/* An estimate on the safe side: 8 MiB for all (the library's code, data and primitives: 4 to 8,
- * measured at gpt2-124m), and per worker 2.3 MiB (1.5 to 2.2) and a panel of the longest product.
- */
+/* An estimate on the safe side, for heads of up to 256 channels: 8 MiB for all (the library's code,
+ * data and primitives: 4 to 8, measured at gpt2-124m), and per worker 2.3 MiB (1.5 to 2.2), a panel
+ * of the longest product, and where bf16 is computed in float, a tile's factors. */
 uint64_t kernels_cpu_bytes(const struct kernels_shape *shape, uint32_t worker_count);
 
 void kernels_block_forward(struct kernels *k, const struct kernels_block_forward *args);

@@ -3,6 +3,7 @@
  * and the processor has several third-level caches, as one of two dies does: one may have more
  * cache and the other a higher clock. Which is faster is measured, by a matrix product on the cores
  * of each (a tenth of a second or so each), and the fastest come first from then on (topo_prefer).
+ * For the CPU device of the trainer, and for bench compute.
  */
 #ifndef SPILLWAY_OFFLOAD_CORES_H
 #define SPILLWAY_OFFLOAD_CORES_H

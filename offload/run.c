@@ -216,9 +216,10 @@ static struct place_spec place_spec_of(const struct run *run, bool nvme, uint64_
     };
 }
 
-/* Opening the device runs every product once, which takes as long as a layer does: seconds or
- * minutes where a micro-batch is very large. So what cannot fit even without the device's own
- * memory is refused before, by an estimate that is on the safe side (tests/system/budget.sh). */
+/* Opening the device runs every product of the library's once, which takes as long as a layer does
+ * where all are: seconds or minutes where a micro-batch is very large. So what cannot fit even
+ * without the device's own memory is refused before, by an estimate that is on the safe side
+ * (tests/system/budget.sh). */
 static int refuse_early(const struct run *run, bool nvme, struct err *err)
 {
     struct place place;

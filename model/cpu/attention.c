@@ -2,10 +2,9 @@
  * Causal attention without a T x T matrix: FlashAttention-2 (Dao 2023, "FlashAttention-2: faster
  * attention with better parallelism and work partitioning"), algorithms 1 and 2. Tiles of
  * ATTENTION_TILE queries and keys; the products of tiles are matmul's, which on the diagonal need
- * only compute what is not masked. Forward's task is one
- * tile of queries of one head, backward's is a whole head: a key's gradient is the sum over
- * queries and a query's over keys, and one task keeps both in a fixed order without a second
- * computation of the scores.
+ * only compute what is not masked. Forward's task is one tile of queries of one head, backward's is
+ * a whole head: a key's gradient is the sum over queries and a query's over keys, and one task
+ * keeps both in a fixed order without a second computation of the scores.
  */
 #include "core/mem.h"
 #include "model/cpu/device.h"

@@ -4,8 +4,8 @@
  *
  * Invariants:
  * 1. All tile shapes are computed from struct kernels_shape in one place each (tile_size and the
- *    constants below), and no sum is ever split by the number of workers: so results do not depend
- *    on it.
+ *    constants below), but for the rows of a packed task, which also follow the number of workers
+ *    and cut no sum: so results do not depend on it.
  * 2. What a task needs as working memory is its worker's buffer or a part of args->scratch that is
  *    its own; both are without meaning when the task has ended.
  */
@@ -20,9 +20,10 @@
 
 #define DEVICE_ALIGN 64
 
-/* Of a product's result. Measured on Zen 5: products without a transposed factor, and all in bf16,
- * are within 3 % from 128 x 192 to 1024 x 384; fp32 with a transposed factor is 10 % faster with
- * 256 rows than with 128, as it is packed half as often. A tile fits the second cache.
+/* Of a product's result, by the library. Measured on Zen 5: products without a transposed factor,
+ * and all in bf16, are within 3 % from 128 x 192 to 1024 x 384; fp32 with a transposed factor is 10
+ * % faster with 256 rows than with 128, as it is packed half as often. A tile fits the second
+ * cache.
  */
 #define PRODUCT_ROWS    256u
 #define PRODUCT_COLUMNS 384u
@@ -80,10 +81,11 @@ static inline void *element_at_mutable(void *base, size_t index, enum precision 
 struct product {
     struct matmul_product whole; /* m, n, k and strides of the whole; accumulate is of no meaning */
     uint32_t row_tile, column_tile;
-    bool ended;              /* tiles go through a worker's buffer to an ending */
-    bool packed;             /* by gemm, else by matmul: */
-    uint32_t block_k;        /* packed: of k, at a time */
-    uint32_t kinds[2][2][2]; /* [accumulate][last row of tiles][last column]: of matmul */
+    bool ended;       /* tiles go through a worker's buffer to an ending */
+    bool packed;      /* by gemm, else by matmul */
+    uint32_t block_k; /* packed: of k, at a time */
+    /* Not packed: [accumulate][last row of tiles][last column], of matmul. */
+    uint32_t kinds[2][2][2];
 };
 
 enum product_ending {

@@ -56,6 +56,14 @@ uint64_t gemm_panel_bytes(uint32_t n, uint32_t k, enum precision precision)
 }
 
 #if defined(__x86_64__)
+bool gemm_has(enum precision precision)
+{
+    if (precision == PRECISION_BF16 && !__builtin_cpu_supports("avx512bf16"))
+        return false;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
 /* The vectors' headers go first: only what is below needs the instructions. */
 #include <immintrin.h>
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,prefer-vector-width=512")
@@ -277,7 +285,7 @@ static size_t copy_a(const struct gemm *gemm, const void *a, uint32_t first, uin
 
 /* -- The kernel -- */
 
-/* Rows of a: where they are, and bytes from row to row and from word to word. */
+/* Rows of a: where they are, and bytes from row to row where they are not packed. */
 struct strip {
     const char *a;
     size_t row_bytes;
@@ -480,6 +488,8 @@ void gemm_rows(const struct gemm *gemm, const void *a, uint32_t rows, float *c, 
     size_t row_bytes = (size_t)p->a_stride * precision_bytes(p->precision);
     size_t strip_words = a_strip_words(words_of(p->k, p->precision));
     bool odd = is_odd(p->k, p->precision);
+    ASSERT(gemm->scratch || (!p->a_transposed && !odd));
+    ASSERT(p->part == MATMUL_WHOLE || rows == (p->part == MATMUL_C_LOWER ? p->n : p->k));
     struct strip strip = {.row_bytes = row_bytes, .c_stride = c_stride, .accumulate = accumulate};
     for (uint32_t r = 0; r < rows;) {
         unsigned log2 = rows_log2(rows - r);
@@ -501,13 +511,6 @@ void gemm_rows(const struct gemm *gemm, const void *a, uint32_t rows, float *c, 
     }
 }
 
-bool gemm_has(enum precision precision)
-{
-    if (precision == PRECISION_BF16 && !__builtin_cpu_supports("avx512bf16"))
-        return false;
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-}
 #else
 bool gemm_has(enum precision precision)
 {

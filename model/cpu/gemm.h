@@ -1,7 +1,7 @@
 /*
  * gemm: products of matrices on one thread by kernels of our own, for x86-64 with AVX-512 (and
- * AVX512_BF16 for bf16). Called by matmul, for one product, and by product, which packs a panel of
- * columns once for many rows.
+ * AVX512_BF16 for bf16). Called by matmul, for one product, and by product and head, which pack a
+ * panel of columns once for many rows.
  *
  * c[m, n] (+)= op(a)[m, k] op(b)[k, n] as struct matmul_product has it. Every element of c is one
  * sum over k in order, whatever m, n and the panel are: a product that is cut up along m and n has
@@ -26,7 +26,7 @@ bool gemm_has(enum precision precision);
 /* The factor b of a product, packed, and what rows of a need. */
 struct gemm {
     const struct matmul_product *product; /* borrowed: all but m, c_stride and accumulate */
-    uint32_t *b, *scratch;                /* borrowed; 64-byte aligned */
+    uint32_t *b, *scratch; /* borrowed; 64-byte aligned; scratch is NULL where it has 0 bytes */
 };
 
 uint64_t gemm_panel_bytes(uint32_t n, uint32_t k, enum precision precision);

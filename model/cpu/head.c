@@ -225,8 +225,7 @@ static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row
     ASSERT(row_count == MIN(tile, k->shape.vocab - row_first));
 }
 
-/* Rows of a task: packed, as many as there are, as long as all workers have some tasks; else one
- * product. */
+/* Rows of a task: packed, a block's, as long as all workers have some tasks; else one product. */
 static uint32_t task_rows(const struct pass *pass, uint32_t groups)
 {
     const struct kernels *k = pass->k;

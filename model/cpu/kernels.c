@@ -89,7 +89,10 @@ int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
 uint64_t kernels_cpu_bytes(const struct kernels_shape *shape, uint32_t worker_count)
 {
     uint64_t panel = gemm_panel_bytes(GEMM_STRIP_COLUMNS, 4 * shape->channels, shape->precision);
-    return add_checked(OWN_BYTES, mul_checked(worker_count, WORKER_BYTES + panel));
+    uint64_t longest = MAX(4ull * shape->channels, shape_row_count(shape)), wide = 0;
+    if (shape->precision == PRECISION_BF16 && !matmul_has_bf16())
+        wide = mul_checked((PRODUCT_ROWS + PRODUCT_COLUMNS) * sizeof(float), longest);
+    return add_checked(OWN_BYTES, mul_checked(worker_count, WORKER_BYTES + panel + wide));
 }
 
 void kernels_close(struct kernels *k)

@@ -248,6 +248,8 @@ uint32_t matmul_declare(struct matmul *matmul, const struct matmul_product *prod
 {
     ASSERT(!matmul->ready);
     ASSERT(product->m > 0 && product->n > 0 && product->k > 0);
+    ASSERT(product->part == MATMUL_WHOLE ||
+           product->m == (product->part == MATMUL_C_LOWER ? product->n : product->k));
     for (uint32_t i = 0; i < matmul->product_count; i++)
         if (same(&matmul->products[i].product, product))
             return i;

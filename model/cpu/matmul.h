@@ -45,7 +45,8 @@ struct matmul_product {
 int matmul_open(struct matmul **matmul, uint32_t worker_count, struct err *err);
 void matmul_close(struct matmul *matmul); /* NULL is legal */
 
-/* Never gemm: before the first declaration, for tests and benchmarks of the library. */
+/* Never gemm in this one's own products (product.c and head.c do not ask): before the first
+ * declaration, for tests and benchmarks of the library. */
 void matmul_use_library(struct matmul *matmul);
 
 /* The product's number; the same for an equal product. At most MATMUL_PRODUCTS_MAX kinds. Fatal

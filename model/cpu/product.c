@@ -67,7 +67,8 @@ static uint64_t panel_memory(const struct product *product, uint8_t *base, struc
         &used, product->ended ? (uint64_t)ENDING_ROWS * product->column_tile * sizeof(float) : 0);
     if (gemm) {
         *gemm = (struct gemm){.b = (uint32_t *)(base + b), .scratch = (uint32_t *)(base + scratch)};
-        *result = (float *)(base + rows);
+        if (result)
+            *result = (float *)(base + rows);
     }
     return used;
 }
@@ -183,12 +184,14 @@ static void run_tile(const struct kernels *k, const struct product_job *job,
     end_tile(k, job, &result, tile->row, tile->column);
 }
 
-static void fetch(const void *from, uint32_t stride, uint32_t rows, uint32_t columns,
+/* A tile of a matrix, of elements of that many bytes; nothing where there is no matrix. */
+static void fetch(const void *matrix, size_t first, uint32_t stride, const struct rows_tile *tile,
                   uint32_t element)
 {
-    for (uint32_t r = 0; from && r < rows; r++)
-        for (uint32_t at = 0; at < columns * element; at += DEVICE_ALIGN)
-            __builtin_prefetch((const char *)from + (size_t)r * stride * element + at, 1, 2);
+    const char *from = (const char *)matrix + first * element;
+    for (uint32_t r = 0; matrix && r < tile->rows; r++)
+        for (uint32_t at = 0; at < tile->columns * element; at += DEVICE_ALIGN)
+            __builtin_prefetch(from + (size_t)r * stride * element + at, 0, 2);
 }
 
 /* What end_tile will read and write is on its way while the product is computed. */
@@ -198,13 +201,10 @@ static void fetch_ending(const struct kernels *k, const struct product_job *job,
     uint32_t stride = job->product->whole.n, element = precision_bytes(k->shape.precision);
     uint32_t out = job->ending == ENDING_BIAS_RESIDUAL ? sizeof(float) : element;
     size_t at = (size_t)row * stride + column;
-    fetch((const char *)job->out + at * out, stride, tile->rows, tile->columns, out);
-    if (job->act)
-        fetch((const char *)job->act + at * element, stride, tile->rows, tile->columns, element);
-    if (job->pre && job->pre != job->out)
-        fetch((const char *)job->pre + at * element, stride, tile->rows, tile->columns, element);
-    if (job->residual)
-        fetch(job->residual + at, stride, tile->rows, tile->columns, sizeof(float));
+    fetch(job->out, at, stride, tile, out);
+    fetch(job->act, at, stride, tile, element);
+    fetch(job->pre == job->out ? NULL : job->pre, at, stride, tile, element);
+    fetch(job->residual, at, stride, tile, sizeof(float));
 }
 
 /* The panel's b is packed once, and some rows at a time are computed and ended. */
@@ -241,9 +241,9 @@ static void run_panel(const struct product_job *job, const struct tile *tile, ui
     const struct product *product = job->product;
     struct matmul_product panel = product->whole;
     panel.n = tile->columns;
-    float *c = job->c + (size_t)tile->row * panel.c_stride + tile->column, *unused;
+    float *c = job->c + (size_t)tile->row * panel.c_stride + tile->column;
     struct gemm gemm;
-    panel_memory(product, memory, &gemm, &unused);
+    panel_memory(product, memory, &gemm, NULL);
     gemm.product = &panel;
     for (uint32_t first = 0; first < product->whole.k; first += product->block_k) {
         panel.k = MIN(product->block_k, product->whole.k - first);

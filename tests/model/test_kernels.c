@@ -382,6 +382,9 @@ static const struct setup setups[] = {
      * vocabulary that are cut into whole pieces and rests. */
     {1, 64, 2, 1100, 5, 130, 600, PRECISION_FP32, 2, 0},
     {1, 64, 1, 1024, 1, 257, 512, PRECISION_FP32, 2, 0},
+    /* Weights' gradients over 1,105 rows and dy over 1,105 columns: in bf16 too more than a block
+     * of k, and the last one odd. */
+    {1, 32, 1, 1105, 5, 221, 1105, PRECISION_FP32, 2, 0},
 };
 
 static void test_model_fp32(void **state)

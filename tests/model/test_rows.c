@@ -33,8 +33,8 @@ struct outputs {
     float stored[COUNT], biased[COUNT], pre[COUNT], act[COUNT], residual[COUNT];
     float dpre[COUNT], act_again[COUNT];
     float sums[COLUMNS], widened[COUNT], scaled[COUNT];
-    uint16_t narrowed[COUNT];
-    double squares;
+    uint16_t narrowed[COUNT], narrowed_again[COUNT];
+    double squares, narrow_squares;
     float dot;
     float maximum[ROWS], sum[ROWS], p[COUNT], rescale[ROWS], p_again[COUNT], ds[COUNT];
     float logits_maximum[ROWS], logits_sum[ROWS], target[ROWS], dlogits[COUNT];
@@ -111,6 +111,9 @@ static void run_flat(const struct rows *rows, const struct inputs *in, struct ou
     size_t odd = COUNT - 3; /* a rest that is no whole vector */
     rows->column_sums(x, COLUMNS, ROWS, COLUMNS, out->sums, false, bf16);
     rows->narrow(in->x, out->narrowed, odd);
+    out->narrow_squares = rows->narrow_square_sum(in->x, out->narrowed_again, odd);
+    assert_memory_equal(out->narrowed_again, out->narrowed, odd * sizeof(uint16_t));
+    assert_true(out->narrow_squares == rows->square_sum(out->narrowed, odd, true));
     rows->widen(x, out->widened, odd, true, bf16);
     rows->add(in->dy, out->widened, odd);
     rows->scale_store(in->x, COLUMNS, ROWS, COLUMNS - 3, in->dy, out->scaled, COLUMNS, bf16);
