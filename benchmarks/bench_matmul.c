@@ -14,6 +14,7 @@
 #include "core/pool.h"
 #include "model/cpu/device.h"
 #include "model/cpu/matmul.h"
+#include "model/cpu/trial.h"
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,27 +101,21 @@ static void operands_free(struct operands *o)
 static double run_ours(const struct shape *s, enum precision precision, uint32_t threads)
 {
     struct err err;
-    struct kernels k = {.shape = {.precision = precision}};
-    if (pool_open(&k.pool, "bench", threads, true, &err) || matmul_open(&k.matmul, threads, &err))
-        fatal("%s", err.message);
+    struct pool *pool;
+    struct trial *trial;
     struct matmul_product whole = whole_product(s, precision);
-    struct product product;
-    product_init(&product, &k, &whole, false);
-    matmul_ready(k.matmul);
-    k.worker_bytes = round_up(k.worker_bytes, DEVICE_ALIGN);
-    k.worker_memory = mem_alloc_aligned(DEVICE_ALIGN, k.worker_bytes * threads);
+    if (pool_open(&pool, "bench", threads, true, &err) || trial_open(&trial, &whole, pool, &err))
+        fatal("%s", err.message);
     struct operands o = operands_fill(s, precision);
-    struct product_job job = {.product = &product, .a = o.a, .b = o.b, .c = o.c};
     uint64_t best_ns = UINT64_MAX;
     for (int i = 0; i < REPEATS; i++) {
         uint64_t start_ns = clock_ns();
-        product_run(&k, &job, 1);
+        trial_run(trial, o.a, o.b, o.c);
         best_ns = MIN(best_ns, clock_ns() - start_ns);
     }
     operands_free(&o);
-    mem_free(k.worker_memory);
-    matmul_close(k.matmul);
-    pool_close(k.pool);
+    trial_close(trial);
+    pool_close(pool);
     return gflops(s, best_ns);
 }
 

@@ -21,7 +21,7 @@
 #include "core/mem.h"
 #include "core/pool.h"
 #include "core/topo.h"
-#include "model/cpu/matmul.h"
+#include "model/cpu/trial.h"
 #include "model/kernels.h"
 #include "offload/cores.h"
 #include "offload/layout.h"
@@ -52,8 +52,6 @@
 #define GAIN_SEQ       256u
 #define LIMIT_ROWS     1536u
 #define LIMIT_DEPTH    2048u
-#define LIMIT_TILE_M   256u
-#define LIMIT_TILE_N   384u
 #define LIMIT_RUNS     9
 #define LIMIT_BYTES    (64 * MIB) /* its factors and their product, and some */
 #define PATTERN        65536u
@@ -412,60 +410,36 @@ static void add_point(struct profile_device *device, const struct class *class)
 
 /* ---- The limit: one large product ------------------------------------------------------------ */
 
-struct product {
-    struct matmul *matmul;
-    uint32_t number;
-    enum precision precision;
-    const uint8_t *a, *b;
-    float *c;
-};
-
-/* c[LIMIT_ROWS, LIMIT_ROWS] in tiles. */
-static void product_task(void *context, uint32_t task, uint32_t worker)
-{
-    const struct product *p = context;
-    uint64_t row = task / (LIMIT_ROWS / LIMIT_TILE_N) * LIMIT_TILE_M;
-    uint64_t column = task % (LIMIT_ROWS / LIMIT_TILE_N) * LIMIT_TILE_N;
-    uint64_t each = precision_bytes(p->precision);
-    matmul_run(p->matmul, p->number, worker, p->a + row * LIMIT_DEPTH * each, p->b + column * each,
-               p->c + row * LIMIT_ROWS + column);
-}
-
 static int measure_limit(struct compute *compute, enum precision precision, struct err *err)
 {
-    struct product p = {.precision = precision};
+    const struct matmul_product product = {.m = LIMIT_ROWS,
+                                           .n = LIMIT_ROWS,
+                                           .k = LIMIT_DEPTH,
+                                           .a_stride = LIMIT_DEPTH,
+                                           .b_stride = LIMIT_ROWS,
+                                           .c_stride = LIMIT_ROWS,
+                                           .precision = precision};
+    struct trial *trial;
     uint64_t factor = (uint64_t)LIMIT_ROWS * LIMIT_DEPTH, used = 0;
-    int result = matmul_open(&p.matmul, pool_thread_count(compute->pool), err);
+    int result = trial_open(&trial, &product, compute->pool, err);
     if (result)
         return result;
-    struct matmul_product product = {.m = LIMIT_TILE_M,
-                                     .n = LIMIT_TILE_N,
-                                     .k = LIMIT_DEPTH,
-                                     .a_stride = LIMIT_DEPTH,
-                                     .b_stride = LIMIT_ROWS,
-                                     .c_stride = LIMIT_ROWS,
-                                     .precision = precision};
-    p.number = matmul_declare(p.matmul, &product);
-    matmul_ready(p.matmul);
     void *a = take(compute->arena.base, &used, factor * sizeof(float));
     void *b = take(compute->arena.base, &used, factor * sizeof(float));
-    p.c = take(compute->arena.base, &used, (uint64_t)LIMIT_ROWS * LIMIT_ROWS * sizeof(float));
+    float *c = take(compute->arena.base, &used, (uint64_t)LIMIT_ROWS * LIMIT_ROWS * sizeof(float));
     ASSERT(used <= compute->arena.bytes);
     fill(compute, a, factor, precision);
     fill(compute, b, factor, precision);
-    p.a = a;
-    p.b = b;
     uint64_t begin_ns = clock_ns();
     for (uint32_t i = 0; i < LIMIT_RUNS; i++) {
         uint64_t start_ns = clock_ns();
         if (i > 0 && bench_seconds_since(begin_ns) > SHARE_LIMIT * compute->bench->seconds)
             break;
-        pool_run(compute->pool, product_task, &p,
-                 LIMIT_ROWS / LIMIT_TILE_M * (LIMIT_ROWS / LIMIT_TILE_N));
+        trial_run(trial, a, b, c);
         double rate = 2.0 * (double)factor * LIMIT_ROWS / bench_seconds_since(start_ns);
         compute->limit[precision] = fmax(compute->limit[precision], rate);
     }
-    matmul_close(p.matmul);
+    trial_close(trial);
     return 0;
 }
 

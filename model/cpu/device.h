@@ -14,6 +14,7 @@
 
 #include "core/base.h"
 #include "core/pool.h"
+#include "model/cpu/gemm.h"
 #include "model/cpu/matmul.h"
 #include "model/cpu/rows.h"
 #include "model/kernels.h"
@@ -218,10 +219,32 @@ struct kernels {
     struct head head;
 };
 
+/* Of worker_bytes each, when that has its final value. */
+void kernels_take_worker_memory(struct kernels *k);
+
 static inline void *worker_memory(const struct kernels *k, uint32_t worker)
 {
     ASSERT(worker < pool_thread_count(k->pool));
     return k->worker_memory + worker * k->worker_bytes;
+}
+
+/* Columns of a panel of b, which are so many bytes each: as many as stay in the second cache. */
+static inline uint32_t panel_columns(uint32_t column_bytes, uint32_t least, uint32_t most)
+{
+    uint32_t fitting = PANEL_BYTES / column_bytes / GEMM_STRIP_COLUMNS * GEMM_STRIP_COLUMNS;
+    return MIN(MAX(fitting, least), most);
+}
+
+/* Rows of a packed task, of row_count: `most`, or less (not below `least`) so that with so many
+ * panels all workers have some tasks. */
+static inline uint32_t packed_rows(const struct kernels *k, uint64_t panels, uint32_t row_count,
+                                   uint32_t least, uint32_t most)
+{
+    uint64_t enough = TASKS_PER_WORKER * (uint64_t)pool_thread_count(k->pool);
+    uint32_t rows = most;
+    while (rows > least && panels * div_up(row_count, rows) < enough)
+        rows /= 2;
+    return rows;
 }
 
 /* LayerNorm of all rows; statistics [2, R] are written, or read when again is set. */

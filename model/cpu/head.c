@@ -10,7 +10,6 @@
  * blocks of rows.
  */
 #include "model/cpu/device.h"
-#include "model/cpu/gemm.h"
 #include <math.h>
 #include <string.h>
 
@@ -37,8 +36,7 @@ _Static_assert(HEAD_BLOCK_ROWS % HEAD_ROWS == 0 && HEAD_BLOCK_ROWS % HEAD_ROWS_P
 static uint32_t head_columns(const struct kernels_shape *shape)
 {
     uint32_t row_bytes = shape->channels * precision_bytes(shape->precision);
-    uint32_t fitting = PANEL_BYTES / row_bytes / GEMM_STRIP_COLUMNS * GEMM_STRIP_COLUMNS;
-    return MIN(MAX(fitting, HEAD_COLUMNS_MIN), HEAD_COLUMNS_MAX);
+    return panel_columns(row_bytes, HEAD_COLUMNS_MIN, HEAD_COLUMNS_MAX);
 }
 
 static uint32_t group_count(const struct kernels_shape *shape, uint32_t row_count)
@@ -229,11 +227,9 @@ static void check_tile(const struct kernels *k, uint32_t row_first, uint32_t row
 static uint32_t task_rows(const struct pass *pass, uint32_t groups)
 {
     const struct kernels *k = pass->k;
-    uint32_t rows = k->head.packed ? HEAD_BLOCK_ROWS : k->head.rows;
-    uint64_t enough = TASKS_PER_WORKER * (uint64_t)pool_thread_count(k->pool);
-    while (rows > HEAD_ROWS && groups * div_up(pass->block_rows, rows) < enough)
-        rows /= 2;
-    return rows;
+    if (!k->head.packed)
+        return k->head.rows;
+    return packed_rows(k, groups, pass->block_rows, HEAD_ROWS, HEAD_BLOCK_ROWS);
 }
 
 static uint32_t row_tasks(const struct pass *pass, uint32_t groups)

@@ -5,7 +5,6 @@
 #include "core/float.h"
 #include "core/mem.h"
 #include "model/cpu/device.h"
-#include "model/cpu/gemm.h"
 #include <string.h>
 
 /* Parameters of one task in passes over flat vectors. */
@@ -56,6 +55,13 @@ static void warm_task(void *context, uint32_t task, uint32_t worker)
     matmul_warm(((struct kernels *)context)->matmul, worker);
 }
 
+void kernels_take_worker_memory(struct kernels *k)
+{
+    k->worker_bytes = round_up(k->worker_bytes, DEVICE_ALIGN);
+    k->worker_memory =
+        mem_alloc_aligned(DEVICE_ALIGN, mul_checked(k->worker_bytes, pool_thread_count(k->pool)));
+}
+
 int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
                      const struct tensors *tensors, struct pool *pool, struct err *err)
 {
@@ -77,9 +83,8 @@ int kernels_cpu_open(struct kernels **out, const struct kernels_shape *shape,
     head_init(k);
     matmul_ready(k->matmul);
     k->worker_bytes = MAX(k->worker_bytes, attention_worker_bytes(k));
-    k->worker_bytes = round_up(MAX(k->worker_bytes, head_worker_bytes(k)), DEVICE_ALIGN);
-    k->worker_memory =
-        mem_alloc_aligned(DEVICE_ALIGN, mul_checked(k->worker_bytes, pool_thread_count(pool)));
+    k->worker_bytes = MAX(k->worker_bytes, head_worker_bytes(k));
+    kernels_take_worker_memory(k);
     /* Twice as many tasks as workers: enough that all of them meet in the library once. */
     pool_run(pool, warm_task, k, 2 * pool_thread_count(pool));
     *out = k;

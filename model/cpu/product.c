@@ -1,5 +1,4 @@
 #include "model/cpu/device.h"
-#include "model/cpu/gemm.h"
 
 /* Two products at a time are all that a block ever has to offer. */
 #define JOBS_MAX 4
@@ -38,20 +37,16 @@ static uint32_t block_k(const struct matmul_product *whole)
     return tile_size(whole->k, most);
 }
 
-static void cut_into_panels(struct product *product, uint32_t worker_count)
+static void cut_into_panels(struct product *product, const struct kernels *k)
 {
     const struct matmul_product *whole = &product->whole;
     product->block_k = product->ended ? whole->k : block_k(whole);
     uint32_t column_bytes = product->block_k * precision_bytes(whole->precision);
-    uint32_t fitting = PANEL_BYTES / column_bytes / GEMM_STRIP_COLUMNS * GEMM_STRIP_COLUMNS;
-    uint32_t columns = MIN(MAX(fitting, GEMM_STRIP_COLUMNS), PANEL_COLUMNS);
+    uint32_t columns = panel_columns(column_bytes, GEMM_STRIP_COLUMNS, PANEL_COLUMNS);
     product->column_tile = MIN(whole->n, columns);
     uint64_t panels = div_up(whole->n, product->column_tile);
-    uint32_t rows = PANEL_ROWS;
-    while (rows > PANEL_ROWS_MIN &&
-           panels * div_up(whole->m, rows) < (uint64_t)TASKS_PER_WORKER * worker_count)
-        rows /= 2;
-    product->row_tile = tile_size(whole->m, rows);
+    product->row_tile =
+        tile_size(whole->m, packed_rows(k, panels, whole->m, PANEL_ROWS_MIN, PANEL_ROWS));
 }
 
 /* A panel's memory: gemm's scratch, packed b, and rows of the result that await their ending. */
@@ -80,7 +75,7 @@ void product_init(struct product *product, struct kernels *k, const struct matmu
         .whole = *whole, .ended = ended, .packed = matmul_is_packed(whole->precision)};
     uint64_t bytes;
     if (product->packed) {
-        cut_into_panels(product, pool_thread_count(k->pool));
+        cut_into_panels(product, k);
         bytes = panel_memory(product, NULL, NULL, NULL);
     } else {
         product->row_tile = tile_size(whole->m, PRODUCT_ROWS);
